@@ -1,0 +1,76 @@
+"""Finds winning tickets with many seeds, trains them beside their controls, and reports.
+
+Without flags: the digits that scikit-learn carries, five seeds, iterative magnitude pruning
+and Continuous Sparsification, each ticket against the dense network, against its mask with
+new weights and against its mask shuffled; under two minutes on two CPU cores.
+
+    python -m experiments.ticket_search
+
+The Lottery Ticket paper's LeNet on MNIST (Frankle and Carbin 2019, Figures 3 and 4), at
+eight epochs a round instead of its 50,000 steps:
+
+    python -m experiments.ticket_search --dataset=mnist --data_dir=../shared/tfds \
+        --model=lenet_300_100 --seeds=5 --methods=imp --rounds=8 --epochs=8
+
+Run the same command again after a kill: it goes on where it was, to the same numbers.
+Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/, report.html,
+tickets/. The folder work/ is what a resumed run needs; delete it when all is done.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from experiments import common
+from experiments.config import Config, resolve
+
+
+def experiment(config: Config) -> list[dict]:
+    """Runs a ticket search as its settings say and writes its report.
+
+    Args:
+      config: what to do; `resolve` fills in what is left open.
+
+    Returns:
+      The rows of `results.csv`.
+
+    Raises:
+      ValueError: bad settings, before any training.
+    """
+    common.use_devices(compilation_cache=config.compilation_cache)
+    config = resolve(config)
+
+    from experiments import report, statistics, study
+    from jaxticket import data, lanes
+
+    dataset = data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        cache_dir=config.cache_dir,
+        validation=config.validation,
+    )
+    if config.batch_size > (size := len(dataset.train.labels)):
+        raise ValueError(
+            f"--batch_size {config.batch_size} is more than the {size} training images"
+        )
+    if config.lanes is None:
+        lane_count = common.default_lanes(config.seeds)
+        config = dataclasses.replace(config, lanes=lane_count)
+    layout = lanes.layout(config.lanes)
+    folder = Path(config.output_dir)
+    common.open_output(config, folder, data=dataset.checksum)
+    print(
+        f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
+        f"{config.seeds} seeds, {layout.width} at a time, {config.rounds} rounds",
+        file=sys.stderr,
+    )
+    run = study.Study(config, dataset, layout)
+    run.run()
+    report.write(folder)
+    report.print_table(statistics.summarise(run.rows))
+    print(f"report: {folder / 'report.html'}")
+    return run.rows
+
+
+if __name__ == "__main__":
+    common.main(experiment, Config)

@@ -1,0 +1,90 @@
+"""Losses and metrics of classifiers, for any `Model`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxticket.base import Params, PRNGKey
+from jaxticket.data import Split
+from jaxticket.models.model import Model
+from jaxticket.training import LossFn, ModelState
+
+
+class Metrics(NamedTuple):
+    """Mean cross-entropy and accuracy in [0, 1]: float32 scalars."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+def cross_entropy(
+    model: Model,
+    *,
+    prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
+    augment: Callable[[PRNGKey, jax.Array], jax.Array] | None = None,
+) -> LossFn:
+    """The mean cross-entropy of a `Split`'s batch, in training mode.
+
+    Args:
+      model: the network.
+      prepare: images as they are stored -> what the network takes; runs in every step, so
+        that data stay small on the device.
+      augment: `(key, images) -> images`, before `prepare`.
+
+    Returns:
+      `(params, model_state, batch, key) -> (loss, model_state)`.
+    """
+
+    def loss_fn(params, model_state, batch, key):
+        augment_key, model_key = jax.random.split(key)
+        images = batch.images
+        if augment is not None:
+            images = augment(augment_key, images)
+        logits, model_state = model.apply(
+            params, model_state, prepare(images), train=True, key=model_key
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(jnp.float32), batch.labels
+        )
+        return losses.mean(), model_state
+
+    return loss_fn
+
+
+def evaluator(
+    model: Model,
+    *,
+    prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
+    batch_size: int = 1000,
+) -> Callable[[Params, ModelState, Split], Metrics]:
+    """`(params, model_state, split) -> Metrics`, in evaluation mode.
+
+    Runs over batches one after another, the last one padded, so that memory does not
+    depend on how much there is.
+    """
+
+    def evaluate(params, model_state, split):
+        size = len(split.labels)
+        batch = min(batch_size, size)
+        batches = -(-size // batch)
+        # Rows past the end repeat the last one and weigh nothing.
+        rows = jnp.arange(batches * batch, dtype=jnp.int32).reshape(batches, batch)
+
+        def one(rows):
+            real = rows < size
+            rows = jnp.minimum(rows, size - 1)
+            images = prepare(jnp.take(split.images, rows, axis=0))
+            labels = jnp.take(split.labels, rows, axis=0)
+            logits, _ = model.apply(params, model_state, images, train=False)
+            logits = logits.astype(jnp.float32)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            right = jnp.argmax(logits, axis=-1) == labels
+            return jnp.sum(losses * real), jnp.sum(right & real)
+
+        losses, right = jax.lax.map(one, rows)
+        return Metrics(jnp.sum(losses) / size, jnp.sum(right) / size)
+
+    return evaluate

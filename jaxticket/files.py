@@ -1,0 +1,153 @@
+"""Pytrees of arrays in npz files: what is read is checked, and never executed.
+
+Every array is stored under the sha256 of its contents, so a damaged file is noticed and
+equal arrays are stored once. Bool arrays are bit-packed. A file is written beside its
+place and moved there when it is complete.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import masks
+from jaxticket.base import Params, Ticket
+
+_INDEX = "index.json"
+
+
+def save(path: str | Path, tree: Any, **about: Any) -> None:
+    """Writes a pytree of arrays, and facts about it as JSON.
+
+    Args:
+      path: the file, by custom ending in `.npz`. Its folder is made where there is none.
+      tree: pytree of arrays; `None` leaves stay `None`.
+      **about: JSON values to keep with it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays, leaves = {}, []
+    for name, leaf in zip(masks.names(tree), jax.tree.leaves(tree), strict=True):
+        array = np.asarray(leaf)
+        stored = np.packbits(array) if array.dtype == bool else array
+        if stored.dtype.kind not in "biufcV" or stored.dtype.hasobject:
+            raise TypeError(
+                f"{name} is {array.dtype}: only arrays of numbers are stored"
+            )
+        if (
+            stored.dtype.kind == "V"
+        ):  # bfloat16 and its kin: numpy files do not know them
+            stored = stored.view(np.uint8)
+        digest = hashlib.sha256(stored.tobytes()).hexdigest()
+        arrays[digest] = stored
+        leaves.append([name, array.dtype.name, list(array.shape), digest])
+    index = json.dumps({"leaves": leaves, "about": about}, allow_nan=False)
+    arrays[_INDEX] = np.frombuffer(index.encode(), np.uint8)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load(path: str | Path, like: Any) -> tuple[Any, dict]:
+    """Reads a pytree, checked against its checksums and against what is expected.
+
+    Args:
+      path: the file.
+      like: a pytree of that structure, with arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      `(tree, about)` with numpy arrays in the structure of `like`.
+
+    Raises:
+      ValueError: the file is damaged, or its first leaf that does not fit is named.
+    """
+    leaves, about = _read(path)
+    expected = zip(masks.names(like), jax.tree.leaves(like), strict=True)
+    found = []
+    for (name, leaf), (there, array) in zip(expected, leaves, strict=False):
+        if name != there or array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise ValueError(
+                f"{path} does not fit: expected {name} {leaf.dtype}{list(leaf.shape)}, "
+                f"found {there} {array.dtype}{list(array.shape)}"
+            )
+        found.append(array)
+    tree = jax.tree.structure(like)
+    if len(leaves) != tree.num_leaves:
+        raise ValueError(
+            f"{path} does not fit: expected {tree.num_leaves} arrays, found {len(leaves)}"
+        )
+    return tree.unflatten(found), about
+
+
+def save_ticket(path: str | Path, ticket: Ticket, **about: Any) -> None:
+    """Writes a ticket: its packed mask and the values it keeps.
+
+    The values that the mask prunes are not stored; they come back as zeros.
+    """
+    masks.check(ticket.mask, ticket.weights)
+    kept = masks.apply(ticket.mask, ticket.weights)
+    save(path, Ticket(kept, ticket.mask), **about)
+
+
+def load_ticket(path: str | Path, weights: Params) -> tuple[Ticket, dict]:
+    """Reads a ticket for parameters of the structure and shapes of `weights`.
+
+    Raises:
+      ValueError: the file is damaged or its first leaf that does not fit is named.
+    """
+    there = {name for name, _ in _read(path)[0]}
+    mask = jax.tree_util.tree_map_with_path(
+        lambda where, w: (
+            jax.ShapeDtypeStruct(w.shape, bool)
+            if f"mask/{masks.name(where)}".rstrip("/") in there
+            else None
+        ),
+        weights,
+    )
+    ticket, about = load(path, Ticket(weights, mask))
+    return jax.tree.map(jnp.asarray, ticket), about
+
+
+def _read(path: str | Path) -> tuple[list[tuple[str, np.ndarray]], dict]:
+    """All leaves of a file, `(name, array)`, after their checksums."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            index = json.loads(file[_INDEX].tobytes())
+            stored = {name: file[name] for name in file.files if name != _INDEX}
+            leaves = [
+                (name, _restored(stored[digest], digest, dtype, tuple(shape)))
+                for name, dtype, shape, digest in index["leaves"]
+            ]
+            return leaves, index["about"]
+    except FileNotFoundError:
+        raise
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        zipfile.BadZipFile,
+        EOFError,
+    ) as e:
+        raise ValueError(f"{path} is damaged or is no jaxticket file: {e}") from e
+
+
+def _restored(stored, digest, dtype, shape):
+    if hashlib.sha256(stored.tobytes()).hexdigest() != digest:
+        raise ValueError(f"checksum differs for {digest[:12]}")
+    if dtype == "bool":
+        size = int(np.prod(shape))
+        return np.unpackbits(stored, count=size).astype(bool).reshape(shape)
+    return stored.view(jnp.dtype(dtype)).reshape(shape)

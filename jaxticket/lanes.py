@@ -1,0 +1,79 @@
+"""Where searches run: lanes side by side on every device of a mesh.
+
+Each device holds a fixed number of lanes, mapped by `vmap`; devices share nothing but the
+data. A search's numbers depend on that width, not on how many devices there are, nor on
+which searches run beside it, nor on its place among them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+class Layout(NamedTuple):
+    """A mesh of one axis, `lanes`, and how many lanes each of its devices holds."""
+
+    mesh: Mesh
+    per_device: int
+
+    @property
+    def width(self) -> int:
+        """Searches that run at once."""
+        return self.per_device * self.mesh.size
+
+
+def layout(per_device: int = 1, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """Lays `per_device` lanes on each device; by default on all there are.
+
+    On CPU the fastest is one lane on each of as many virtual devices as there are cores
+    (`jax_num_cpu_devices`): a small network then stays in its core's cache. On a GPU or
+    TPU it is one device with as many lanes as fit.
+
+    Raises:
+      ValueError: fewer than one lane.
+    """
+    if per_device < 1:
+        raise ValueError(f"lanes must be at least 1, got {per_device}")
+    devices = jax.devices() if devices is None else devices
+    return Layout(Mesh(np.array(devices), ("lanes",)), per_device)
+
+
+def mapped(
+    layout: Layout, f: Callable, batched: Sequence[bool], *, donate: Sequence[int] = ()
+) -> Callable:
+    """`f`, written for one search, compiled for all lanes of a layout.
+
+    Args:
+      layout: where the lanes are.
+      f: positional arguments -> pytree.
+      batched: which arguments have a leading axis of `layout.width`; the others are the
+        same for all lanes, and reach `f` unbatched. All results are batched.
+      donate: arguments whose memory the results may take.
+    """
+    axes = tuple(0 if b else None for b in batched)
+    specs = tuple(PartitionSpec("lanes") if b else PartitionSpec() for b in batched)
+    per_device = jax.vmap(f, in_axes=axes, axis_size=layout.per_device)
+    return jax.jit(
+        jax.shard_map(
+            per_device,
+            mesh=layout.mesh,
+            in_specs=specs,
+            out_specs=PartitionSpec("lanes"),
+            check_vma=False,
+        ),
+        donate_argnums=tuple(donate),
+    )
+
+
+def everywhere(layout: Layout, tree: Any) -> Any:
+    """`tree` on every device of the layout."""
+    return jax.device_put(tree, NamedSharding(layout.mesh, PartitionSpec()))
+
+
+def groups(items: Sequence, width: int) -> list[list]:
+    """`items` in groups of exactly `width`, the last one padded with its last item."""
+    parts = [list(items[i : i + width]) for i in range(0, len(items), width)]
+    return [part + part[-1:] * (width - len(part)) for part in parts]

@@ -1,0 +1,136 @@
+"""Mask trees: the parameters' structure, with None for every leaf that is never pruned.
+
+`None` is JAX's empty subtree, so `jit`, `vmap`, `scan` and optax pass over it, and the
+leaves of a mask are exactly the prunable weights. In `jax.tree.map` the parameters come
+first: `tree.map(f, params, mask)` works, `tree.map(f, mask, params)` raises.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxticket.base import Mask, Params, Scores
+
+Predicate = Callable[[tuple, jax.Array], bool]
+
+
+def is_kernel(path: tuple, leaf: jax.Array) -> bool:
+    """The default of what is prunable: floating-point leaves of two dimensions or more.
+
+    These are the kernels of dense and convolutional layers and embeddings; biases and
+    normalisation parameters have one dimension.
+    """
+    del path
+    return leaf.ndim > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def full(params: Params, prunable: Predicate = is_kernel) -> Mask:
+    """The mask that keeps everything: where it is decided which leaves can be pruned.
+
+    Args:
+      params: pytree of arrays.
+      prunable: `(path, leaf) -> bool` with the key path of `jax.tree_util`.
+
+    Returns:
+      A mask tree, true everywhere.
+
+    Raises:
+      ValueError: no leaf is prunable.
+    """
+    mask = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            jnp.ones(jnp.shape(leaf), bool) if prunable(path, leaf) else None
+        ),
+        params,
+    )
+    if not jax.tree.leaves(mask):
+        raise ValueError(
+            f"none of the {len(jax.tree.leaves(params))} leaves is prunable: "
+            "give a `prunable(path, leaf)` that accepts at least one"
+        )
+    return mask
+
+
+def prunable_like(tree: Params, mask: Mask) -> Params:
+    """The leaves of `tree` that `mask` covers, `None` in place of the others."""
+    return jax.tree.map(lambda leaf, m: None if m is None else leaf, tree, mask)
+
+
+def apply(mask: Mask, params: Params) -> Params:
+    """`params` with a true zero wherever the mask is false, whatever stood there."""
+    return jax.tree.map(
+        lambda w, m: w if m is None else jnp.where(m, w, jnp.zeros((), w.dtype)),
+        params,
+        mask,
+    )
+
+
+def count(mask: Mask) -> jax.Array:
+    """How many weights are kept: int32 scalar."""
+    return sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(mask))
+
+
+def size(mask: Mask) -> int:
+    """How many weights are prunable."""
+    return sum(leaf.size for leaf in jax.tree.leaves(mask))
+
+
+def density(mask: Mask) -> jax.Array:
+    """The fraction of prunable weights that is kept: float32 scalar in [0, 1]."""
+    return count(mask) / size(mask)
+
+
+def layer_densities(mask: Mask) -> Scores:
+    """The fraction kept of every leaf: a mask tree of scalars."""
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, dtype=jnp.float32), mask)
+
+
+def overlap(mask: Mask, other: Mask) -> jax.Array:
+    """The fraction of the weights kept by `mask` that `other` keeps too: scalar in [0, 1].
+
+    Two independent masks overlap by about the density of `other`, layer by layer.
+    """
+    both = jax.tree.map(jnp.logical_and, mask, other)
+    return count(both) / jnp.maximum(count(mask), 1)
+
+
+def nested(inner: Mask, outer: Mask) -> jax.Array:
+    """Whether `outer` keeps every weight that `inner` keeps: bool scalar."""
+    return count(jax.tree.map(lambda i, o: i & ~o, inner, outer)) == 0
+
+
+def name(path: tuple) -> str:
+    """A key path as `dense/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def names(tree: Params) -> list[str]:
+    """The name of every leaf, in the order of `jax.tree.leaves`."""
+    return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def check(mask: Mask, params: Params) -> None:
+    """Raises a `ValueError` that names the first leaf where `mask` does not fit `params`.
+
+    It fits when it is `None` or a bool array of the leaf's shape at every leaf.
+    """
+    ours = jax.tree_util.tree_leaves_with_path(params)
+    theirs = jax.tree_util.tree_leaves_with_path(mask, is_leaf=lambda m: m is None)
+    ours, theirs = ({name(path): leaf for path, leaf in t} for t in (ours, theirs))
+    for path in [*ours, *theirs]:
+        if path not in theirs:
+            raise ValueError(f"mask has no leaf {path!r}: give a bool array or None")
+        if path not in ours:
+            raise ValueError(
+                f"mask has a leaf {path!r}, where the parameters have none"
+            )
+        if (leaf := theirs[path]) is None:
+            continue
+        if jnp.shape(leaf) != jnp.shape(ours[path]):
+            raise ValueError(
+                f"mask at {path!r} has shape {jnp.shape(leaf)}, "
+                f"the parameter has {jnp.shape(ours[path])}"
+            )
+        if leaf.dtype != bool:
+            raise ValueError(f"mask at {path!r} is {leaf.dtype}, expected bool")

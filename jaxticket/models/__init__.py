@@ -1,0 +1,50 @@
+"""Networks as pure functions: a protocol, adapters and a small zoo.
+
+Importing this imports no network library; `create` imports flax.
+"""
+
+import difflib
+import importlib
+
+from jaxticket.models.model import (
+    Model,
+    from_equinox,
+    from_haiku,
+    from_linen,
+    from_nnx,
+)
+
+__all__ = [
+    "NAMES",
+    "Model",
+    "create",
+    "from_equinox",
+    "from_haiku",
+    "from_linen",
+    "from_nnx",
+]
+
+NAMES = ("mlp", "lenet_300_100", "conv_2", "conv_4", "conv_6")
+
+
+def create(name: str, num_classes: int = 10, **options) -> Model:
+    """Makes a network of the zoo.
+
+    Args:
+      name: one of `NAMES`.
+      num_classes: width of the output layer.
+      **options: fields of the network, such as ``dtype``, ``dropout`` and, for
+        convolutional ones, ``impl``; "mlp" takes ``hidden``.
+
+    Returns:
+      A `Model` on `[batch, height, width, channels]`.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if name not in NAMES:
+        close = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no model {name!r}; there are {', '.join(NAMES)}{hint}")
+    zoo = importlib.import_module("jaxticket.models.zoo")
+    return from_linen(getattr(zoo, name)(num_classes, **options))

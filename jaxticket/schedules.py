@@ -1,0 +1,91 @@
+"""Schedules: step within the round -> value, and an optax transform that follows them."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxticket.base import Schedule
+
+
+def temperature(final: ArrayLike, steps: int, *, epoch_steps: int = 1) -> Schedule:
+    """Exponential inverse temperature of Continuous Sparsification, from 1 to `final`.
+
+    `beta(step) = final ** (e / (E - 1))`, where `e` is the epoch that `step` lies in and
+    `E` the number of epochs; after the last epoch it stays at `final`. With
+    `epoch_steps=1`, the default, it rises at every step.
+
+    Args:
+      final: `beta_T`, 200 in the paper. May be traced.
+      steps: steps in a round.
+      epoch_steps: steps that share one value, as in the released code, where `beta`
+        changes between epochs.
+
+    Reference:
+      Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020, sec. 3.
+    """
+    if steps < 1 or epoch_steps < 1:
+        raise ValueError(f"steps and epoch_steps must be >= 1: {steps}, {epoch_steps}")
+    last = max(-(-steps // epoch_steps) - 1, 1)
+    return lambda step: (
+        jnp.asarray(final, jnp.float32)
+        ** jnp.minimum((step // epoch_steps) / last, 1.0)
+    )
+
+
+def cubic_density(
+    initial: ArrayLike, final: ArrayLike, start: int, stop: int
+) -> Schedule:
+    """Density of gradual magnitude pruning: fast at first, slow in the end.
+
+    `d(t) = d_f + (d_i - d_f) * (1 - (t - start) / (stop - start)) ** 3` between `start`
+    and `stop`, constant outside.
+
+    Reference:
+      Zhu and Gupta, "To Prune, or Not to Prune", 2017, eq. 1, in densities.
+    """
+    if not 0 <= start < stop:
+        raise ValueError(f"needs 0 <= start < stop, got {start} and {stop}")
+
+    def schedule(step):
+        left = 1 - jnp.clip((step - start) / (stop - start), 0, 1)
+        return final + (initial - final) * left**3
+
+    return schedule
+
+
+def drop_fraction(initial: ArrayLike, stop: int) -> Schedule:
+    """Cosine decay of the fraction that sparse training replaces: 0 from `stop` on.
+
+    `f(t) = initial / 2 * (1 + cos(pi * t / stop))`.
+
+    Reference:
+      Evci et al., "Rigging the Lottery", 2020, section 3.
+    """
+    if stop < 1:
+        raise ValueError(f"stop must be at least 1, got {stop}")
+    return lambda step: (
+        initial / 2 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / stop, 1.0)))
+    )
+
+
+def scale_by_step(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by `-schedule(step)`: a learning rate that follows the round.
+
+    optax's own schedules count updates in their state. They start again whenever a search
+    renews its optimiser, and never when it keeps it. This transform reads the `step` that
+    every search passes on, so the schedule restarts with the round, or resumes at the
+    rewinding step.
+
+    Args:
+      schedule: step within the round -> learning rate.
+    """
+
+    def update(updates, state, params=None, *, step, **extra):
+        del params, extra
+        rate = -jnp.asarray(schedule(step))
+        return jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )

@@ -1,0 +1,129 @@
+"""Iterative magnitude pruning, with rewinding and its relatives."""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxticket import pruning, scores, selection
+from jaxticket.base import Params, PRNGKey, Search, Ticket
+from jaxticket.searches.fixed import FixedState, fixed, remember
+
+Retrain = Literal["rewind", "continue", "learning_rate", "finetune"]
+
+
+class ImpState(NamedTuple):
+    """State of `imp`: the training of this round, and what outlives a round."""
+
+    training: FixedState
+    anchor: Params  # the weights that the ticket starts from
+    initial: Params | None  # weights before training; None: they are the anchor
+    round: jax.Array
+    last_step: jax.Array  # the schedule's last step, for fine-tuning
+    key: PRNGKey
+
+
+def imp(
+    optimizer: optax.GradientTransformation,
+    *,
+    density: ArrayLike = 0.8,
+    score: scores.Score = scores.magnitude,
+    select: selection.Select = selection.global_top,
+    rewind_step: int = 0,
+    retrain: Retrain = "rewind",
+) -> Search:
+    """Trains, prunes the weights that matter least, returns to early weights, repeats.
+
+    A round trains the survivors. Between rounds the fraction `density` of them with the
+    highest scores is kept, and the optimiser starts afresh. What the next round trains
+    from, and what the ticket is, depends on `retrain`:
+
+    ===============  ==========================  ============  ======================
+    `retrain`        weights of the next round   schedule      ticket's weights
+    ===============  ==========================  ============  ======================
+    `rewind`         those of `rewind_step`      starts again  those of `rewind_step`
+    `continue`       kept (IMP-C, Strategy 2)    starts again  those of `rewind_step`
+    `learning_rate`  kept                        starts again  the trained ones
+    `finetune`       kept                        stays at end  the trained ones
+    ===============  ==========================  ============  ======================
+
+    Whether the schedule starts again at 0 or at `rewind_step` is the loop's: it says
+    which `step` a round begins with.
+
+    Args:
+      optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
+      density: the fraction of the survivors that each round keeps. May be traced.
+      score: which weights matter, see `scores`.
+      select: how the layers share the density, see `selection`.
+      rewind_step: step of the first round whose weights the ticket starts from; 0 is the
+        initialisation.
+      retrain: see the table.
+
+    Returns:
+      A `Search`. Its ticket is what the current round trains, so the first round's is
+      dense and that of round `n` keeps about `density ** n`.
+
+    Raises:
+      ValueError: density outside (0, 1], a negative `rewind_step`, an unknown `retrain`.
+
+    Reference:
+      Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, section 2; Frankle et
+      al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", 2020, Algorithm 2;
+      Renda et al., "Comparing Rewinding and Fine-tuning", 2020.
+    """
+    if isinstance(density, float | int) and not 0 < density <= 1:
+        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    if rewind_step < 0:
+        raise ValueError(f"rewind_step must be at least 0, got {rewind_step}")
+    if retrain not in get_args(Retrain):
+        raise ValueError(f"retrain must be one of {get_args(Retrain)}, got {retrain!r}")
+    train = fixed(optimizer)
+
+    def init(key, ticket):
+        zero = jnp.zeros((), jnp.int32)
+        initial = None if rewind_step == 0 else ticket.weights
+        state = train.init(key, ticket)
+        return ImpState(state, ticket.weights, initial, zero, zero, key)
+
+    def update(grads, state, step):
+        step = jnp.asarray(step, jnp.int32)
+        if rewind_step > 0:
+            anchor = remember(
+                state.anchor,
+                state.training.weights,
+                now=step == rewind_step,
+                first=state.round == 0,
+            )
+            state = state._replace(anchor=anchor)
+        if retrain == "finetune":
+            step = jnp.where(state.round == 0, step, state.last_step)
+            state = state._replace(last_step=step)
+        return state._replace(training=train.update(grads, state.training, step))
+
+    def advance(state):
+        pruned = pruning.prune(
+            train.ticket(state.training),
+            score,
+            density,
+            initial=state.anchor if state.initial is None else state.initial,
+            key=jax.random.fold_in(state.key, state.round),
+            select=select,
+        )
+        if retrain == "rewind":
+            pruned = pruned._replace(weights=state.anchor)
+        return state._replace(
+            training=train.init(state.key, pruned), round=state.round + 1
+        )
+
+    def params(state):
+        return train.params(state.training)
+
+    def ticket(state):
+        found = train.ticket(state.training)
+        if retrain in ("rewind", "continue"):
+            return Ticket(state.anchor, found.mask)
+        return found
+
+    return Search(init, update, advance, params, ticket)

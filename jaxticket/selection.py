@@ -1,0 +1,228 @@
+"""Which weights to keep: (scores, mask, density) -> mask, with exact counts.
+
+A `Select` keeps the fraction `density` of the weights that `mask` keeps: the highest
+scores, ties going to the first in order of leaf and position, NaN lowest. The density may
+be traced, so one compilation serves every round and a density can be a batch axis.
+
+There is no sort. The k-th largest score is found bit by bit: 32 passes that only count,
+26 to 40 times faster than `argsort` at ten million weights (`experiments.benchmark`), the
+same under `vmap` and when the leaves are sharded.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxticket import masks
+from jaxticket.base import Mask, Scores
+
+Select = Callable[[Scores, Mask, ArrayLike], Mask]
+Allocation = Callable[[Mask, ArrayLike], Scores]
+
+
+def global_top(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
+    """Keeps the highest scores of all layers together."""
+    return top(scores, mask, keep(masks.count(mask), density))
+
+
+def per_layer(allocation: Allocation) -> Select:
+    """Keeps the highest scores of each layer, at densities that `allocation` gives.
+
+    Args:
+      allocation: `(mask, density) -> densities`, a mask tree of the fraction that each
+        layer keeps of what it has: `equal`, `at_rates(...)`, `uniform` or `erk`.
+    """
+
+    def select(scores, mask, density):
+        def layer(alive, scores, density):
+            return top([scores], [alive], keep(masks.count([alive]), density))[0]
+
+        # The mask comes first: its None leaves say which scores do not count.
+        return jax.tree.map(
+            layer, mask, masks.prunable_like(scores, mask), allocation(mask, density)
+        )
+
+    return select
+
+
+def equal(mask: Mask, density: ArrayLike) -> Scores:
+    """Every layer keeps the same fraction."""
+    return jax.tree.map(lambda _: density, mask)
+
+
+def at_rates(rates: Mapping[str, float]) -> Allocation:
+    """Every layer loses `1 - density`, the named ones that times their rate.
+
+    The Lottery Ticket paper prunes output layers at rate 0.5, and the convolutions of
+    Conv-2 and Conv-4 too.
+
+    Args:
+      rates: name of a leaf, as `masks.names` gives it, -> rate. The others have 1.
+
+    Raises:
+      ValueError: a name is no leaf of the mask.
+    """
+
+    def allocation(mask, density):
+        names = masks.names(mask)
+        if unknown := set(rates) - set(names):
+            raise ValueError(f"no prunable leaf {sorted(unknown)}: there are {names}")
+        kept = [1 - rates[n] * (1 - density) if n in rates else density for n in names]
+        return jax.tree.structure(mask).unflatten(kept)
+
+    return allocation
+
+
+def uniform(mask: Mask, density: ArrayLike) -> Scores:
+    """The first layer stays whole; the others share one density that gives the total.
+
+    Where the first layer alone is more than the total, the others keep nothing.
+
+    Reference:
+      Evci et al., "Rigging the Lottery", 2020, section 3.
+    """
+    raw = [1.0] * len(jax.tree.leaves(mask))
+    return _proportional(mask, density, raw, whole=[0])
+
+
+def erk(mask: Mask, density: ArrayLike) -> Scores:
+    """Densities proportional to `sum(shape) / prod(shape)`: Erdos-Renyi-Kernel.
+
+    Reference:
+      Evci et al., "Rigging the Lottery", 2020, section 3.
+    """
+    raw = [sum(leaf.shape) / max(leaf.size, 1) for leaf in jax.tree.leaves(mask)]
+    return _proportional(mask, density, raw, whole=[])
+
+
+def _proportional(
+    mask: Mask, density: ArrayLike, raw: Sequence[float], whole: Sequence[int]
+) -> Scores:
+    """Layers in the proportions `raw`, with the factor that gives the total.
+
+    A layer that would keep more than it has keeps all, and the factor is solved again,
+    until there is none.
+    """
+    leaves, tree = jax.tree.flatten(mask)
+    alive = jnp.stack([masks.count([leaf]) for leaf in leaves]).astype(jnp.float32)
+    share = jnp.array([r * leaf.size for r, leaf in zip(raw, leaves, strict=True)])
+
+    def solve(dense):
+        left = density * alive.sum() - jnp.sum(alive, where=dense)
+        factor = jnp.maximum(left, 0) / jnp.maximum(jnp.sum(share, where=~dense), 1e-9)
+        return jnp.where(dense, 1.0, factor * share / jnp.maximum(alive, 1))
+
+    dense = jnp.isin(jnp.arange(len(leaves)), jnp.array(whole, jnp.int32))
+    for _ in leaves:  # each pass makes one more layer dense, or changes nothing
+        dense = solve(dense) >= 1
+    return tree.unflatten(list(solve(dense)))
+
+
+def keep(alive: jax.Array, density: ArrayLike) -> jax.Array:
+    """`alive - round((1 - density) * alive)`: the exact count to keep, int32.
+
+    float32 cannot hold products above 2**24 exactly, so the density is taken as a
+    multiple of 2**-31 and multiplied in integers.
+
+    Args:
+      alive: int32 scalar, the number of weights to choose from.
+      density: in [0, 1], a Python number or a traced float.
+    """
+    if isinstance(density, float | int):
+        if not 0 <= density <= 1:
+            raise ValueError(f"density must be in [0, 1], got {density}")
+        fixed = jnp.uint32(round(density * 2**31))
+    else:
+        fraction = jnp.clip(jnp.asarray(density), 0, 1)
+        fixed = jnp.round(fraction * 2**31).astype(jnp.uint32)
+    removed = _rounded_product(alive.astype(jnp.uint32), jnp.uint32(2**31) - fixed)
+    return alive - removed.astype(jnp.int32)
+
+
+def _rounded_product(n: jax.Array, fixed: jax.Array) -> jax.Array:
+    """`round(n * fixed / 2**31)`, halves up, by long multiplication in 16-bit digits."""
+    n1, n0 = n >> 16, n & 0xFFFF
+    f1, f0 = fixed >> 16, fixed & 0xFFFF
+    low = n0 * f0
+    middle = n1 * f0 + (low >> 16)
+    carry = n0 * f1 + (middle & 0xFFFF)
+    high = n1 * f1 + (middle >> 16) + (carry >> 16)
+    low = (carry << 16) | (low & 0xFFFF)
+    whole = (high << 1) | (low >> 31)
+    return whole + ((low >> 30) & 1)
+
+
+def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
+    """The mask of exactly `k` weights: those kept by `mask` with the highest scores.
+
+    Args:
+      scores: tree of numbers; leaves where `mask` is `None` are ignored.
+      mask: mask tree, which weights there are to choose from.
+      k: how many to keep, at most `masks.count(mask)`. May be traced.
+
+    Returns:
+      A mask tree with exactly `k` true entries.
+    """
+    alive, tree = jax.tree.flatten(mask)
+    scores = jax.tree.leaves(masks.prunable_like(scores, mask))
+    dtype = jnp.result_type(*scores)
+    keys = [_ordered(s.astype(dtype), m) for s, m in zip(scores, alive, strict=True)]
+    starts = [sum(leaf.size for leaf in keys[:i]) for i in range(len(keys))]
+    places = [
+        jax.lax.iota(jnp.uint32, key.size).reshape(key.shape) + jnp.uint32(start)
+        for key, start in zip(keys, starts, strict=True)
+    ]
+    k = jnp.asarray(k, jnp.int32)
+
+    bits = keys[0].dtype.itemsize * 8
+    kth = _largest(lambda x: masks.count([key >= x for key in keys]) >= k, bits, bits)
+    above = masks.count([key > kth for key in keys])
+    tied = [key == kth for key in keys]
+    left = k - above  # how many of the tied to keep: the first ones
+    # All of them, unless there are more: then find the place that cuts them.
+    places_bits = jnp.where(masks.count(tied) > left, 32, 0)
+    cut = _largest(
+        lambda x: (
+            masks.count(
+                [t & (place < x) for t, place in zip(tied, places, strict=True)]
+            )
+            <= left
+        ),
+        places_bits,
+        32,
+    )
+    cut = jnp.where(places_bits > 0, cut, jnp.uint32(2**32 - 1))
+    kept = [
+        (key > kth) | (t & (place < cut))
+        for key, t, place in zip(keys, tied, places, strict=True)
+    ]
+    return tree.unflatten(kept)
+
+
+def _ordered(scores: jax.Array, alive: jax.Array) -> jax.Array:
+    """Unsigned integers in the order of the scores: 0 for pruned weights, 1 for NaN."""
+    if scores.dtype.itemsize < 4 or not jnp.issubdtype(scores.dtype, jnp.floating):
+        scores = scores.astype(jnp.float32)
+    kind = jnp.uint32 if scores.dtype.itemsize == 4 else jnp.uint64
+    sign = kind(1) << kind(scores.dtype.itemsize * 8 - 1)
+    scores = jnp.where(scores == 0, 0, scores)  # -0.0 and 0.0 are a tie
+    bits = jax.lax.bitcast_convert_type(scores, kind)
+    ordered = jnp.where(bits >= sign, ~bits, bits | sign)
+    return jnp.where(alive, jnp.where(jnp.isnan(scores), kind(1), ordered), kind(0))
+
+
+def _largest(holds: Callable, bits: ArrayLike, width: int) -> jax.Array:
+    """The largest unsigned integer of `bits` bits for which `holds`, found bit by bit.
+
+    `holds` is true up to that number and false from there on. With `bits = 0`, no pass.
+    """
+    kind = jnp.uint32 if width == 32 else jnp.uint64
+    bits = jnp.asarray(bits, jnp.int32)
+
+    def body(i, found):
+        candidate = found | (kind(1) << (bits - 1 - i).astype(kind))
+        return jnp.where(holds(candidate), candidate, found)
+
+    return jax.lax.fori_loop(0, bits, body, kind(0))

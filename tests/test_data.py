@@ -1,0 +1,376 @@
+"""Data: splits, cache, errors, and preprocessing against plain numpy."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxticket import data
+from jaxticket.data import cache, dataset, digits, tfds_source
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A data folder that holds the digits as written by the in-repo TFDS builder."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from jaxticket.data.sklearn_digits import sklearn_digits_dataset_builder  # noqa: F401
+
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    builder = tfds.builder(
+        "sklearn_digits", data_dir=folder, file_format="array_record"
+    )
+    builder.download_and_prepare()
+    return folder
+
+
+def counts(split, classes=10):
+    return np.bincount(split.labels, minlength=classes)
+
+
+def equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+# Splits
+
+
+def test_digits_have_the_documented_form(embedded):
+    assert (embedded.name, embedded.num_classes) == ("digits", 10)
+    sizes = [len(split.labels) for split in embedded[1:4]]
+    assert sizes == [1200, 237, 360]
+    for images, labels in embedded[1:4]:
+        assert images.shape == (len(labels), 8, 8, 1)
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+        assert images.max() == 16
+
+
+def test_held_out_images_partition_the_training_set(embedded):
+    images, labels = digits.arrays("train")
+    both = [np.concatenate(pair) for pair in zip(*embedded[1:3], strict=True)]
+
+    def rows(images, labels):
+        table = np.column_stack([images.reshape(len(images), -1), labels])
+        return table[np.lexsort(table.T)]
+
+    np.testing.assert_array_equal(rows(*both), rows(images, labels))
+
+
+def test_loading_is_deterministic_and_the_checksum_sees_the_split(embedded):
+    equal(embedded[1:5], data.load("digits")[1:5])
+    assert embedded.checksum == "712a155ab405a067"
+    assert data.load("digits", validation=100).checksum != embedded.checksum
+
+
+@pytest.mark.parametrize("count", [1, 7, 237, 1436])
+def test_every_class_gives_its_share(count):
+    labels = digits.arrays("train")[1]
+    held_out = dataset._hold_out(labels, count)
+    assert held_out.sum() == count
+    share = np.bincount(labels) * count / len(labels)
+    assert (np.abs(np.bincount(labels[held_out], minlength=10) - share) < 1).all()
+
+
+@pytest.mark.parametrize("count", [0, 1437, -5, 0.2, "100"])
+def test_a_validation_size_out_of_range_is_refused(count):
+    with pytest.raises(ValueError, match="from 1 to 1436; got"):
+        data.load("digits", validation=count)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "shape"),
+    [
+        ("mnist", (55_000, 5_000, 10_000), (28, 28, 1)),
+        ("cifar10", (45_000, 5_000, 10_000), (32, 32, 3)),
+    ],
+)
+def test_prepared_data_have_the_papers_sizes(name, sizes, shape, tfds_dir):
+    pytest.importorskip("tensorflow_datasets")
+    loaded = data.load(name, data_dir=tfds_dir)  # the default cache: decoded only once
+    for size, (images, labels) in zip(sizes, loaded[1:4], strict=True):
+        assert images.shape == (size, *shape)
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+        assert images.max() == 255
+    whole = counts(loaded.train) + counts(loaded.validation)
+    share = whole * 5_000 / whole.sum()
+    assert (np.abs(counts(loaded.validation) - share) < 1).all()
+    if name == "cifar10":
+        assert set(counts(loaded.validation)) == {500}
+
+
+def test_the_tfds_builder_gives_the_same_digits(prepared, tmp_path, embedded):
+    images = data.load("sklearn_digits", data_dir=prepared, cache_dir=tmp_path)
+    assert len(images.validation.labels) == 1437 // 6
+    for split in ("train", "test"):
+        direct = digits.arrays(split)
+        equal(direct, tfds_source.read("sklearn_digits", split, prepared))
+    same = data.load(
+        "sklearn_digits", data_dir=prepared, cache_dir=tmp_path, validation=237
+    )
+    assert same.checksum == embedded.checksum
+
+
+# Errors
+
+
+def test_without_tfds_the_digits_load_and_the_error_names_the_remedy():
+    program = """
+import sys
+sys.modules["tensorflow_datasets"] = None
+from jaxticket import data
+assert not {"sklearn", "tensorflow", "PIL"} & set(sys.modules), "slow imports"
+assert len(data.load("digits").train.labels) == 1200
+try:
+    data.load("mnist")
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'mnist' needs `pip install tensorflow-datasets" in done.stdout
+    assert "'digits' works without" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("mnits", "did you mean 'mnist'"),
+        ("digit", "did you mean 'digits'"),
+        ("mnist/nonsense", "did you mean 'mnist'"),
+        ("mnist:0.0.1", "did you mean 'mnist'"),
+        ("", "'digits' is always there"),
+    ],
+)
+def test_an_unknown_name_gets_a_hint(name, hint, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(ValueError, match=hint) as caught:
+        data.load(name, data_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_that_are_not_prepared_say_where_and_how(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load("mnist", data_dir=tmp_path)
+    message = str(caught.value)
+    assert f"mnist/3.0.1 in {tmp_path}/mnist/3.0.1" in message
+    assert "--data_dir" in message
+    assert f'tfds.builder("mnist", data_dir="{tmp_path}", file_format=' in message
+    assert "\n" not in message
+
+
+SQUARE = {"image": np.zeros((2, 2, 1), np.uint8), "label": np.int64(1)}
+
+
+@pytest.mark.parametrize(
+    ("features", "examples", "message"),
+    [
+        (("audio", "label"), [], "'image', 'label' are needed"),
+        (("image", "label"), [{"image": np.zeros((3, 2, 1), np.uint8)}], "varying"),
+        (("image", "label"), [{"image": np.zeros((2, 2, 1), np.float32)}], "float32"),
+        (("image", "label"), [{"label": np.float32(0.5)}], "labels float"),
+    ],
+)
+def test_data_of_another_kind_are_refused(features, examples, message, monkeypatch):
+    info = SimpleNamespace(features=dict.fromkeys(features), splits={"train": None})
+    monkeypatch.setattr(tfds_source, "find", lambda *_: SimpleNamespace(info=info))
+    rows = [SQUARE, *(SQUARE | example for example in examples)]
+    monkeypatch.setattr(tfds_source, "_examples", lambda *_: iter(rows))
+    with pytest.raises(ValueError, match=message):
+        tfds_source.read("odd", "train", None)
+    if "image" in features:
+        with pytest.raises(ValueError, match="no 'test', only"):
+            tfds_source.read("odd", "test", None)
+
+
+def test_grey_images_get_a_channel_axis(monkeypatch):
+    info = SimpleNamespace(features=dict(SQUARE), splits={"train": None})
+    monkeypatch.setattr(tfds_source, "find", lambda *_: SimpleNamespace(info=info))
+    rows = [{"image": np.zeros((2, 3), np.uint8), "label": 1}] * 4
+    monkeypatch.setattr(tfds_source, "_examples", lambda *_: iter(rows))
+    images, labels = tfds_source.read("grey", "train", None)
+    assert images.shape == (4, 2, 3, 1)
+    assert labels.dtype == np.int32
+
+
+# Cache
+
+
+def pair():
+    return np.arange(60, dtype=np.uint8).reshape(5, 2, 2, 3), np.arange(
+        5, dtype=np.int32
+    )
+
+
+def unreadable():
+    raise FileNotFoundError("the source is gone")
+
+
+def test_the_second_load_does_not_read_the_source(prepared, tmp_path, monkeypatch):
+    def load():
+        return data.load("sklearn_digits", data_dir=prepared, cache_dir=tmp_path)
+
+    first = load()
+    monkeypatch.setattr(tfds_source, "read", unreadable)
+    equal(first[1:5], load()[1:5])
+    assert not [path for path in tmp_path.rglob(".*")], "temporary files are left"
+
+
+@pytest.mark.parametrize("name", [*cache.FILES, cache.RECORD])
+def test_a_damaged_entry_is_read_again(name, tmp_path, caplog):
+    cache.fetch(tmp_path, pair)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match="damaged .* the source is gone"):
+        cache.fetch(tmp_path, unreadable)
+    caplog.clear()
+    equal(cache.fetch(tmp_path, pair), pair())
+    assert "damaged" in caplog.text
+    equal(cache.fetch(tmp_path, unreadable), pair())
+
+
+def test_without_its_record_an_entry_is_absent(tmp_path, caplog):
+    cache.fetch(tmp_path, pair)
+    (tmp_path / cache.RECORD).unlink()  # as a writer that was killed leaves it
+    with pytest.raises(FileNotFoundError, match="the source is gone"):
+        cache.fetch(tmp_path, unreadable)
+    equal(cache.fetch(tmp_path, pair), pair())
+    assert not caplog.text
+
+
+def test_a_cache_that_cannot_be_written_only_warns(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    equal(cache.fetch(tmp_path / "file" / "entry", pair), pair())
+    assert "cannot be written" in caplog.text
+
+
+def test_entries_tell_sources_apart_and_stay_out_of_the_data(tmp_path):
+    sources = [tmp_path / name / "mnist" / "3.0.1" for name in ("first", "second")]
+    for source in sources:
+        source.mkdir(parents=True)
+        (source / "dataset_info.json").write_text("{}")
+    entries = [cache.entry("mnist/3.0.1", source, tmp_path) for source in sources]
+    (sources[0] / "dataset_info.json").write_text('{"changed": 1}')
+    entries.append(cache.entry("mnist/3.0.1", sources[0], tmp_path))
+    assert len(set(entries)) == 3
+    with pytest.raises(ValueError, match="inside the data folder"):
+        cache.entry("mnist/3.0.1", sources[0], tmp_path / "first" / "cache")
+
+
+def test_the_default_cache_follows_the_environment(tmp_path, monkeypatch):
+    source = tmp_path / "data" / "mnist" / "3.0.1"
+    source.mkdir(parents=True)
+    (source / "dataset_info.json").write_text("{}")
+    monkeypatch.setenv("JAXTICKET_CACHE", str(tmp_path / "here"))
+    assert cache.entry("mnist/3.0.1", source).is_relative_to(tmp_path / "here")
+    monkeypatch.delenv("JAXTICKET_CACHE")
+    home = Path.home() / ".cache" / "jaxticket"
+    assert cache.entry("mnist/3.0.1", source).is_relative_to(home.resolve())
+
+
+# Preprocessing
+
+
+def pictures(count=6, channels=3, top=255):
+    rng = np.random.default_rng(0)
+    shape = (count, 32, 32, channels)
+    return rng.integers(0, top, shape, np.uint8, endpoint=True)
+
+
+MNIST = (0.1307, 0.3081)
+CIFAR = (np.array([125.3, 123, 113.9]) / 255, np.array([63, 62.1, 66.7]) / 255)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "channels", "top", "expected"),
+    [
+        ("standard", "mnist", 1, 255, lambda x: (x / 255 - MNIST[0]) / MNIST[1]),
+        ("standard", "cifar10", 3, 255, lambda x: (x / 255 - CIFAR[0]) / CIFAR[1]),
+        ("standard", "", 3, 255, lambda x: (x - x.mean((0, 1, 2))) / x.std((0, 1, 2))),
+        ("standard", "digits", 1, 16, lambda x: (x - x.mean()) / x.std()),
+        ("unit", "cifar10", 3, 255, lambda x: x / 255),
+        ("unit", "digits", 1, 16, lambda x: x / 16),
+        ("l2", "", 3, 255, lambda x: x / np.sqrt((x**2).sum((1, 2, 3), keepdims=True))),
+    ],
+)
+def test_normalizers_follow_their_equations(kind, name, channels, top, expected):
+    images = pictures(channels=channels, top=top)
+    normalize = data.normalizer(kind, images, name=name)
+    got = jax.jit(normalize)(images)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected(images.astype(float)), 2e-5, 2e-6)
+    lanes = jax.vmap(normalize)(images[None])[0]
+    np.testing.assert_allclose(lanes, got, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("kind", data.NORMALIZATIONS)
+def test_constant_images_stay_finite(kind):
+    black = np.zeros((2, 4, 4, 1), np.uint8)
+    assert not data.normalizer(kind, black)(black).any()
+
+
+def test_an_unknown_normalization_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"'zca'.*'standard', 'unit', 'l2'"):
+        data.normalizer("zca", pictures())
+
+
+def crops(image, pad, flip):
+    """Every image that augmentation may make of one: {bytes: (top, left, mirrored)}."""
+    height, width, _ = image.shape
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    found = {}
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            crop = padded[top : top + height, left : left + width]
+            found[crop.tobytes()] = (top, left, False)
+            if flip:
+                found[crop[:, ::-1].tobytes()] = (top, left, True)
+    return found
+
+
+@pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (1, True), (0, True)])
+def test_every_augmented_image_is_a_crop_of_its_own(pad, flip):
+    images = pictures(64)[:, :12, :10]
+    augmented = data.augment(jax.random.key(0), images, pad=pad, flip=flip)
+    assert (augmented.shape, augmented.dtype) == (images.shape, jnp.uint8)
+    draws = [
+        crops(image, pad, flip)[np.asarray(made).tobytes()]
+        for image, made in zip(images, augmented, strict=True)
+    ]
+    top, left, mirrored = np.array(draws).T
+    assert set(top) == set(left) == set(range(2 * pad + 1))
+    assert set(mirrored) == {0, 1} if flip else not mirrored.any()
+    assert pad == 0 or (top != left).any()
+
+
+def test_augmentation_draws_evenly():
+    count = 20_000
+    column = np.zeros((count, 9, 9, 1), np.uint8)
+    column[:, 4, 4] = 1  # where it lands tells the offsets; 4 + 4 - offset
+    augmented = np.asarray(data.augment(jax.random.key(1), column, flip=False))
+    landed = augmented.mean(0)[..., 0]
+    np.testing.assert_allclose(landed, 1 / 81, atol=5 * np.sqrt(1 / 81 / count))
+
+
+def test_augmentation_jits_and_vmaps():
+    images = pictures()
+    keys = jax.random.split(jax.random.key(2), 3)
+    one_by_one = jnp.stack([data.augment(key, images) for key in keys])
+    lanes = jax.jit(jax.vmap(data.augment, (0, None)))(keys, images)
+    np.testing.assert_array_equal(lanes, one_by_one)
+    assert (lanes[0] != lanes[1]).any()

@@ -1,0 +1,320 @@
+"""The networks: counts, adapters, and convolutions against `lax.conv`."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxticket import models
+from jaxticket.models import convolution
+
+KEY = jax.random.key(0)
+
+
+def kernels(params):
+    """Shapes of the kernels by layer."""
+    return {name: layer["kernel"].shape for name, layer in params.items()}
+
+
+def count(params):
+    return sum(math.prod(shape) for shape in kernels(params).values())
+
+
+def init_shapes(model, *shape):
+    return jax.eval_shape(model.init, KEY, jnp.zeros((2, *shape)))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("lenet_300_100", (28, 28, 1), 266_200),
+        ("lenet_300_100", (8, 8), 64 * 300 + 31_000),
+        ("conv_2", (32, 32, 3), 4_300_992),
+        ("conv_4", (32, 32, 3), 2_425_024),
+        ("conv_6", (32, 32, 3), 2_261_184),
+        ("conv_6", (28, 28, 1), 1_143_360 + 3 * 3 * 256 * 256 + 68_096),
+        ("conv_6", (8, 8, 1), 1_143_360 + 256 * 256 + 68_096),
+    ],
+)
+def test_weight_counts(name, shape, expected):
+    assert count(init_shapes(models.create(name), *shape)) == expected
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 1), (8, 8)])
+def test_too_small_images_are_refused(shape):
+    with pytest.raises(ValueError, match=r"got images of shape .* at least 8x8"):
+        init_shapes(models.create("conv_6"), *shape)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_zoo_computes_in_bfloat16_with_float32_params(name):
+    model = models.create(name, num_classes=3, dtype=jnp.bfloat16)
+    x = jax.random.normal(KEY, (2, 8, 8, 1))
+    params, state = model.init(KEY, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    logits, _ = model.apply(params, state, x)
+    exact, _ = models.create(name, num_classes=3).apply(params, state, x)
+    assert logits.shape == (2, 3)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, exact, atol=0.05)
+    assert (logits != exact).any()
+
+
+def test_dropout_needs_training_and_follows_the_key():
+    model = models.create("conv_2", dropout=0.5)
+    x = jax.random.normal(KEY, (2, 4, 4, 1))
+    variables = model.init(KEY, x)
+    still = model.apply(*variables, x)[0]
+    first, again, other = (
+        model.apply(*variables, x, train=True, key=jax.random.key(seed))[0]
+        for seed in (1, 1, 2)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first != still).any()
+
+
+def test_unknown_name():
+    with pytest.raises(
+        ValueError, match=r"conv_2, .*did you mean 'lenet_300_100'"
+    ) as e:
+        models.create("lenet300100")
+    assert "\n" not in str(e.value)
+
+
+def test_import_is_light():
+    code = "import sys, jaxticket.models; print('flax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def linen():
+    from flax import linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            x = nn.BatchNorm(use_running_average=not train)(nn.Dense(5)(x))
+            return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(nn.relu(x)))
+
+    return models.from_linen(Net())
+
+
+def nnx():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, *, rngs):
+            self.first = nnx.Linear(4, 5, rngs=rngs)
+            self.norm = nnx.BatchNorm(5, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+            self.second = nnx.Linear(5, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.second(self.drop(nnx.relu(self.norm(self.first(x)))))
+
+    return models.from_nnx(Net)
+
+
+def equinox():
+    eqx = pytest.importorskip("equinox")
+    return models.from_equinox(lambda key: eqx.nn.MLP(4, 3, 5, 1, key=key))
+
+
+def haiku():
+    hk = pytest.importorskip("haiku")
+
+    def net(x, train):
+        x = hk.BatchNorm(True, True, 0.9)(hk.Linear(5)(x), is_training=train)
+        return hk.Linear(3)(jax.nn.relu(x))
+
+    return models.from_haiku(hk.transform_with_state(net))
+
+
+@pytest.mark.parametrize("make", [linen, nnx, equinox, haiku])
+def test_adapters_over_seeds(make):
+    model = make()
+    keys = jax.random.split(KEY, 3)
+    x = 2 + jax.random.normal(KEY, (6, 4))
+    params, state = jax.jit(jax.vmap(model.init, (0, None)))(keys, x)
+
+    @jax.jit
+    @jax.vmap
+    def step(key, params, state):
+        def loss(params):
+            logits, new_state = model.apply(params, state, x, train=True, key=key)
+            return jnp.square(logits).mean(), new_state
+
+        (value, new_state), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda w, g: w - 0.1 * g, params, grads), new_state, value
+
+    new_params, new_state, values = step(keys, params, state)
+    assert len(set(values.tolist())) == 3
+    assert jax.tree.structure(new_params) == jax.tree.structure(params)
+    assert jax.tree.structure(new_state) == jax.tree.structure(state)
+    changed = [
+        (a != b).any()
+        for a, b in zip(jax.tree.leaves(new_state), jax.tree.leaves(state), strict=True)
+        if jnp.issubdtype(a.dtype, jnp.floating)
+    ]
+    assert any(changed) == bool(jax.tree.leaves(state))
+
+    apply = jax.vmap(lambda params, state: model.apply(params, state, x))
+    logits, kept = apply(params, new_state)
+    assert logits.shape == (3, 6, 3)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), new_state, kept)
+    assert all(jax.tree.leaves(same))
+
+
+CASES = [  # image, kernel, in, out, strides, padding
+    ((8, 8), (3, 3), 3, 4, (1, 1), "SAME"),
+    ((7, 9), (3, 3), 5, 4, (1, 1), "VALID"),
+    ((8, 8), (3, 3), 5, 4, (2, 2), "SAME"),
+    ((7, 7), (3, 3), 5, 4, (2, 2), "SAME"),
+    ((8, 7), (3, 3), 3, 4, (2, 2), "VALID"),
+    ((8, 7), (1, 1), 3, 4, (1, 1), "SAME"),
+    ((8, 7), (1, 1), 3, 4, (2, 2), "VALID"),
+    ((9, 8), (5, 5), 6, 2, (1, 1), "SAME"),
+    ((8, 9), (5, 5), 6, 2, (2, 2), "SAME"),
+    ((9, 9), (5, 3), 6, 2, (2, 1), "VALID"),
+    ((8, 8), (3, 3), 5, 2, (1, 1), ((0, 2), (1, 0))),
+]
+IMPLS = ["auto", *convolution.IMPLS]
+
+
+def data(case, lanes=None):
+    """An input and a kernel, of one lane or `[lanes, ...]`."""
+    (height, width), kernel, features, out, *_ = case
+    lead = () if lanes is None else (lanes,)
+    x_key, kernel_key = jax.random.split(KEY)
+    return (
+        jax.random.normal(x_key, (*lead, 2, height, width, features)),
+        jax.random.normal(kernel_key, (*lead, *kernel, features, out)) / 5,
+    )
+
+
+def function(case, impl):
+    """Value and both gradients of one convolution: `(x, kernel) -> (y, dx, dk)`."""
+    strides, padding = case[4:]
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def ours(x, kernel):
+        return convolution.conv(x, kernel, strides=strides, padding=padding, impl=impl)
+
+    def run(x, kernel):
+        y, pull = jax.vjp(plain if impl is None else ours, x, kernel)
+        return y, *pull(jnp.sin(y))
+
+    return run
+
+
+def close(actual, expected, atol=1e-5):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol),
+        actual,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_conv_equals_lax(case, impl):
+    args = data(case)
+    close(jax.jit(function(case, impl))(*args), jax.jit(function(case, None))(*args))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("case", CASES[:3], ids=str)
+def test_conv_over_lanes_in_a_loop(case, lanes, impl):
+    def steps(run):
+        def step(_, carry):
+            x, kernel = carry
+            _, dx, dkernel = jax.vmap(run)(x, kernel)
+            return x - 0.01 * dx, kernel - 0.01 * dkernel
+
+        return jax.jit(lambda *carry: lax.fori_loop(0, 3, step, carry))
+
+    args = data(case, lanes)
+    close(steps(function(case, impl))(*args), steps(function(case, None))(*args))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("in_axes", [(0, None), (None, 0)])
+def test_conv_over_lanes_of_one_argument(in_axes, impl):
+    args = [
+        a if axis == 0 else a[0]
+        for a, axis in zip(data(CASES[2], 2), in_axes, strict=True)
+    ]
+    run = jax.vmap(function(CASES[2], impl), in_axes)
+    close(run(*args), jax.vmap(function(CASES[2], None), in_axes)(*args))
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2]], ids=str)
+def test_gemm_has_no_grouped_convolution(case):
+    run = jax.vmap(jax.vmap(function(case, "gemm")))
+    args = [jnp.stack([a, a]) for a in data(case, 3)]
+    assert "feature_group_count = 1" in jax.jit(run).lower(*args).as_text()
+    assert "group_count = 3" not in jax.jit(run).lower(*args).as_text()
+    assert "group_count = 6" not in jax.jit(run).lower(*args).as_text()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_hessian_vector_products(impl):
+    x, kernel = data(CASES[2])
+
+    def products(impl):
+        def loss(kernel):
+            return jnp.sum(function(CASES[2], impl)(x, kernel)[0] ** 3)
+
+        grad = jax.grad(loss)
+        forward = jax.jvp(grad, (kernel,), (kernel,))[1]
+        reverse = jax.grad(lambda k: jnp.vdot(grad(k), kernel))(kernel)
+        return forward, reverse
+
+    close(products(impl), products(None), atol=1e-3)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_conv_computes_in_the_dtype_of_x(impl):
+    x, kernel = data(CASES[0])
+    x = x.astype(jnp.bfloat16)
+    y, pull = jax.vjp(lambda x, k: convolution.conv(x, k, impl=impl), x, kernel)
+    dx, dkernel = pull(y)
+    assert (y.dtype, dx.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    assert dkernel.dtype == jnp.float32
+
+
+def test_unknown_impl():
+    with pytest.raises(ValueError, match="impl is 'fast'"):
+        convolution.conv(*data(CASES[0]), impl="fast")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 2)])
+@pytest.mark.parametrize(
+    ("pool", "start", "combine", "scale"),
+    [
+        (convolution.max_pool, -jnp.inf, lax.max, 1),
+        (convolution.avg_pool, 0.0, lax.add, 4),
+    ],
+)
+def test_pooling_equals_reduce_window(size, pool, start, combine, scale):
+    def plain(x):
+        window = (1, 2, 2, 1)
+        return lax.reduce_window(x, start, combine, window, window, "VALID") / scale
+
+    x = jax.random.normal(KEY, (2, *size, 3))
+    close(pool(x), plain(x))
+    grads = [jax.grad(lambda x, f=f: jnp.sum(f(x) ** 2))(x) for f in (pool, plain)]
+    close(*grads)
