@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 import jaxticket
 
@@ -37,6 +37,8 @@ def main(experiment, config_class) -> None:
         _DEFINE[kinds[field.name][0]](field.name, default, field.metadata["help"])
 
     def run(argv):
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # orbax tells its life at INFO
         try:
             if len(argv) > 1:
                 raise ValueError(f"not a flag: {' '.join(argv[1:])}")

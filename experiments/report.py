@@ -226,24 +226,21 @@ def _against_density(rows: list[statistics.Row], column: str, label: str, scale:
         for index, treatment in enumerate(present):
             name, line, marker, opacity = TREATMENTS[treatment]
             points = _points(statistics.select(here, treatment=treatment), column)
-            handles[name] = lines.Line2D(
-                *([], []),
-                color=colour if len(methods) == 1 else "#222222",
-                linestyle=line,
-                marker=marker,
-                alpha=opacity,
-                markersize=4,
-            )
+            style = {
+                "linestyle": line,
+                "marker": marker,
+                "alpha": opacity,
+                "markersize": 4,
+            }
+            legend_colour = colour if len(methods) == 1 else "#222222"
+            handles[name] = lines.Line2D([], [], color=legend_colour, **style)
             axes.errorbar(
                 # Set apart a little, or the bars of one round would hide each other.
                 [d * 0.985 ** (index - (len(present) - 1) / 2) for d, _ in points],
                 [scale * value.mean for _, value in points],
                 [scale * value.half_width for _, value in points],
                 color=colour,
-                linestyle=line,
-                marker=marker,
-                alpha=opacity,
-                markersize=4,
+                **style,
                 linewidth=1.6,
                 elinewidth=1,
                 capsize=2,
@@ -370,7 +367,7 @@ def _legend(drawing, handles: dict[str, Any]) -> None:
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=len(handles),
+        ncols=max(1, len(handles)),
         frameon=False,
     )
 

@@ -6,6 +6,7 @@ here carries the sha256 of its state; one that does not match is skipped for the
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,82 +26,98 @@ def digest(tree: Any) -> str:
     return sha.hexdigest()
 
 
-def manager(folder: str | Path, keep: int = 2):
-    """An orbax `CheckpointManager` that keeps the newest `keep` steps."""
-    import orbax.checkpoint as ocp
+class Folder:
+    """A folder of checkpoints, of which the newest two are kept; a context manager.
 
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, cleanup_tmp_directories=True
-    )
-    return ocp.CheckpointManager(Path(folder).resolve(), options=options)
-
-
-def save(manager, step: int, state: Any, config: dict) -> None:
-    """Saves in the background.
-
-    Args:
-      manager: from `manager`.
-      step: exceeds all steps saved before.
-      state: pytree of arrays; no key of a dict may hold a dot (orbax mixes them up).
-      config: JSON values that a later `restore` must be given again.
+    Orbax is imported, and the folder made, with the first save.
     """
-    import orbax.checkpoint as ocp
 
-    meta = {"config": config, "digest": digest(state)}
-    args = ocp.args.Composite(
-        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-    )
-    if not manager.save(step, args=args):
-        raise ValueError(f"step {step} must exceed {manager.latest_step()} to be saved")
+    def __init__(self, path: str | Path):
+        self.path = Path(path).resolve()  # orbax refuses relative paths
+        self._manager = None
 
+    def __enter__(self):
+        return self
 
-def restore(manager, like: Any, config: dict) -> tuple[int, Any] | None:
-    """The newest intact `(step, state)`; None where no checkpoint can be used.
+    def __exit__(self, *_):
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+            self._manager.close()
+            self._manager = None
 
-    Args:
-      manager: from `manager`.
-      like: the state to expect, for structure, shapes, dtypes and shardings.
-      config: what `save` was given.
+    def _open(self):
+        import orbax.checkpoint as ocp
 
-    Raises:
-      ValueError: the folder holds a run of another configuration.
-    """
-    import orbax.checkpoint as ocp
-
-    config = json.loads(json.dumps(config))  # as JSON gives it back: no tuples
-    abstract = jax.tree.map(
-        lambda x: (
-            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-            if isinstance(x, jax.Array)
-            else x
-        ),
-        like,
-    )
-    steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
-        try:
-            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            meta = manager.restore(step, args=args).meta
-            same, expected = meta["config"] == config, meta["digest"]
-            if same:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                state = manager.restore(step, args=args).state
-        except Exception as error:  # orbax raises many types for a damaged folder
-            logging.warning("checkpoint %d cannot be read: %s", step, str(error)[:200])
-            continue
-        if not same:
-            raise ValueError(
-                f"{manager.directory} holds another run: {meta['config']} != {config}"
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=2, cleanup_tmp_directories=True
             )
-        if digest(state) == expected:
-            # Left in place, a damaged one would block its number and outlive good ones.
-            for damaged in (s for s in steps if s > step):
-                manager.delete(damaged)
-            return step, state
-        logging.warning("checkpoint %d is damaged: its digest differs", step)
-    for step in steps:
-        manager.delete(step)
-    return None
+            self._manager = ocp.CheckpointManager(self.path, options=options)
+        return ocp, self._manager
+
+    def save(self, step: int, state: Any, config: dict) -> None:
+        """Saves in the background.
+
+        Args:
+          step: exceeds all steps saved before.
+          state: pytree of arrays; no key of a dict may hold a dot (orbax mixes them up).
+          config: JSON values that a later `restore` must be given again.
+        """
+        ocp, manager = self._open()
+        meta = {"config": config, "digest": digest(state)}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+        )
+        if not manager.save(step, args=args):
+            raise ValueError(f"step {step} must exceed {manager.latest_step()}")
+
+    def restore(self, like: Any, config: dict) -> tuple[int, Any] | None:
+        """The newest intact `(step, state)`; None where there is none to go on from.
+
+        Args:
+          like: the state to expect, for structure, shapes, dtypes and shardings.
+          config: what `save` was given.
+
+        Raises:
+          ValueError: the folder holds a run of another configuration.
+        """
+        if not self.path.exists():
+            return None
+        ocp, manager = self._open()
+        config = json.loads(json.dumps(config))  # as JSON gives it back: no tuples
+        abstract = jax.tree.map(
+            lambda x: (
+                jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+                if isinstance(x, jax.Array)
+                else x
+            ),
+            like,
+        )
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+                meta = manager.restore(step, args=args).meta
+                same, expected = meta["config"] == config, meta["digest"]
+                if same:
+                    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                    state = manager.restore(step, args=args).state
+                    if digest(state) == expected:
+                        return step, state
+                    logging.warning("checkpoint %d is damaged: its digest differs", step)
+            except Exception as error:  # orbax raises many types for a damaged folder
+                logging.warning("checkpoint %d cannot be read: %s", step, str(error)[:200])
+                same = True
+            if not same:
+                raise ValueError(
+                    f"{self.path} holds another run: {meta['config']} != {config}"
+                )
+            # Left in place it would block its number, and outlive good ones.
+            manager.delete(step)
+        return None
+
+    def clear(self) -> None:
+        """Removes all checkpoints."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _host(leaf: Any) -> np.ndarray:

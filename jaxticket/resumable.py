@@ -230,9 +230,9 @@ def run(
         return outcome
 
     carry, history, position = program.start(*unit.begin()), empty, 0
-    manager = checkpoint.manager(folder / "checkpoint")
-    try:
-        found = checkpoint.restore(manager, (carry, history), config)
+    checkpoints = checkpoint.Folder(folder / "checkpoint")
+    with checkpoints:
+        found = checkpoints.restore((carry, history), config)
         if found is not None:
             position, (carry, history) = found
             history = jax.tree.map(np.array, history)
@@ -254,21 +254,17 @@ def run(
             _check_finite(unit, stretch, metrics["train_loss"])
             for name, value in metrics.items():
                 history.metrics[name][index] = value
+            history.seconds[index] = time.monotonic() - begun
             if stretch.ends:
                 closed(stretch.round, program.view(carry))
-            history.seconds[index] = time.monotonic() - begun
             watch(stretch, index, metrics)
             last = index + 1 == len(unit.plan)
             if not last and time.monotonic() - saved >= save_seconds:
-                checkpoint.save(manager, index + 1, (carry, history), config)
+                checkpoints.save(index + 1, (carry, history), config)
                 saved = time.monotonic()
-        manager.wait_until_finished()
-        files.save(finished, history, config=config)
-        for step in manager.all_steps():  # the outcome stands for them now
-            manager.delete(step)
-        return history
-    finally:
-        manager.close()
+    files.save(finished, history, config=config)
+    checkpoints.clear()  # the outcome stands for them now
+    return history
 
 
 def _replay(unit, history, position, watch) -> None:

@@ -357,6 +357,16 @@ def test_one_seed_no_controls_and_nan(tmp_path, failed):
     assert ">nan" not in page
 
 
+def test_only_dense_an_empty_ticket_and_many_methods(tmp_path):
+    rows = make_rows(("a", "b", "c", "d"), seeds=2, rounds=1, controls=())
+    rows[-1]["density"] = rows[-2]["density"] = 0.0
+    report.write(make_run(tmp_path / "many", rows))
+    dense = statistics.select(rows, treatment="dense")
+    report.write(make_run(tmp_path / "dense", dense))
+    assert len(list((tmp_path / "many" / "figures").iterdir())) == 3 + 4
+    assert len(list((tmp_path / "dense" / "figures").iterdir())) == 3
+
+
 def run_main(*flags):
     command = [sys.executable, "-m", "experiments.report", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
