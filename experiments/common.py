@@ -46,7 +46,7 @@ def main(experiment, config_class) -> None:
         except (ValueError, OSError, ImportError, ArithmeticError, AssertionError) as e:
             if flags.FLAGS.verbosity > 0:
                 raise
-            message = " ".join(str(e).split())
+            message = " ".join(str(e).split()) or type(e).__name__
             print(f"error: {message}", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
@@ -164,8 +164,8 @@ def _difference(theirs: dict, ours: dict) -> str:
     return ", ".join(f"{k}: {pairs.get(k)} there, {mine.get(k)} here" for k in keys)
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Replaces a file in one move: never half-written."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text)
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(beside, path)

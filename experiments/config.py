@@ -1,4 +1,4 @@
-"""The settings of a ticket search: what each means, its checks, the papers' defaults."""
+"""The settings of a ticket search: meaning, checks, and the papers' defaults."""
 
 import dataclasses
 from typing import Any
@@ -149,8 +149,8 @@ PRESETS = {
 }
 MODELS = {"cifar10": "conv_2", "cifar100": "conv_2"}
 
-# How fast the lottery scope prunes convolutions, in units of what the dense layers lose:
-# 10% against 20% in Conv-2 and Conv-4, 15% in Conv-6.
+# How fast the lottery scope prunes convolutions, in units of what the dense layers
+# lose: 10% against 20% in Conv-2 and Conv-4, 15% in Conv-6.
 CONV_RATES = {"conv_2": 0.5, "conv_4": 0.5, "conv_6": 0.75}
 
 

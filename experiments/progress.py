@@ -37,7 +37,7 @@ class Progress:
             self.bar.stop()
 
     def advance(self, name: str, stretch, metrics: dict, *, ends: bool) -> None:
-        """Another stretch is done: says so, with the mean test accuracy of its lanes."""
+        """Says that a stretch is done, with the mean test accuracy of its lanes."""
         self.done += 1
         accuracy = 100 * float(np.mean(metrics["test_accuracy"]))
         text = f"{name}, round {stretch.round}: {accuracy:.1f}% test"
@@ -46,4 +46,6 @@ class Progress:
         elif ends:
             share = self.done / self.total
             seconds = time.monotonic() - self.begun
-            print(f"[{share:4.0%} {seconds:5.0f} s] {text}", file=sys.stderr, flush=True)
+            print(
+                f"[{share:4.0%} {seconds:5.0f} s] {text}", file=sys.stderr, flush=True
+            )

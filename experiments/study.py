@@ -1,10 +1,9 @@
-"""One study: searches over seeds, their tickets and controls trained, all of it audited."""
+"""One study: searches over seeds, their tickets and controls trained and audited."""
 
 import csv
 import io
 import json
 import math
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -176,9 +175,7 @@ class Study:
             keys = [seed_keys(seed) for seed in group]
 
             def begin(keys=keys):
-                weights, states = resumable.together(
-                    [self.init(k.init) for k in keys]
-                )
+                weights, states = resumable.together([self.init(k.init) for k in keys])
                 mask = jax.vmap(masks.full)(weights)
                 return (
                     jnp.stack([k.search for k in keys]),
@@ -287,7 +284,7 @@ class Study:
             self._run_unit(self.fixed, unit, name, group, folder, closed=closed)
 
     def _treated(self, name: str, lane: Lane, method) -> tuple[Ticket, Params]:
-        """What a lane trains: the ticket, or a control that is shown to differ from it."""
+        """What a lane trains: the ticket, or a control shown to differ from it."""
         keys = seed_keys(lane.seed)
         if lane.treatment == "dense":
             weights, state = self.init(keys.init)

@@ -1,8 +1,8 @@
-"""Finds winning tickets with many seeds, trains them beside their controls, and reports.
+"""Finds winning tickets with many seeds, trains them beside their controls, reports.
 
-Without flags: the digits that scikit-learn carries, five seeds, iterative magnitude pruning
-and Continuous Sparsification, each ticket against the dense network, against its mask with
-new weights and against its mask shuffled; under two minutes on two CPU cores.
+Without flags: the digits that scikit-learn carries, five seeds, iterative magnitude
+pruning and Continuous Sparsification, each ticket against the dense network, against its
+mask with new weights and against its mask shuffled; under two minutes on two CPU cores.
 
     python -m experiments.ticket_search
 
@@ -13,8 +13,8 @@ eight epochs a round instead of its 50,000 steps:
         --model=lenet_300_100 --seeds=5 --methods=imp --rounds=8 --epochs=8
 
 Run the same command again after a kill: it goes on where it was, to the same numbers.
-Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/, report.html,
-tickets/. The folder work/ is what a resumed run needs; delete it when all is done.
+Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/,
+report.html, tickets/. A resumed run needs the folder work/; delete it when all is done.
 """
 
 import dataclasses

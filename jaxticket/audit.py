@@ -1,4 +1,4 @@
-"""Checks that a run makes of itself: each raises an `AuditError` that names the violation.
+"""Checks that a run makes of itself: each raises an `AuditError` naming the violation.
 
 All work on numpy trees of one search and share no code with what they check.
 """

@@ -20,8 +20,8 @@ class Ticket(NamedTuple):
     """A sub-network: the values that training starts from, and which of them survive.
 
     Attributes:
-      weights: dense pytree of any structure. Values where the mask is false are kept for
-        the controls; the network runs with `masks.apply(mask, weights)`.
+      weights: dense pytree of any structure. Values where the mask is false are kept
+        for the controls; the network runs with `masks.apply(mask, weights)`.
       mask: the same tree with `bool` leaves, `None` for a leaf that is never pruned.
     """
 
@@ -32,15 +32,16 @@ class Ticket(NamedTuple):
 class Search(NamedTuple):
     """A ticket search as five pure functions: three moves and two views.
 
-    A search is an optimiser that owns its parameters. Ask it which parameters to run the
-    network with, hand it the gradient with respect to those, and say when a round ends.
+    A search is an optimiser that owns its parameters. Ask it which parameters to run
+    the network with, hand it the gradient with respect to those, and say when a round
+    ends.
 
     Attributes:
       init: `(key, ticket) -> state`. Opens the search.
       update: `(grads, state, step) -> state`. One step, given the gradient of the loss
-        with respect to `params(state)`. `step` (int32 scalar, unbatched under `vmap`) is
-        the position in the round's schedule. It counts from 0, or from the rewinding step
-        in a round that resumes the schedule there.
+        with respect to `params(state)`. `step` (int32 scalar, unbatched under `vmap`)
+        is the position in the round's schedule. It counts from 0, or from the rewinding
+        step in a round that resumes the schedule there.
       advance: `state -> state`. Closes a round and opens the next.
       params: `state -> params`. What to run the network with now.
       ticket: `state -> Ticket`. What has been found so far.
@@ -71,19 +72,20 @@ def as_optax(
     """A search for a training loop that knows only optax.
 
     The transformation owns the parameters: its updates move whatever the loop holds to
-    `search.params(state)`. Start the loop from `search.params(search.init(key, ticket))`.
+    `search.params(state)`. Start the loop from `search.params(search.init(key,
+    ticket))`.
 
     Args:
       search: the search to run.
       ticket: what it starts from.
       key: consumed by `search.init`.
-      rounds: `search.advance` runs between rounds, `rounds - 1` times in all, so that the
-        ticket of the last round can be read whenever the loop ends.
+      rounds: `search.advance` runs between rounds, `rounds - 1` times in all, so that
+        the ticket of the last round can be read whenever the loop ends.
       round_steps: updates per round; needed for more than one round.
 
     Returns:
-      An `optax.GradientTransformation` whose `update` needs `params`. The ticket found is
-      `search.ticket(state.search)`.
+      An `optax.GradientTransformation` whose `update` needs `params`. The ticket found
+      is `search.ticket(state.search)`.
 
     Raises:
       ValueError: several rounds without `round_steps`, a number below 1, or `update`

@@ -1,18 +1,21 @@
 """Orbax checkpoints with what orbax lacks: a checksum of the data, and a fallback.
 
-A flipped bit in an orbax folder restores wrong values without an error. Every checkpoint
-here carries the sha256 of its state; one that does not match is skipped for the one before.
+A flipped bit in an orbax folder restores wrong values without an error. Every
+checkpoint here carries the sha256 of its state; one that does not match is skipped for
+the one before.
 """
 
 import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
+
+_log = logging.getLogger(__name__)
 
 
 def digest(tree: Any) -> str:
@@ -60,7 +63,8 @@ class Folder:
 
         Args:
           step: exceeds all steps saved before.
-          state: pytree of arrays; no key of a dict may hold a dot (orbax mixes them up).
+          state: pytree of arrays; no key of a dict may hold a dot (orbax mixes them
+            up).
           config: JSON values that a later `restore` must be given again.
         """
         ocp, manager = self._open()
@@ -103,9 +107,9 @@ class Folder:
                     state = manager.restore(step, args=args).state
                     if digest(state) == expected:
                         return step, state
-                    logging.warning("checkpoint %d is damaged: its digest differs", step)
+                    _log.warning("checkpoint %d is damaged: its digest differs", step)
             except Exception as error:  # orbax raises many types for a damaged folder
-                logging.warning("checkpoint %d cannot be read: %s", step, str(error)[:200])
+                _log.warning("checkpoint %d cannot be read: %s", step, str(error)[:200])
                 same = True
             if not same:
                 raise ValueError(

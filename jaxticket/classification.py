@@ -30,8 +30,8 @@ def cross_entropy(
 
     Args:
       model: the network.
-      prepare: images as they are stored -> what the network takes; runs in every step, so
-        that data stay small on the device.
+      prepare: images as they are stored -> what the network takes; runs in every step,
+        so that data stay small on the device.
       augment: `(key, images) -> images`, before `prepare`.
 
     Returns:

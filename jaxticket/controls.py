@@ -1,7 +1,7 @@
 """Controls: tickets that differ from a ticket in one respect only.
 
-What a ticket is worth shows in the comparison: with other values under the same mask, with
-the same values under another mask, with both of them new.
+What a ticket is worth shows in the comparison: with other values under the same mask,
+with the same values under another mask, with both of them new.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def shuffle(key: PRNGKey, ticket: Ticket) -> Ticket:
 
 
 def random(key: PRNGKey, ticket: Ticket, init: Callable[[PRNGKey], Params]) -> Ticket:
-    """A random ticket of the same layer densities: mask shuffled and weights redrawn."""
+    """A random ticket of the same layer densities: new mask, new weights."""
     mask_key, init_key = jax.random.split(key)
     return Ticket(init(init_key), _shuffled(mask_key, ticket.mask))
 

@@ -26,7 +26,8 @@ def save(path: str | Path, tree: Any, **about: Any) -> None:
     """Writes a pytree of arrays, and facts about it as JSON.
 
     Args:
-      path: the file, by custom ending in `.npz`. Its folder is made where there is none.
+      path: the file, by custom ending in `.npz`. Its folder is made where there is
+        none.
       tree: pytree of arrays; `None` leaves stay `None`.
       **about: JSON values to keep with it.
     """
@@ -86,7 +87,8 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     tree = jax.tree.structure(like)
     if len(leaves) != tree.num_leaves:
         raise ValueError(
-            f"{path} does not fit: expected {tree.num_leaves} arrays, found {len(leaves)}"
+            f"{path} does not fit: expected {tree.num_leaves} arrays, "
+            f"found {len(leaves)}"
         )
     return tree.unflatten(found), about
 

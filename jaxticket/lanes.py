@@ -1,8 +1,8 @@
 """Where searches run: lanes side by side on every device of a mesh.
 
-Each device holds a fixed number of lanes, mapped by `vmap`; devices share nothing but the
-data. A search's numbers depend on that width, not on how many devices there are, nor on
-which searches run beside it, nor on its place among them.
+Each device holds a fixed number of lanes, mapped by `vmap`; devices share nothing but
+the data. A search's numbers depend on that width, not on how many devices there are,
+nor on which searches run beside it, nor on its place among them.
 """
 
 from collections.abc import Callable, Sequence

@@ -87,7 +87,7 @@ def layer_densities(mask: Mask) -> Scores:
 
 
 def overlap(mask: Mask, other: Mask) -> jax.Array:
-    """The fraction of the weights kept by `mask` that `other` keeps too: scalar in [0, 1].
+    """The fraction of the weights kept by `mask` that `other` keeps too, in [0, 1].
 
     Two independent masks overlap by about the density of `other`, layer by layer.
     """
@@ -111,7 +111,7 @@ def names(tree: Params) -> list[str]:
 
 
 def check(mask: Mask, params: Params) -> None:
-    """Raises a `ValueError` that names the first leaf where `mask` does not fit `params`.
+    """Raises a `ValueError` naming the first leaf where `mask` does not fit `params`.
 
     It fits when it is `None` or a bool array of the leaf's shape at every leaf.
     """

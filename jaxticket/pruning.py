@@ -20,9 +20,9 @@ def prune(
 ) -> Ticket:
     """Keeps the fraction `density` of what a ticket keeps: the highest scores.
 
-    With several iterations the scores are taken anew on the pruned weights, and iteration
-    `i` of `n` leaves the fraction `density ** (i / n)`. The last count is as exact as in
-    one shot, and a pruned weight never comes back.
+    With several iterations the scores are taken anew on the pruned weights, and
+    iteration `i` of `n` leaves the fraction `density ** (i / n)`. The last count is as
+    exact as in one shot, and a pruned weight never comes back.
 
     Args:
       ticket: what to prune; its weights are scored, and returned unchanged.

@@ -1,6 +1,7 @@
-"""The host's loop: the same steps as `training.run`, in stretches, with a look between them.
+"""The host's loop: the steps of `training.run` in stretches, with a look between.
 
-A `Program` is one kind of search compiled for all lanes of a layout. `run` calls it stretch
+A `Program` is one kind of search compiled for all lanes of a layout. `run` calls it
+stretch
 by stretch: it evaluates, reports, saves and resumes. Each stretch is the same compiled
 function, so a run that was killed and resumed gives bit-identical numbers.
 """
@@ -76,7 +77,8 @@ def program(
     Args:
       search: written for one seed, as all are.
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
-      evaluate: `(params, model_state, held_out) -> {name: scalar}`, after every stretch.
+      evaluate: `(params, model_state, held_out) -> {name: scalar}`, after every
+        stretch.
       names: the names that `evaluate` returns.
       layout: where the lanes are.
       batch_size: rows per step.
@@ -213,7 +215,8 @@ def run(
       The `Outcome`.
 
     Raises:
-      FloatingPointError: the loss is not finite, after the lanes that have it are named.
+      FloatingPointError: the loss is not finite, after the lanes that have it are
+        named.
     """
     folder = Path(folder)
     shape = (len(unit.plan), len(unit.lanes))

@@ -1,4 +1,4 @@
-"""Schedules: step within the round -> value, and an optax transform that follows them."""
+"""Schedules: step within the round -> value, and an optax transform to follow them."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from jaxticket.base import Schedule
 def temperature(final: ArrayLike, steps: int, *, epoch_steps: int = 1) -> Schedule:
     """Exponential inverse temperature of Continuous Sparsification, from 1 to `final`.
 
-    `beta(step) = final ** (e / (E - 1))`, where `e` is the epoch that `step` lies in and
-    `E` the number of epochs; after the last epoch it stays at `final`. With
+    `beta(step) = final ** (e / (E - 1))`, where `e` is the epoch that `step` lies in
+    and `E` the number of epochs; after the last epoch it stays at `final`. With
     `epoch_steps=1`, the default, it rises at every step.
 
     Args:
@@ -22,7 +22,8 @@ def temperature(final: ArrayLike, steps: int, *, epoch_steps: int = 1) -> Schedu
         changes between epochs.
 
     Reference:
-      Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020, sec. 3.
+      Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020, sec.
+      3.
     """
     if steps < 1 or epoch_steps < 1:
         raise ValueError(f"steps and epoch_steps must be >= 1: {steps}, {epoch_steps}")
@@ -72,10 +73,10 @@ def drop_fraction(initial: ArrayLike, stop: int) -> Schedule:
 def scale_by_step(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by `-schedule(step)`: a learning rate that follows the round.
 
-    optax's own schedules count updates in their state. They start again whenever a search
-    renews its optimiser, and never when it keeps it. This transform reads the `step` that
-    every search passes on, so the schedule restarts with the round, or resumes at the
-    rewinding step.
+    optax's own schedules count updates in their state. They start again whenever a
+    search renews its optimiser, and never when it keeps it. This transform reads the
+    `step` that every search passes on, so the schedule restarts with the round, or
+    resumes at the rewinding step.
 
     Args:
       schedule: step within the round -> learning rate.

@@ -1,8 +1,9 @@
 """Scores: how much each weight matters. The lowest are pruned.
 
-Every score has the signature `score(weights, *, initial, key) -> scores` and uses what it
-needs: `weights` are the values now, `initial` those before training, `key` is for random
-draws. Scores are computed for all leaves; selection looks at the prunable ones.
+Every score has the signature `score(weights, *, initial, key) -> scores` and uses what
+it
+needs: `weights` are the values now, `initial` those before training, `key` is for
+random draws. Scores are computed for all leaves; selection looks at the prunable ones.
 """
 
 from collections.abc import Callable

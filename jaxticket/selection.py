@@ -1,12 +1,12 @@
 """Which weights to keep: (scores, mask, density) -> mask, with exact counts.
 
 A `Select` keeps the fraction `density` of the weights that `mask` keeps: the highest
-scores, ties going to the first in order of leaf and position, NaN lowest. The density may
-be traced, so one compilation serves every round and a density can be a batch axis.
+scores, ties going to the first in order of leaf and position, NaN lowest. The density
+may be traced, so one compilation serves every round and a density can be a batch axis.
 
 There is no sort. The k-th largest score is found bit by bit: 32 passes that only count,
-26 to 40 times faster than `argsort` at ten million weights (`experiments.benchmark`), the
-same under `vmap` and when the leaves are sharded.
+26 to 40 times faster than `argsort` at ten million weights (`experiments.benchmark`),
+the same under `vmap` and when the leaves are sharded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +142,7 @@ def keep(alive: jax.Array, density: ArrayLike) -> jax.Array:
 
 
 def _rounded_product(n: jax.Array, fixed: jax.Array) -> jax.Array:
-    """`round(n * fixed / 2**31)`, halves up, by long multiplication in 16-bit digits."""
+    """`round(n * fixed / 2**31)`, halves up, by long multiplication of 16-bit digits."""
     n1, n0 = n >> 16, n & 0xFFFF
     f1, f0 = fixed >> 16, fixed & 0xFFFF
     low = n0 * f0

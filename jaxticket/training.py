@@ -1,11 +1,12 @@
 """The loop: one function takes the steps, whatever runs around it.
 
-`steps` is a stretch of training inside one round. `run` strings stretches together into a
-whole search, one pure function for `jit` and `vmap`; `lanes.Program` calls them one after
-another from the host, where they can be watched, saved and resumed.
+`steps` is a stretch of training inside one round. `run` strings stretches together into
+a whole search, one pure function for `jit` and `vmap`; `lanes.Program` calls them one
+after another from the host, where they can be watched, saved and resumed.
 
-Everything is written for one search; seeds and hyper-parameters are batch axes that `vmap`
-adds. Round, epoch and step are not batched, so that what happens now and then is a branch.
+Everything is written for one search; seeds and hyper-parameters are batch axes that
+`vmap` adds. Round, epoch and step are not batched, so that what happens now and then is
+a branch.
 """
 
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def start(
 
 
 def next_round(search: Search, carry: Carry, *, rewind_model: bool) -> Carry:
-    """Closes a round: the batch statistics return with the weights, or stay with them."""
+    """Closes a round: batch statistics return with the weights, or stay with them."""
     model = carry.model_anchor if rewind_model else carry.model
     return carry._replace(search=search.advance(carry.search), model=model)
 
@@ -74,9 +75,10 @@ def steps(
 ) -> tuple[Carry, jax.Array]:
     """Takes the steps `first, ..., last - 1` of a round.
 
-    Every epoch visits the data in an order of its own, drawn from `key`; the rows that do
-    not fill a batch are left out of that epoch. Any division of a round into stretches
-    takes the same steps, since `key` and the position are all that randomness depends on.
+    Every epoch visits the data in an order of its own, drawn from `key`; the rows that
+    do not fill a batch are left out of that epoch. Any division of a round into
+    stretches takes the same steps, since `key` and the position are all that randomness
+    depends on.
 
     Args:
       search: the search.
@@ -150,8 +152,8 @@ def run(
 ) -> Result:
     """A whole search as one pure function of its key, ticket and numbers.
 
-    Made for `jit(vmap(...))` over seeds and hyper-parameters: build the search inside the
-    mapped function, and its numbers may be batched.
+    Made for `jit(vmap(...))` over seeds and hyper-parameters: build the search inside
+    the mapped function, and its numbers may be batched.
 
     Args:
       search: the search.
@@ -165,8 +167,8 @@ def run(
       model_state: batch statistics and the like, of the same initialisation.
       rewind_step: the search's own: the step whose model state belongs to the ticket.
       rewind_model: whether the model state returns there when a round ends.
-      resume_schedule: whether later rounds begin at `rewind_step` (and so are shorter by
-        that), or at step 0.
+      resume_schedule: whether later rounds begin at `rewind_step` (and so are shorter
+        by that), or at step 0.
       record: `(search_state, model_state) -> values`, called after every epoch.
 
     Returns:
@@ -184,7 +186,8 @@ def run(
     per_epoch = size // batch_size
     if not 0 <= rewind_step <= epochs * per_epoch:
         raise ValueError(
-            f"rewind_step {rewind_step} is outside a round of {epochs * per_epoch} steps"
+            f"rewind_step {rewind_step} is outside a round of "
+            f"{epochs * per_epoch} steps"
         )
     search_key, data_key = jax.random.split(key)
     model_state = {} if model_state is None else model_state

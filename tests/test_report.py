@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich import console
 
-from experiments import report, statistics
+from experiments import figures, report, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLS = ("reinitialise", "shuffle", "random")
@@ -325,7 +325,7 @@ def test_report_is_whole_and_safe(tmp_path):
 
 
 def test_names_of_the_figures(tmp_path):
-    paths = report.figures(make_run(tmp_path, make_rows(("imp",), seeds=2, rounds=1)))
+    paths = figures.draw(make_run(tmp_path, make_rows(("imp",), seeds=2, rounds=1)))
     names = ["accuracy", "final_accuracy", "early_stopping_step", "learning_curves_imp"]
     assert paths == [tmp_path / "figures" / f"{name}.png" for name in names]
     assert all(path.read_bytes().startswith(PNG) for path in paths)

@@ -8,6 +8,7 @@ killed, or a second one, leaves nothing that could be taken for a whole entry.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from absl import logging
+
+_log = logging.getLogger(__name__)
+
 
 RECORD = "sha256.json"
 FILES = ("images.npy", "labels.npy")
@@ -60,7 +63,7 @@ def fetch(folder: Path, read: Callable[[], Arrays]) -> Arrays:
             return _load(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             damage = f"cache entry {folder} is damaged ({error})"
-            logging.warning("%s: reading the source again", damage)
+            _log.warning("%s: reading the source again", damage)
     try:
         arrays = read()
     except Exception as error:
@@ -71,7 +74,7 @@ def fetch(folder: Path, read: Callable[[], Arrays]) -> Arrays:
     try:
         _save(folder, arrays)
     except OSError as error:
-        logging.warning("%s cannot be written (%s): data are not kept", folder, error)
+        _log.warning("%s cannot be written (%s): data are not kept", folder, error)
     return arrays
 
 

@@ -50,11 +50,11 @@ def continuous_sparsification(
 ) -> Search:
     """Learns a soft mask by annealing a sigmoid until it is binary.
 
-    Every prunable weight `w` has a logit `s`. The network runs with `w * sigmoid(beta s)`,
-    and `(w, s)` are trained together on `loss + penalty * sum(sigmoid(beta s))`. `beta`
-    rises from 1 within a round; a new round starts it again from `s = min(beta s, s0)`:
-    what was kept starts as at first, what was pruned starts far below zero. The weights
-    are not rewound between rounds, only in the ticket.
+    Every prunable weight `w` has a logit `s`. The network runs with `w * sigmoid(beta
+    s)`, and `(w, s)` are trained together on `loss + penalty * sum(sigmoid(beta s))`.
+    `beta` rises from 1 within a round; a new round starts it again from `s = min(beta
+    s, s0)`: what was kept starts as at first, what was pruned starts far below zero.
+    The weights are not rewound between rounds, only in the ticket.
 
     Args:
       optimizer: trains the pair `Gated(weights, logits)`. It is given `step`, see
@@ -65,9 +65,9 @@ def continuous_sparsification(
       rewind_step: step of the first round whose weights the ticket starts from.
       between: the rule between rounds: `paper` is `min(beta s, s0)`; `code` is what the
         released code computes, `min(s, s0)`, which lets pruned weights come back.
-      scaling: divide the gates by `sigmoid(s0)`, as the released code does: they are 1 at
-        the start and `1 / sigmoid(s0)` in the end, and the ticket's weights carry that
-        factor.
+      scaling: divide the gates by `sigmoid(s0)`, as the released code does: they are 1
+        at the start and `1 / sigmoid(s0)` in the end, and the ticket's weights carry
+        that factor.
       keep_momentum: whether the optimiser's state outlives a round.
 
     Returns:

@@ -22,8 +22,8 @@ def fixed(optimizer: optax.GradientTransformation) -> Search:
     """Trains the weights that a mask keeps; the others stay exactly zero.
 
     The gradient is masked before the optimiser and the weights after it, so neither
-    momentum nor weight decay moves a pruned weight. With a full mask this is the optimiser
-    itself, bit for bit.
+    momentum nor weight decay moves a pruned weight. With a full mask this is the
+    optimiser itself, bit for bit.
 
     Args:
       optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.

@@ -57,8 +57,8 @@ def imp(
       density: the fraction of the survivors that each round keeps. May be traced.
       score: which weights matter, see `scores`.
       select: how the layers share the density, see `selection`.
-      rewind_step: step of the first round whose weights the ticket starts from; 0 is the
-        initialisation.
+      rewind_step: step of the first round whose weights the ticket starts from; 0 is
+        the initialisation.
       retrain: see the table.
 
     Returns:
@@ -66,12 +66,13 @@ def imp(
       dense and that of round `n` keeps about `density ** n`.
 
     Raises:
-      ValueError: density outside (0, 1], a negative `rewind_step`, an unknown `retrain`.
+      ValueError: density outside (0, 1], a negative `rewind_step`, an unknown
+        `retrain`.
 
     Reference:
       Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, section 2; Frankle et
-      al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", 2020, Algorithm 2;
-      Renda et al., "Comparing Rewinding and Fine-tuning", 2020.
+      al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", 2020, Algorithm
+      2; Renda et al., "Comparing Rewinding and Fine-tuning", 2020.
     """
     if isinstance(density, float | int) and not 0 < density <= 1:
         raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
