@@ -104,12 +104,12 @@ class Config:
 PRESETS = {
     ("digits", "lenet_300_100"): {
         "optimizer": "adam",
-        "learning_rate": 1.2e-3,
+        "learning_rate": 4e-3,
         "batch_size": 60,
-        "epochs": 20,
-        "rounds": 8,
+        "epochs": 15,
+        "rounds": 6,
         "scope": "lottery",
-        "density": 0.8,
+        "density": 0.7,
         "logit_learning_rate": 1e-2,
     },
     ("mnist", "lenet_300_100"): {

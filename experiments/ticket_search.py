@@ -1,8 +1,8 @@
 """Finds winning tickets with many seeds, trains them beside their controls, reports.
 
 Without flags: the digits that scikit-learn carries, five seeds, iterative magnitude
-pruning and Continuous Sparsification, each ticket against the dense network, against its
-mask with new weights and against its mask shuffled; under two minutes on two CPU cores.
+pruning and Continuous Sparsification, each ticket against the dense network, against
+its mask with new weights and against its mask shuffled; under two minutes on two cores.
 
     python -m experiments.ticket_search
 

@@ -24,7 +24,7 @@ def pruned_are_zero(where: str, params: Params, mask: Mask) -> None:
 def rewound(where: str, params: Params, ticket: Ticket) -> None:
     """Every weight that is kept equals the ticket's, bit for bit."""
     for name, w, anchor, m in _together(params, ticket.weights, ticket.mask):
-        kept = slice(None) if m is None else m
+        kept = ... if m is None else m
         if w[kept].tobytes() != anchor[kept].tobytes():
             raise AuditError(f"{where}: {name} was not rewound to the ticket's weights")
 

@@ -135,8 +135,10 @@ def keep(alive: jax.Array, density: ArrayLike) -> jax.Array:
             raise ValueError(f"density must be in [0, 1], got {density}")
         fixed = jnp.uint32(round(density * 2**31))
     else:
-        fraction = jnp.clip(jnp.asarray(density), 0, 1)
-        fixed = jnp.round(fraction * 2**31).astype(jnp.uint32)
+        # Half precision cannot hold 2**31, nor can JAX's default integer.
+        wide = jnp.promote_types(jnp.result_type(density), jnp.float32)
+        fraction = jnp.clip(jnp.asarray(density, wide), 0, 1)
+        fixed = jnp.round(fraction * 2.0**31).astype(jnp.uint32)
     removed = _rounded_product(alive.astype(jnp.uint32), jnp.uint32(2**31) - fixed)
     return alive - removed.astype(jnp.int32)
 
