@@ -35,10 +35,12 @@ def main(experiment, config_class) -> None:
         if isinstance(default, tuple):
             default = [str(x) for x in default]
         _DEFINE[kinds[field.name][0]](field.name, default, field.metadata["help"])
+        # --help shows the key flags of the program, which absl knows by this name.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
 
     def run(argv):
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)  # orbax tells its life at INFO
+        if not flags.FLAGS["verbosity"].present:  # absl has raised it to INFO by now
+            logging.set_verbosity(logging.WARNING)  # at which orbax tells its life
         try:
             if len(argv) > 1:
                 raise ValueError(f"not a flag: {' '.join(argv[1:])}")
@@ -48,6 +50,12 @@ def main(experiment, config_class) -> None:
                 raise
             message = " ".join(str(e).split()) or type(e).__name__
             print(f"error: {message}", file=sys.stderr)
+            sys.exit(1)
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            said = str(e).splitlines()[0]
+            print(f"error: out of memory, lower --lanes ({said})", file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)

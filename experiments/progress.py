@@ -3,8 +3,6 @@
 import sys
 import time
 
-import numpy as np
-
 
 class Progress:
     """Counts stretches of work; use as a context manager."""
@@ -36,16 +34,13 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def advance(self, name: str, stretch, metrics: dict, *, ends: bool) -> None:
-        """Says that a stretch is done, with the mean test accuracy of its lanes."""
+    def advance(self, text: str, *, say: bool) -> None:
+        """Another stretch is done; where there is no bar, `say` whether to print it."""
         self.done += 1
-        accuracy = 100 * float(np.mean(metrics["test_accuracy"]))
-        text = f"{name}, round {stretch.round}: {accuracy:.1f}% test"
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done, description=text)
-        elif ends:
-            share = self.done / self.total
-            seconds = time.monotonic() - self.begun
+        elif say:
+            share, seconds = self.done / self.total, time.monotonic() - self.begun
             print(
                 f"[{share:4.0%} {seconds:5.0f} s] {text}", file=sys.stderr, flush=True
             )

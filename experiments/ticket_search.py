@@ -19,7 +19,6 @@ report.html, tickets/. A resumed run needs the folder work/; delete it when all 
 
 import dataclasses
 import sys
-from pathlib import Path
 
 from experiments import common
 from experiments.config import Config, resolve
@@ -56,20 +55,18 @@ def experiment(config: Config) -> list[dict]:
     if config.lanes is None:
         lane_count = common.default_lanes(config.seeds)
         config = dataclasses.replace(config, lanes=lane_count)
-    layout = lanes.layout(config.lanes)
-    folder = Path(config.output_dir)
-    common.open_output(config, folder, data=dataset.checksum)
+    run = study.Study(config, dataset, lanes.layout(config.lanes))
+    common.open_output(config, run.folder, data=dataset.checksum)
     print(
         f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
-        f"{config.seeds} seeds, {layout.width} at a time, {config.rounds} rounds",
+        f"{config.seeds} seeds, {run.layout.width} at a time, {config.rounds} rounds",
         file=sys.stderr,
     )
-    run = study.Study(config, dataset, layout)
     run.run()
-    report.write(folder)
-    report.print_table(statistics.summarise(run.rows))
-    print(f"report: {folder / 'report.html'}")
-    return run.rows
+    report.write(run.folder)
+    report.print_table(statistics.summarise(run.records.rows))
+    print(f"report: {run.folder / 'report.html'}")
+    return run.records.rows
 
 
 if __name__ == "__main__":
