@@ -92,11 +92,10 @@ def differs(where: str, control: Ticket, ticket: Ticket, *, by: str) -> None:
     )
     new_mask = any((m != n).any() for _, _, m, _, n in triples)
     new_weights = any((w[m] != v[m]).any() for _, w, m, v, _ in triples)
-    expected = {"weights": (True, False), "mask": (False, True), "both": (True, True)}
-    found = (new_weights, new_mask)
     # A ticket of full layers has only one mask.
     full = all(m.all() for _, _, m, _, _ in triples)
-    if found != expected[by] and not (full and by != "weights"):
+    expected = (by != "mask", by != "weights" and not full)
+    if (new_weights, new_mask) != expected:
         raise AuditError(
             f"{where}: the control should differ by {by}, but weights "
             f"{'differ' if new_weights else 'are equal'} and masks "

@@ -91,7 +91,8 @@ def as_optax(
       ValueError: several rounds without `round_steps`, a number below 1, or `update`
         called without `params`.
     """
-    if rounds < 1 or (round_steps is None and rounds > 1) or (round_steps or 1) < 1:
+    unknown = round_steps is None
+    if rounds < 1 or (rounds > 1 if unknown else round_steps < 1):
         raise ValueError(
             "as_optax needs rounds >= 1 and, for more than one, round_steps >= 1; "
             f"got rounds={rounds}, round_steps={round_steps}"

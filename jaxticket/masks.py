@@ -115,17 +115,24 @@ def check(mask: Mask, params: Params) -> None:
 
     It fits when it is `None` or a bool array of the leaf's shape at every leaf.
     """
-    ours = jax.tree_util.tree_leaves_with_path(params)
-    theirs = jax.tree_util.tree_leaves_with_path(mask, is_leaf=lambda m: m is None)
-    ours, theirs = ({name(path): leaf for path, leaf in t} for t in (ours, theirs))
+    ours, theirs = (
+        {
+            name(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(
+                tree, is_leaf=lambda leaf: leaf is None
+            )
+        }
+        for tree in (params, mask)
+    )
     for path in [*ours, *theirs]:
         if path not in theirs:
             raise ValueError(f"mask has no leaf {path!r}: give a bool array or None")
-        if path not in ours:
+        leaf = theirs[path]
+        if path not in ours or (ours[path] is None and leaf is not None):
             raise ValueError(
                 f"mask has a leaf {path!r}, where the parameters have none"
             )
-        if (leaf := theirs[path]) is None:
+        if leaf is None:
             continue
         if jnp.shape(leaf) != jnp.shape(ours[path]):
             raise ValueError(

@@ -52,9 +52,13 @@ def prune(
             initial=initial,
             key=None if key is None else jax.random.fold_in(key, i),
         )
-        # What is pruned already goes first, so that the masks are nested.
+        # NaN is lowest: what is pruned already goes first, so the masks are nested.
         values = jax.tree.map(
-            lambda v, m: v if m is None else jnp.where(m, v, -jnp.inf), values, mask
+            lambda v, m: (
+                v if m is None else jnp.where(m, jnp.fmax(v, -jnp.inf), jnp.nan)
+            ),
+            values,
+            mask,
         )
         return select(values, ticket.mask, fraction)
 

@@ -184,7 +184,7 @@ def run(
             f"batch_size {batch_size} is more than the {size} rows of data"
         )
     per_epoch = size // batch_size
-    if not 0 <= rewind_step <= epochs * per_epoch:
+    if not 0 <= rewind_step < epochs * per_epoch:
         raise ValueError(
             f"rewind_step {rewind_step} is outside a round of "
             f"{epochs * per_epoch} steps"

@@ -1,0 +1,110 @@
+"""The settings that every section is given, and the sizes of what it measures."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+from experiments.benchmarks import measure
+from jaxticket import lanes, models
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How large everything is that no flag sets."""
+
+    matrix: int = 2048
+    copy: int = 2**26  # floats
+    images: int = 12_000  # that one training takes in one repetition
+    step_work: float = 15e9  # FLOP in one repetition of one training of a large network
+    batch_size: int = 60
+    train_images: int = 60_000
+    test_images: int = 10_000
+    search_seeds: tuple[int, ...] = (1, 2, 8)
+    rounds: int = 5
+    epochs: int = 2
+    many: int = 8  # seeds at which layouts, batches and models are compared
+    weights: tuple[int, ...] = (1_000_000, 10_000_000)
+    convolutions: tuple[tuple[int, int, int], ...] = (  # height, channels in and out
+        (32, 3, 64),
+        (32, 64, 64),
+        (16, 64, 128),
+        (16, 128, 128),
+        (8, 128, 256),
+        (8, 256, 256),
+    )
+    convolution_lanes: tuple[int, ...] = (1, 4)
+    models: tuple[str, ...] = models.NAMES
+    compiled_lanes: tuple[int, ...] = (2, 32)
+    compiled_rounds: tuple[int, ...] = (2, 20)
+
+
+QUICK = Sizes(
+    matrix=64,
+    copy=1024,
+    images=16,
+    step_work=0,
+    batch_size=8,
+    train_images=48,
+    test_images=16,
+    search_seeds=(2,),
+    rounds=2,
+    epochs=1,
+    many=2,
+    weights=(1000,),
+    convolutions=((4, 3, 2),),
+    convolution_lanes=(2,),
+    models=("lenet_300_100",),
+    compiled_lanes=(2,),
+    compiled_rounds=(2,),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What a section measures with.
+
+    Attributes:
+      sizes: of the work.
+      seeds: how many searches, to compare.
+      devices: how many devices, to compare; those that there are.
+      lanes: how many to each device, to compare.
+      batch_sizes: to compare.
+      repeats: of every measurement.
+      limit: seconds after which a group of measurements is not repeated.
+      roofline: whether memory traffic is set against the machine's.
+      data_dir: where MNIST lies prepared, or `None`.
+    """
+
+    sizes: Sizes
+    seeds: tuple[int, ...]
+    devices: tuple[int, ...]
+    lanes: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    repeats: int
+    limit: float
+    roofline: bool
+    data_dir: str | None
+
+    def together(
+        self,
+        works: Mapping[str, measure.Work],
+        *,
+        repeats: int | None = None,
+        warm_up: bool = True,
+    ) -> dict[str, measure.Timing]:
+        """`measure.together` as often as the flags say."""
+        repeats = self.repeats if repeats is None else repeats
+        return measure.together(
+            works, repeats=repeats, limit=self.limit, warm_up=warm_up
+        )
+
+
+def spread(devices: int, seeds: int, width: int = 1) -> int:
+    """On how many of the devices so many seeds run: on no more than they fill."""
+    return max(1, min(devices, seeds // width))
+
+
+def layout(devices: int, per_device: int = 1) -> lanes.Layout:
+    """A layout on the first so many devices."""
+    return lanes.layout(per_device, jax.devices()[:devices])

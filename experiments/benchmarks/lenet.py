@@ -1,0 +1,91 @@
+"""LeNet-300-100's training throughput, for seeds, devices, lanes and batch sizes."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+
+from experiments.benchmarks import ceiling, measure, trainer
+from experiments.benchmarks.bench import Bench, spread
+
+MODEL = "lenet_300_100"
+
+
+class Case(NamedTuple):
+    """A method's training of so many seeds, and how it is laid out."""
+
+    method: str
+    seeds: int
+    devices: int
+    lanes: int  # on each of them
+    batch: int
+
+
+def rows(bench: Bench) -> Iterator[measure.Row]:
+    """Images a second, FLOP/s, and their share of the sgemm that ran by turns."""
+    every, sizes = jax.device_count(), bench.sizes
+    base = Case("fixed", sizes.many, every, 1, sizes.batch_size)
+    sweeps = {
+        "seeds": [base._replace(seeds=seeds) for seeds in bench.seeds],
+        "seeds, imp": [
+            base._replace(method="imp", seeds=seeds) for seeds in bench.seeds
+        ],
+        "devices": [
+            base._replace(devices=devices)
+            for devices in bench.devices
+            if devices <= every
+        ],
+        "lanes": [base._replace(lanes=width) for width in bench.lanes],
+        "batch": [base._replace(batch=batch) for batch in bench.batch_sizes],
+    }
+    for name, cases in sweeps.items():
+        yield from _sweep(bench, f"by {name}", cases)
+
+
+def throughput(bench: Bench, *, seeds: int) -> tuple[measure.Work, float, float]:
+    """LeNet's training over all devices; how many images, and how many FLOP, it is."""
+    sizes = bench.sizes
+    batch_size, images = sizes.batch_size, sizes.images
+    work, count = trainer.epoch(
+        MODEL,
+        "fixed",
+        seeds=seeds,
+        images=images,
+        batch_size=batch_size,
+        devices=spread(jax.device_count(), seeds),
+    )
+    return work, count, count * trainer.flops(MODEL, images, batch_size)
+
+
+def _sweep(bench, label, cases):
+    product, product_flops = ceiling.sgemm(bench)
+    works, counts, costs = {ceiling.SGEMM: product}, {}, {}
+    for case in cases:
+        case = case._replace(devices=spread(case.devices, case.seeds, case.lanes))
+        images = max(bench.sizes.images, case.batch)
+        name = (
+            f"{label}: seeds {case.seeds}, devices {case.devices}, "
+            f"lanes {case.lanes}, batch {case.batch}"
+        )
+        works[name], counts[name] = trainer.epoch(
+            MODEL,
+            case.method,
+            seeds=case.seeds,
+            images=images,
+            batch_size=case.batch,
+            devices=case.devices,
+            width=case.lanes,
+        )
+        costs[name] = trainer.flops(MODEL, images, case.batch)
+    times = bench.together(works)
+    first = next(iter(counts))
+    for name, count in counts.items():
+        timing, flops = times[name], count * costs[name]
+        speedup = measure.ratio(times[first], timing) * count / counts[first]
+        share = measure.ratio(times[ceiling.SGEMM], timing) * flops / product_flops
+        also = {
+            "GFLOP/s": flops / timing.median / 1e9,
+            "of sgemm": share,
+            "of first": speedup,
+        }
+        yield measure.rate("lenet", name, timing, "images/s", count, also)

@@ -1,0 +1,122 @@
+"""How everything is timed: warmed up, synchronised, side by side, with its spread."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Work = Callable[[], Any]  # does it once, and returns the arrays to wait for
+
+
+class Timing(NamedTuple):
+    """The seconds of every repetition, in their order."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class Row(NamedTuple):
+    """One line of the benchmark.
+
+    Attributes:
+      section: which one.
+      name: what was measured.
+      unit: of the three numbers that follow.
+      median: over the repetitions.
+      low: the smallest.
+      high: the largest.
+      n: how many repetitions.
+      also: what follows from the median: name -> number.
+    """
+
+    section: str
+    name: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    n: int
+    also: dict[str, float]
+
+
+def seconds(section: str, name: str, timing: Timing, per: float = 1, also=None) -> Row:
+    """A row of seconds, each divided by `per`."""
+    return _row(section, name, "s", [s / per for s in timing.seconds], also)
+
+
+def rate(
+    section: str, name: str, timing: Timing, unit: str, work: float, also=None
+) -> Row:
+    """A row of `work` by the second."""
+    return _row(section, name, unit, [work / s for s in timing.seconds], also)
+
+
+def number(section: str, name: str, unit: str, value: float, also=None) -> Row:
+    """A row of what is measured once, or counted."""
+    return _row(section, name, unit, [value], also)
+
+
+def _row(section, name, unit, values, also):
+    median = statistics.median(values)
+    return Row(
+        section, name, unit, median, min(values), max(values), len(values), also or {}
+    )
+
+
+def once(work: Work) -> float:
+    """The seconds that `work` takes, its arrays computed."""
+    begun = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - begun
+
+
+def compilations(work: Work) -> int:
+    """How many programs XLA compiles while `work` runs."""
+    before = len(_compiled)
+    once(work)
+    return len(_compiled) - before
+
+
+def _listen(event: str, _: float, **kwargs) -> None:
+    del kwargs
+    if event.endswith("backend_compile_duration"):
+        _compiled.append(event)
+
+
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+def together(
+    works: Mapping[str, Work], *, repeats: int, limit: float, warm_up: bool = True
+) -> dict[str, Timing]:
+    """Times several pieces of work by turns, so that their ratios share the weather.
+
+    Args:
+      works: name -> work.
+      repeats: how many times all of them run.
+      limit: seconds after which no further repetition begins.
+      warm_up: whether each runs once beforehand, uncounted; it compiles then.
+    """
+    for work in works.values() if warm_up else ():
+        once(work)
+    found = {name: [] for name in works}
+    begun = time.perf_counter()
+    for repeat in range(repeats):
+        if repeat and time.perf_counter() - begun > limit:
+            break
+        for name, work in works.items():
+            found[name].append(once(work))
+    return {name: Timing(tuple(taken)) for name, taken in found.items()}
+
+
+def ratio(one: Timing, other: Timing) -> float:
+    """How many times as long one takes as another timed with it: median over turns."""
+    return statistics.median(
+        a / b for a, b in zip(one.seconds, other.seconds, strict=True)
+    )

@@ -1,0 +1,110 @@
+"""A whole IMP search of MNIST's size, a test after every epoch: seconds a ticket."""
+
+import tempfile
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks import lenet, measure, trainer
+from experiments.benchmarks.bench import Bench, layout, spread
+from jaxticket import data, lanes, resumable
+
+# Seconds a ticket of others on two such cores, from shared/performance.md; not measured
+# here: a twentieth of open_lth's 200, and a prototype of two seeds on two devices.
+TARGET = 10.0
+PROTOTYPE = 7.9
+
+
+def rows(bench: Bench) -> Iterator[measure.Row]:
+    """By the number of seeds; and the time that the arithmetic alone would take."""
+    sizes = bench.sizes
+    dataset = _data(bench)
+    what = trainer.task_on(dataset.train, "mnist", lenet.MODEL, sizes.batch_size)
+    steps = len(dataset.train.labels) // sizes.batch_size * sizes.epochs
+    plan = resumable.stretches(sizes.rounds, steps, steps // sizes.epochs)
+    images = steps * sizes.batch_size * sizes.rounds
+    tests = len(plan) * len(dataset.held_out.labels)
+    # A test is a forward pass, half of a step: the first layer has no input gradient.
+    training = trainer.flops(lenet.MODEL, sizes.images, sizes.batch_size)
+    flops = images * training + tests * training / 2
+    for seeds in sizes.search_seeds:
+        devices = spread(jax.device_count(), seeds)
+        search = _Search(what, dataset, seeds, devices)
+        name = f"seeds {seeds}, devices {devices}"
+        taken = measure.once(lambda search=search: search.compile(rounds=2))
+        yield measure.number("search", f"{name}: compilation", "s", taken)
+        again = measure.compilations(
+            lambda search=search: search.compile(rounds=sizes.rounds)
+        )
+        yield measure.number(
+            "search", f"{name}: compiled again for {sizes.rounds} rounds", "", again
+        )
+        rate, _, work = lenet.throughput(bench, seeds=seeds)
+        measure.once(rate)
+        times = bench.together(
+            {"search": lambda search=search: search.run(plan), "rate": rate},
+            repeats=max(1, bench.repeats // 2),
+            warm_up=False,
+        )
+        floor = times["rate"].median * flops / work * seeds
+        yield measure.seconds(
+            "search",
+            f"{name}: a ticket",
+            times["search"],
+            per=seeds,
+            also={
+                "arithmetic alone": floor / seeds,
+                "of arithmetic": times["search"].median / floor,
+                "of 10 s": times["search"].median / seeds / TARGET,
+                "of 7.9 s": times["search"].median / seeds / PROTOTYPE,
+            },
+        )
+
+
+def _data(bench):
+    if bench.data_dir is None:
+        return resumable.Data(
+            trainer.random_images("mnist", bench.sizes.train_images),
+            trainer.random_images("mnist", bench.sizes.test_images, seed=1),
+        )
+    mnist = data.load("mnist", data_dir=bench.data_dir)
+    both = zip(mnist.train, mnist.validation, strict=True)
+    return resumable.Data(data.Split(*map(np.concatenate, both)), mnist.test)
+
+
+class _Search:
+    """The search of some seeds, group after group, by the loop of the experiments."""
+
+    def __init__(self, what, dataset, seeds, devices):
+        where = layout(devices)
+        self.program = trainer.search_program(what, where)
+        self.data = lanes.everywhere(where, dataset)
+        self.groups = lanes.groups(range(seeds), where.width)
+        self.init = jax.jit(jax.vmap(what.init))
+
+    def compile(self, rounds):
+        """Runs everything that there is to compile, in rounds of one step."""
+        plan = [resumable.Stretch(round_, 0, 1, True) for round_ in range(rounds)]
+        return self.run(plan, groups=1)
+
+    def run(self, plan, groups=None):
+        return [self._group(group, plan) for group in self.groups[:groups]]
+
+    def _group(self, group, plan):
+        keys = jnp.stack([jax.random.key(seed) for seed in group])
+
+        def round_keys(round_):
+            return jax.vmap(jax.random.fold_in, (0, None))(keys, round_)
+
+        unit = resumable.Unit(
+            "search",
+            [f"seed {seed}" for seed in group],
+            lambda: (keys, *self.init(keys)),
+            round_keys,
+            plan,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = resumable.run(self.program, unit, self.data, folder, config={})
+        return outcome.metrics

@@ -1,0 +1,61 @@
+"""The training step of every model of the zoo: one seed, and several."""
+
+from collections.abc import Iterator
+
+import jax
+
+from experiments.benchmarks import ceiling, measure, trainer
+from experiments.benchmarks.bench import Bench, spread
+
+
+def rows(bench: Bench) -> Iterator[measure.Row]:
+    """Images a second over all devices, FLOP/s and their share of sgemm's.
+
+    With `--roofline` also the bytes a second that its operations read and write, as XLA
+    counts them, as a share of what a copy reaches: what is near 1 is bound by memory.
+    """
+    for model in bench.sizes.models:
+        yield from _model(bench, model)
+
+
+def _model(bench, model):
+    sizes = bench.sizes
+    batch_size = sizes.batch_size
+    flops = trainer.flops(model, 2 * batch_size, batch_size)
+    images = int(min(sizes.images, max(2 * batch_size, sizes.step_work / flops)))
+    product, product_flops = ceiling.sgemm(bench)
+    copy, copy_bytes = ceiling.copy(bench)
+    works, counts = {ceiling.SGEMM: product}, {}
+    if bench.roofline:
+        works[ceiling.COPY] = copy
+    for seeds in (1, sizes.many):
+        name = f"{model}, seeds {seeds}"
+        works[name], counts[name] = trainer.epoch(
+            model,
+            "fixed",
+            seeds=seeds,
+            images=images,
+            batch_size=batch_size,
+            devices=spread(jax.device_count(), seeds),
+        )
+    times = bench.together(works)
+    first = next(iter(counts))
+    for name, count in counts.items():
+        timing = times[name]
+        work = count * flops
+        also = {
+            "GFLOP/s": work / timing.median / 1e9,
+            "of sgemm": measure.ratio(times[ceiling.SGEMM], timing)
+            * work
+            / product_flops,
+            "cost of first": measure.ratio(timing, times[first])
+            * counts[first]
+            / count,
+        }
+        if bench.roofline:
+            moved = count * trainer.traffic(model, 2 * batch_size, batch_size)
+            also["GB/s"] = moved / timing.median / 1e9
+            also["of copy"] = (
+                measure.ratio(times[ceiling.COPY], timing) * moved / copy_bytes
+            )
+        yield measure.rate("models", name, timing, "images/s", count, also)

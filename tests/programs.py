@@ -1,0 +1,87 @@
+"""Whole searches and stretches of them as functions of what a program may batch."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import toy
+
+from jaxticket import continuous_sparsification, fixed, imp, run, schedules, training
+
+BATCH, EPOCHS, REWIND = 8, 2, 2
+PER_EPOCH = cases.ROWS // BATCH
+TOTAL = EPOCHS * PER_EPOCH
+
+
+def noisy(params, model_state, batch, key):
+    """The toy loss with noise in what the network sees."""
+    x = batch["x"] * jax.random.uniform(key)
+    return cases.loss(params, model_state, {**batch, "x": x}, None)
+
+
+def pruning(density, **options):
+    return imp(cases.MOMENTUM, density=density, rewind_step=REWIND, **options)
+
+
+def gating(logit, penalty):
+    return continuous_sparsification(
+        cases.GATED,
+        temperature=schedules.temperature(20.0, TOTAL),
+        initial_logit=logit,
+        penalty=penalty,
+        rewind_step=REWIND,
+    )
+
+
+# Name -> a search of some numbers, and two settings of these.
+FAMILIES = {
+    "fixed": (lambda rate: fixed(optax.sgd(rate)), [(0.1,), (0.01,)]),
+    "imp": (pruning, [(0.8,), (0.4,)]),
+    "cs": (gating, [(0.1, 0.0), (-0.05, 0.003)]),
+}
+families = pytest.mark.parametrize("name", FAMILIES)
+searching = pytest.mark.parametrize("name", ["imp", "cs"])
+
+
+def whole(name, loss=noisy, rounds=2, epochs=EPOCHS):
+    """`(key, ticket, numbers) -> result` of a whole search."""
+    make, _ = FAMILIES[name]
+    return lambda key, ticket, numbers: run(
+        make(*numbers),
+        loss,
+        key,
+        ticket,
+        cases.data(),
+        rounds=rounds,
+        epochs=epochs,
+        batch_size=BATCH,
+        model_state=cases.UNSEEN,
+        rewind_step=REWIND,
+    )
+
+
+def stretch(search):
+    """`(carry, key, first, last, round) -> (carry, loss)` of a stretch."""
+    return lambda carry, key, first, last, round: training.steps(
+        search,
+        noisy,
+        carry,
+        key,
+        cases.data(),
+        first=first,
+        last=last,
+        round=round,
+        batch_size=BATCH,
+        rewind_step=REWIND,
+    )
+
+
+def lane(seed):
+    """A key and a full ticket."""
+    return jax.random.key(seed), toy.ticket(seed)
+
+
+def side_by_side(trees):
+    """Trees as one with a leading axis."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)

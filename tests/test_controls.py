@@ -1,0 +1,112 @@
+"""Controls: what changes, what must not, and that chance is chance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from jaxticket import Ticket, audit, controls, masks
+
+CONTROLS = {
+    "weights": lambda key, ticket: controls.reinitialise(key, ticket, toy.init),
+    "mask": controls.shuffle,
+    "both": lambda key, ticket: controls.random(key, ticket, toy.init),
+}
+
+
+def leaves_equal(tree, other):
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    return [bool((a == b).all()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("by", CONTROLS)
+def test_controls_change_what_they_should(by):
+    ticket = toy.ticket(lost=9)
+    control = CONTROLS[by](jax.random.key(5), ticket)
+    masks.check(control.mask, control.weights)
+    audit.differs("here", control, ticket, by=by)
+    weights = leaves_equal(control.weights, ticket.weights)
+    layers = leaves_equal(control.mask, ticket.mask)
+    assert set(weights) == {by == "mask"}
+    assert set(layers) == {by == "weights"}
+    assert masks.layer_densities(control.mask) == masks.layer_densities(ticket.mask)
+
+
+@pytest.mark.parametrize("by", CONTROLS)
+def test_controls_come_from_their_key(by):
+    ticket = toy.ticket(lost=9)
+    one, again, other = (
+        CONTROLS[by](jax.random.key(seed), ticket) for seed in (5, 5, 6)
+    )
+    assert all(leaves_equal(one, again))
+    part = "weights" if by == "weights" else "mask"
+    assert not any(leaves_equal(getattr(one, part), getattr(other, part)))
+    if by == "both":
+        assert not any(leaves_equal(one.weights, other.weights))
+
+
+def test_controls_of_one_key_differ_from_each_other():
+    ticket, key = toy.ticket(lost=9), jax.random.key(5)
+    weights, mask, both = (control(key, ticket) for control in CONTROLS.values())
+    assert not any(leaves_equal(weights.weights, both.weights))
+    assert not any(leaves_equal(mask.mask, both.mask))
+
+
+@pytest.mark.parametrize("by", CONTROLS)
+def test_controls_under_vmap(by):
+    ticket, keys = toy.ticket(lost=9), jax.random.split(jax.random.key(0), 3)
+    mapped = jax.jit(jax.vmap(CONTROLS[by], (0, None), 0))(keys, ticket)
+    for i, key in enumerate(keys):
+        one = jax.tree.map(lambda x, i=i: x[i], mapped)
+        assert all(leaves_equal(one, jax.jit(CONTROLS[by])(key, ticket)))
+
+
+@pytest.fixture(scope="module")
+def shuffled():
+    """Two layers of 12 weights with 4 and 3 kept, shuffled 4000 times: `[4000, 12]`."""
+    mask = {"a": jnp.arange(12).reshape(3, 4) < 4, "b": jnp.arange(12) % 4 == 0}
+    ticket = Ticket(jax.tree.map(lambda m: m.astype(jnp.float32), mask), mask)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    many = jax.jit(jax.vmap(controls.shuffle, (0, None)))(keys, ticket).mask
+    return {name: np.asarray(m).reshape(4000, 12) for name, m in many.items()}
+
+
+@pytest.mark.parametrize(("name", "kept"), [("a", 4), ("b", 3)])
+def test_a_shuffle_is_uniform(shuffled, name, kept):
+    """Every place, and every pair of places, is kept as often as chance has it."""
+    found = shuffled[name]
+    assert (found.sum(1) == kept).all()
+    one, two = kept / 12, kept * (kept - 1) / (12 * 11)
+    together = np.einsum("ni,nj->ij", found, found, dtype=float)
+    expected = 4000 * (np.eye(12) * one + (1 - np.eye(12)) * two)
+    share = expected / 4000
+    score = (together - expected) / np.sqrt(expected * (1 - share))
+    assert np.abs(score).max() < 4.5  # of 78 different normal numbers
+    assert 0.5 < np.mean(score[np.triu_indices(12)] ** 2) < 1.5
+
+
+def test_layers_are_shuffled_independently(shuffled):
+    """Masks of chance overlap by each other's density."""
+    a, b = shuffled["a"], shuffled["b"]
+    overlap = (a & b).sum(1) / 4
+    error = np.std(overlap) / np.sqrt(len(overlap))
+    assert abs(overlap.mean() - 3 / 12) < 4 * error
+
+
+def test_overlap_with_the_ticket_is_that_of_chance():
+    ticket = toy.ticket(lost=9)  # 21 of 30 and 15 of 24 are kept
+    keys = jax.random.split(jax.random.key(1), 500)
+
+    def measured(key, ticket):
+        return masks.overlap(controls.shuffle(key, ticket).mask, ticket.mask)
+
+    overlap = jax.jit(jax.vmap(measured, (0, None)))(keys, ticket)
+    chance = (21**2 / 30 + 15**2 / 24) / 36
+    assert abs(np.mean(overlap) - chance) < 4 * np.std(overlap) / np.sqrt(500)
+
+
+def test_a_shuffle_of_a_full_or_empty_layer_changes_nothing():
+    for lost in (0, 30):
+        ticket = toy.ticket(lost=lost)
+        assert all(leaves_equal(controls.shuffle(jax.random.key(0), ticket), ticket))

@@ -1,0 +1,367 @@
+"""Selection: exactly `k` weights, as a stable sort would choose them."""
+
+import functools
+from collections import Counter
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxticket import masks, selection
+
+few = settings(deadline=None, max_examples=40)
+top = jax.jit(selection.top)
+
+SHAPES = {"a": (3, 4), "b": (1, 1), "c": (2, 3, 2), "d": (5,)}
+SIZE = 30
+WIDTHS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
+
+LENET = {"hidden_0": (784, 300), "hidden_1": (300, 100), "output": (100, 10)}
+LENET_MASK = {name: jnp.ones(shape, bool) for name, shape in LENET.items()}
+
+
+def split(flat):
+    """Flat numbers as a tree, with a leaf that is never pruned."""
+    parts = np.split(flat, np.cumsum([np.prod(shape) for shape in SHAPES.values()]))
+    return {n: x.reshape(s) for (n, s), x in zip(SHAPES.items(), parts, strict=False)}
+
+
+def join(tree):
+    return np.concatenate([np.ravel(tree[name]) for name in SHAPES])
+
+
+def masked_tree(flat):
+    return split(flat) | {"never": None}
+
+
+def scored_tree(flat):
+    return split(flat) | {"never": np.full((2, 2), np.inf, flat.dtype)}
+
+
+def stable_sort(scores, alive, k):
+    """The `k` highest of the alive: NaN lowest, ties to the first."""
+    value = np.asarray(scores, np.float64)
+    nan = np.isnan(value)
+    rank = np.lexsort((np.where(nan, 0, -value), nan, ~alive))
+    kept = np.zeros(len(alive), bool)
+    kept[rank[:k]] = True
+    return kept
+
+
+def scores_of(width):
+    """Numbers of many ties, with everything that floating point has besides."""
+    special = st.sampled_from([0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf])
+    finite = st.floats(width=width, allow_subnormal=False)
+    return hnp.arrays(f"float{width}", SIZE, elements=special | finite)
+
+
+alive_masks = st.booleans().flatmap(
+    lambda whole: st.just(np.ones(SIZE, bool)) if whole else hnp.arrays(bool, SIZE)
+)
+
+
+@pytest.mark.parametrize("dtype", WIDTHS)
+def test_top_is_a_stable_sort(dtype):
+    @few
+    @given(scores_of(WIDTHS[dtype]), alive_masks, st.data())
+    def check(values, alive, data):
+        k = data.draw(st.integers(0, int(alive.sum())))
+        values = values.astype(jnp.dtype(dtype))
+        kept = top(scored_tree(values), masked_tree(alive), jnp.int32(k))
+        assert kept["never"] is None
+        expected = stable_sort(values, alive, k)
+        np.testing.assert_array_equal(join(kept), expected)
+        assert masks.nested(kept, masked_tree(alive))
+
+    with jax.enable_x64(dtype == "float64"):
+        check()
+
+
+@pytest.mark.parametrize("k", [0, 1, 17, SIZE])
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf])
+def test_when_all_are_equal_the_first_are_kept(k, value):
+    scores = np.full(SIZE, value, np.float32)
+    kept = top(scored_tree(scores), masked_tree(np.ones(SIZE, bool)), jnp.int32(k))
+    np.testing.assert_array_equal(join(kept), np.arange(SIZE) < k)
+
+
+@pytest.mark.parametrize("size", [255, 256, 5001])
+def test_top_of_many(size):
+    rng = np.random.default_rng(size)
+    alive = rng.random(size) < 0.8
+    draws = {"ties": rng.integers(-3, 3, size), "none": rng.normal(size=size)}
+    draws["mixed"] = np.where(rng.random(size) < 0.5, draws["none"], draws["ties"])
+    for values in draws.values():
+        scores = values.astype(np.float32)
+        trees = [np.split(x, [size // 3, size // 2]) for x in (scores, alive)]
+        for k in (0, 1, size // 3, alive.sum() - 1, alive.sum()):
+            kept = np.concatenate(top(*trees, jnp.int32(k)))
+            np.testing.assert_array_equal(kept, stable_sort(scores, alive, k))
+
+
+def test_scores_of_several_types_are_compared_as_numbers():
+    scores = [jnp.array([1.0, 3.0], jnp.bfloat16), jnp.array([2.0, 4.0])]
+    kept = top(scores, [jnp.ones(2, bool)] * 2, 2)
+    assert [leaf.tolist() for leaf in kept] == [[False, True], [False, True]]
+
+
+def test_top_under_vmap():
+    """Some lanes have ties at the cut and some have not."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 3, (8, SIZE)).astype(np.float32)
+    scores[::2] = rng.normal(size=(4, SIZE))
+    alive, k = rng.random((8, SIZE)) < 0.7, np.arange(8, dtype=np.int32)
+    trees = [[tree(x) for x in xs] for tree, xs in ((split, scores), (split, alive))]
+    stacked = [jax.tree.map(lambda *x: np.stack(x), *tree) for tree in trees]
+    kept = jax.jit(jax.vmap(selection.top))(*stacked, k)
+    for lane in range(8):
+        one = jax.tree.map(lambda x, lane=lane: x[lane], kept)
+        expected = stable_sort(scores[lane], alive[lane], k[lane])
+        np.testing.assert_array_equal(join(one), expected)
+
+
+# Counts.
+
+
+def exact(alive, fraction):
+    """`alive - round((1 - density) * alive)`, halves up, on multiples of 2**-31."""
+    lost = 2**31 - round(Fraction(fraction) * 2**31)
+    return alive - int(Fraction(alive * lost, 2**31) + Fraction(1, 2))
+
+
+counts = st.integers(0, 2**31 - 1) | st.sampled_from([0, 1, 2**24 + 1, 2**31 - 1])
+fractions = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 0.8, 0.9, 1.0, 2.0**-31])
+
+
+@few
+@given(counts, fractions)
+def test_keep_is_exact_for_python_densities(alive, density):
+    kept = int(selection.keep(jnp.int32(alive), density))
+    assert kept == exact(alive, density)
+    assert abs(kept - Fraction(density) * alive) <= 0.5 + alive * 2.0**-32
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float16", "bfloat16", "float32", "float64", "int32"]
+)
+def test_keep_is_exact_for_traced_densities(dtype):
+    keep = jax.jit(selection.keep)
+
+    @few
+    @given(counts, fractions)
+    def check(alive, density):
+        density = jnp.asarray(density, dtype)
+        assert int(keep(jnp.int32(alive), density)) == exact(alive, float(density))
+
+    with jax.enable_x64(dtype == "float64"):
+        check()
+
+
+@pytest.mark.parametrize("density", [-0.1, 1.3])
+def test_a_density_outside_0_to_1_is_an_error(density):
+    with pytest.raises(ValueError, match=f"in \\[0, 1\\], got {density}"):
+        selection.keep(jnp.int32(10), density)
+    clipped = selection.keep(jnp.int32(10), jnp.float32(density))  # cannot raise
+    assert clipped == (0 if density < 0 else 10)
+
+
+# Selects.
+
+TREE = {"a": (4, 5), "b": (3, 3, 2, 4), "c": (6, 10), "d": (1, 1)}
+RATES = {"b": 0.5, "d": 0.0}
+SELECTS = {
+    "global": selection.global_top,
+    "equal": selection.per_layer(selection.equal),
+    "at_rates": selection.per_layer(selection.at_rates(RATES)),
+    "uniform": selection.per_layer(selection.uniform),
+    "erk": selection.per_layer(selection.erk),
+}
+TRACES = Counter()
+
+
+@functools.cache
+def compiled(name):
+    def select(scores, mask, density):
+        TRACES[name] += 1
+        return SELECTS[name](scores, mask, density)
+
+    return jax.jit(select)
+
+
+def normal(seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=s).astype(np.float32) for name, s in TREE.items()}
+
+
+def ones():
+    return {name: np.ones(shape, bool) for name, shape in TREE.items()}
+
+
+def kept_of(mask):
+    return {name: int(leaf.sum()) for name, leaf in mask.items()}
+
+
+def solved(mask, density, raw, whole=()):
+    """Densities in the proportions `raw`, whole where that is more than all."""
+    alive = kept_of(mask)
+    whole = set(whole)
+    while True:
+        left = max(density * sum(alive.values()) - sum(alive[n] for n in whole), 0)
+        share = {n: raw[n] * mask[n].size for n in mask if n not in whole}
+        factor = left / sum(share.values()) if share else 0
+        found = {n: 1.0 if n in whole else factor * share[n] / alive[n] for n in mask}
+        over = {n for n in share if found[n] > 1}
+        if not over:
+            return found
+        whole |= over
+
+
+def allocated(name, mask, density):
+    """What every layer keeps, as the papers say."""
+    raw = {"uniform": dict.fromkeys(TREE, 1.0)}
+    raw["erk"] = {n: sum(shape) / np.prod(shape) for n, shape in TREE.items()}
+    if name in raw:
+        return solved(mask, density, raw[name], ["a"] if name == "uniform" else [])
+    return {
+        n: 1 - (RATES if name == "at_rates" else {}).get(n, 1) * (1 - density)
+        for n in TREE
+    }
+
+
+@pytest.mark.parametrize("name", SELECTS)
+def test_selects_keep_exact_counts_in_one_compilation(name):
+    select, scores, alive = compiled(name), normal(), ones()
+    alive["c"][:3] = False
+    before = kept_of(alive)
+    total = sum(before.values())
+    for density in np.linspace(0, 1, 21, dtype=np.float32):
+        kept = select(scores, alive, jnp.float32(density))
+        assert masks.nested(kept, alive)
+        if name == "global":
+            assert masks.count(kept) == exact(total, float(density))
+            continue
+        expected = allocated(name, alive, density)
+        for n, found in kept_of(kept).items():
+            assert abs(found - expected[n] * before[n]) <= 0.501, (density, n)
+            highest = np.sort(scores[n][alive[n]])[before[n] - found :]
+            np.testing.assert_array_equal(np.sort(scores[n][kept[n]]), highest)
+        if name in ("uniform", "erk") and density * total >= before["a"]:
+            assert abs(masks.count(kept) - density * total) <= len(TREE) / 2
+    assert TRACES[name] == 1
+
+
+@pytest.mark.parametrize("name", ["uniform", "erk"])
+@pytest.mark.parametrize("density", [0.01, 0.1, 0.4, 0.9])
+def test_allocations_among_survivors(name, density):
+    alive = ones()
+    alive["c"][:3] = False
+    found = getattr(selection, name)(alive, density)
+    for layer, expected in allocated(name, alive, density).items():
+        np.testing.assert_allclose(found[layer], expected, rtol=1e-5, err_msg=layer)
+
+
+@pytest.mark.parametrize("name", SELECTS)
+def test_densities_0_and_1(name):
+    whole, none = (
+        kept_of(compiled(name)(normal(), ones(), jnp.float32(density)))
+        for density in (1, 0)
+    )
+    assert whole == kept_of(ones())
+    stays = {"uniform": {"a": 20}, "at_rates": {"b": 36, "d": 1}}.get(name, {})
+    assert none == dict.fromkeys(TREE, 0) | stays
+
+
+@pytest.mark.parametrize("name", SELECTS)
+def test_repeated_pruning_is_nested(name):
+    mask = ones()
+    for round_ in range(6):
+        smaller = compiled(name)(normal(round_), mask, jnp.float32(0.7))
+        assert masks.nested(smaller, mask)
+        assert masks.count(smaller) < masks.count(mask)
+        mask = smaller
+
+
+def test_at_rates_names_what_it_does_not_know():
+    with pytest.raises(ValueError, match=r"no prunable leaf \['z'\]: there are \['a'"):
+        selection.at_rates({"z": 0.5})(ones(), 0.8)
+
+
+# The numbers of the papers.
+
+
+LENET_DENSITIES = [
+    100, 80.04, 64.06, 51.28, 41.05, 32.87, 26.32, 21.07, 16.88, 13.52,
+    10.83, 8.68, 6.95, 5.57, 4.47, 3.58, 2.87, 2.31, 1.85, 1.49,
+]  # fmt: skip
+
+
+def test_lenet_densities_of_the_lottery_ticket_paper():
+    """Frankle and Carbin 2019: 20% per round, 10% in the output layer, by layer."""
+    select = selection.per_layer(selection.at_rates({"output": 0.5}))
+    prune = jax.jit(functools.partial(select, density=0.8))
+    rng = np.random.default_rng(0)
+    mask = LENET_MASK
+    for percent in LENET_DENSITIES:
+        assert abs(100 * masks.density(mask) - percent) <= 0.01
+        alive = kept_of(mask)
+        scores = {n: rng.random(s, np.float32) for n, s in LENET.items()}
+        mask = prune(scores, mask)
+        rates = {"hidden_0": 0.8, "hidden_1": 0.8, "output": 0.9}
+        assert kept_of(mask) == {n: exact(alive[n], rates[n]) for n in alive}
+
+
+@pytest.mark.parametrize(
+    ("counts", "rates", "unpruned", "removed", "expected"),
+    [
+        (  # Conv-2
+            {"conv": 38_592, "fc": 4_259_840, "output": 2_560},
+            {"conv": 0.5, "output": 0.5}, 0, 0.2, {11: 8.81, 14: 4.57},
+        ),
+        (  # Conv-4
+            {"conv": 259_776, "fc": 2_162_688, "output": 2_560},
+            {"conv": 0.5, "output": 0.5}, 0, 0.2, {11: 11.06, 12: 9.18},
+        ),
+        (  # Conv-6
+            {"conv": 1_144_512, "fc": 1_114_112, "output": 2_560},
+            {"conv": 0.75, "output": 0.5}, 0, 0.2, {7: 26.61, 10: 15.29},
+        ),
+        (  # ResNet-20: projections and output stay whole
+            {"conv": 267_696}, {}, 3_200, 0.2, {4: 41.7, 6: 27.1, 7: 21.9, 10: 11.8},
+        ),
+    ],
+    ids=["conv_2", "conv_4", "conv_6", "resnet_20"],
+)  # fmt: skip
+def test_densities_of_the_convolutional_networks(
+    counts, rates, unpruned, removed, expected
+):
+    allocation = selection.at_rates(rates)
+    densities = allocation(dict.fromkeys(counts, jnp.ones(1, bool)), 1 - removed)
+    alive = {name: jnp.int32(count) for name, count in counts.items()}
+    total = sum(counts.values()) + unpruned
+    for round_ in range(1, max(expected) + 1):
+        alive = jax.tree.map(selection.keep, alive, densities)
+        if round_ in expected:
+            percent = 100 * (sum(map(int, alive.values())) + unpruned) / total
+            digits = 1 if unpruned else 2
+            assert round(percent, digits) == expected[round_]
+
+
+@pytest.mark.parametrize(
+    ("density", "expected"),
+    [
+        (0.10, [0.0796, 0.2302, 1.0]),
+        (0.05, [0.0385, 0.1113, 0.9185]),
+        (0.02, [0.0154, 0.0445, 0.3674]),
+    ],
+)
+def test_erdos_renyi_densities_of_lenet(density, expected):
+    """Evci et al. 2020, and the total they are scaled to."""
+    found = selection.erk(LENET_MASK, density)
+    np.testing.assert_allclose(list(found.values()), expected, atol=1e-4)
+    total = sum(float(found[n]) * np.prod(shape) for n, shape in LENET.items())
+    assert abs(total / masks.size(LENET_MASK) - density) < 1e-6
