@@ -103,23 +103,16 @@ def differs(where: str, control: Ticket, ticket: Ticket, *, by: str) -> None:
         )
 
 
-def _together(first: Params, *others: Params):
-    """`(name, leaf, *leaves of the others)`, `None` where another has none."""
-    triples = jax.tree.map(lambda *leaves: _Row(leaves), first, *others)
-    rows = jax.tree.leaves(triples, is_leaf=lambda x: isinstance(x, _Row))
-    for name, row in zip(masks.names(first), rows, strict=True):
-        yield name, *(None if x is None else np.asarray(x) for x in row.leaves)
+def _together(*trees: Params):
+    """`(name, *leaves)` for every leaf of the first tree, `None` where one lacks it."""
+    named = [dict(zip(masks.names(t), jax.tree.leaves(t), strict=True)) for t in trees]
+    for name in named[0]:
+        leaves = (leaf.get(name) for leaf in named)
+        yield name, *(None if leaf is None else np.asarray(leaf) for leaf in leaves)
 
 
-def _prunable(first: Params, *others: Params):
+def _prunable(*trees: Params):
     """`_together`, for the leaves that all of them have."""
-    merged = [None if x is None else x for x in (first, *others)]
-    names = [dict(zip(masks.names(t), jax.tree.leaves(t), strict=True)) for t in merged]
-    for name in names[0]:
-        if all(name in n for n in names):
-            yield name, *(np.asarray(n[name]) for n in names)
-
-
-class _Row:
-    def __init__(self, leaves):
-        self.leaves = leaves
+    for name, *leaves in _together(*trees):
+        if all(leaf is not None for leaf in leaves):
+            yield name, *leaves

@@ -97,26 +97,35 @@ class Folder:
             ),
             like,
         )
+        damaged = []
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 args = ocp.args.Composite(meta=ocp.args.JsonRestore())
                 meta = manager.restore(step, args=args).meta
                 same, expected = meta["config"] == config, meta["digest"]
-                if same:
-                    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                    state = manager.restore(step, args=args).state
-                    if digest(state) == expected:
-                        return step, state
-                    _log.warning("checkpoint %d is damaged: its digest differs", step)
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                state = manager.restore(step, args=args).state if same else None
             except Exception as error:  # orbax raises many types for a damaged folder
-                _log.warning("checkpoint %d cannot be read: %s", step, str(error)[:200])
-                same = True
+                _log.warning("checkpoint %d is unreadable: %s", step, str(error)[:200])
+                damaged.append(step)
+                continue
             if not same:
                 raise ValueError(
                     f"{self.path} holds another run: {meta['config']} != {config}"
                 )
-            # Left in place it would block its number, and outlive good ones.
-            manager.delete(step)
+            if digest(state) == expected:
+                # Left in place they would block their numbers, and outlive good ones.
+                for step_ in damaged:
+                    manager.delete(step_)
+                return step, state
+            _log.warning("checkpoint %d is damaged: its digest differs", step)
+            damaged.append(step)
+        if damaged:
+            self.__exit__()
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path.rename(aside)
+            _log.warning("no checkpoint of %s is intact: beginning again", self.path)
         return None
 
     def clear(self) -> None:

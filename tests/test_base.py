@@ -1,10 +1,7 @@
 """The bridge to optax."""
 
-import functools
-
 import cases
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,26 +11,6 @@ from cases import CASES, ROUNDS, STEPS, assert_same, at
 from jaxticket import as_optax, fixed
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-@functools.cache
-def followed(name, rounds):
-    """By `as_optax`: the parameters before and after every step, and the ticket."""
-    search, (key, ticket) = CASES[name].make(), cases.start(0)
-    bridge = as_optax(search, ticket, key, rounds=rounds, round_steps=STEPS)
-
-    def step(loop, _):
-        params, state = loop
-        updates, state = bridge.update(cases.gradient(params), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    params = search.params(search.init(key, ticket))
-    (_, state), path = jax.lax.scan(
-        step, (params, bridge.init(params)), length=rounds * STEPS
-    )
-    path = jax.tree.map(lambda p, ps: jnp.concatenate([p[None], ps]), params, path)
-    return path, search.ticket(state.search)
 
 
 @pytest.mark.parametrize(
@@ -47,17 +24,26 @@ def followed(name, rounds):
         ("cs-rewind-2", ROUNDS),
     ],
 )
-def test_as_optax_follows_the_native_loop(name, rounds):
-    path, ticket = followed(name, rounds)
-    _, params, native = cases.story(name)
-    expected = jax.tree.map(
-        lambda x: np.concatenate(
-            [*x[0, :rounds, :STEPS], x[0, rounds - 1, STEPS:]], axis=0
-        ),
-        params,
+def test_as_optax_follows_the_native_loop_and_keeps_its_last_ticket(name, rounds):
+    search, (key, ticket) = CASES[name].make(), cases.start(0)
+    bridge = as_optax(search, ticket, key, rounds=rounds, round_steps=STEPS)
+
+    def step(loop, _):
+        params, state = loop
+        updates, state = bridge.update(cases.gradient(params), state, params)
+        return (optax.apply_updates(params, updates), state), params
+
+    params = search.params(search.init(key, ticket))
+    (params, state), path = jax.lax.scan(
+        step, (params, bridge.init(params)), length=rounds * STEPS
     )
-    assert_same(path, expected, rtol=1e-10)
-    assert_same(ticket, at(native, 0, rounds - 1, STEPS), rtol=1e-10)
+
+    _, native, tickets = cases.story(name)
+    before = jax.tree.map(lambda x: np.concatenate(x[0, :rounds, :STEPS]), native)
+    last = 0, rounds - 1, STEPS
+    assert_same(path, before, rtol=1e-10)
+    assert_same(params, at(native, *last), rtol=1e-10)
+    assert_same(search.ticket(state.search), at(tickets, *last), rtol=1e-10)
 
 
 @pytest.mark.parametrize(

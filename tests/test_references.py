@@ -413,6 +413,18 @@ def test_gradient_of_the_surrogate(scaling):
                 np.testing.assert_allclose(ours[name].flat[i], slope, atol=1e-9)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.5])
+def test_what_stands_where_the_starting_mask_is_false_does_not_matter(value):
+    search = continuous_sparsification(optimizer(), temperature=lambda _: 1.0)
+    kept = mask_tree(some())
+    w = {n: np.where(some().get(n, True), x, value) for n, x in draw().items()}
+    state, same = (search.init(jax.random.key(0), Ticket(x, kept)) for x in (w, draw()))
+    for step in range(2):
+        close(search.params(state), search.params(same), 0)
+        grads = gradient(masked(some(), draw()), *batch(0, step))
+        state, same = (search.update(grads, x, step) for x in (state, same))
+
+
 # Facts about Continuous Sparsification that need no training.
 
 

@@ -113,7 +113,8 @@ def continuous_sparsification(
             ticket.weights,
             ticket.mask,
         )
-        gated = Gated(ticket.weights, logits)
+        # A gate of zero makes no zero of what is not finite.
+        gated = Gated(masks.apply(ticket.mask, ticket.weights), logits)
         return ContinuousState(
             gated,
             optimizer.init(gated),
