@@ -107,7 +107,8 @@ def experiment(config: Config) -> list[measure.Row]:
         begun = time.perf_counter()
         rows = []
         for row in SECTIONS[name](bench):
-            print(f"{name}: {row.name}", file=sys.stderr, flush=True)
+            line = f"{name}: {row.name}: {_short(row.median)} {row.unit}"
+            print(line, file=sys.stderr, flush=True)
             rows.append(row)
         found += rows
         if rows:

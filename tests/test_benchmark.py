@@ -6,7 +6,7 @@ import math
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import measure, trainer
+from experiments.benchmarks import arithmetic, measure
 
 QUICK = {
     "quick": True,
@@ -75,5 +75,5 @@ def test_ratio_and_rate():
 def test_lenet_flops():
     # 6 a weight, less the gradient of the inputs; what is elementwise comes on top.
     expected = 6 * 266_200 - 2 * 784 * 300
-    flops = trainer.flops("lenet_300_100", 16, 8)
+    flops = arithmetic.flops("lenet_300_100", 16, 8)
     assert expected <= flops < 1.02 * expected

@@ -80,12 +80,15 @@ def opened(search, seed=0):
     return training.start(search, *lane(seed), cases.UNSEEN)
 
 
-def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes():
-    search, layout = pruning(0.8), lanes.layout(2, jax.devices()[:2])
+@pytest.mark.parametrize(("name", "branches"), [("fixed", 1), ("imp", 2), ("cs", 2)])
+def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name, branches):
+    """As above, without `advance`, and the whole state comes batched."""
+    make, (setting, _) = FAMILIES[name]
+    search, layout = make(*setting), lanes.layout(2, jax.devices()[:2])
     carry, keys = side_by_side([(opened(search, i), lane(i)[0]) for i in range(4)])
     program = lanes.mapped(layout, stretch(search), (True, True, False, False, False))
     text = program.lower(carry, keys, 0, TOTAL, 0).as_text()
-    assert text.count("stablehlo.case") == 2  # the anchor and its model state
+    assert text.count("stablehlo.case") == branches
 
 
 # What a run does.

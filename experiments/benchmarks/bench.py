@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import jax
 
+from experiments import common
 from experiments.benchmarks import measure
 from jaxticket import lanes, models
 
@@ -103,6 +104,12 @@ class Bench:
 def spread(devices: int, seeds: int, width: int = 1) -> int:
     """On how many of the devices so many seeds run: on no more than they fill."""
     return max(1, min(devices, seeds // width))
+
+
+def place(seeds: int) -> tuple[int, int]:
+    """Devices, and lanes on each, that the experiments give so many seeds."""
+    width = common.default_lanes(seeds)
+    return spread(jax.device_count(), seeds, width), width
 
 
 def layout(devices: int, per_device: int = 1) -> lanes.Layout:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import measure, trainer
+from experiments.benchmarks import measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, layout
 from experiments.benchmarks.lenet import MODEL
 from jaxticket import lanes, resumable, training
@@ -37,10 +37,10 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
 
 def _stretch(sizes, width):
-    what = trainer.task(MODEL, sizes.images, sizes.batch_size)
+    what = tasks.on_noise(MODEL, sizes.images, sizes.batch_size)
     where = layout(1, width)
     program = trainer.search_program(what, where)
-    held_out = trainer.random_images("mnist", sizes.test_images, seed=1)
+    held_out = tasks.random_images("mnist", sizes.test_images, seed=1)
     rows = lanes.everywhere(where, resumable.Data(what.train, held_out))
     keys = jnp.stack([jax.random.key(seed) for seed in range(width)])
     carry = jax.eval_shape(
@@ -52,7 +52,7 @@ def _stretch(sizes, width):
 
 
 def _whole(sizes, rounds):
-    what = trainer.task(MODEL, sizes.images, sizes.batch_size)
+    what = tasks.on_noise(MODEL, sizes.images, sizes.batch_size)
 
     def search(key, rows):
         ticket, model_state = what.init(key)

@@ -19,7 +19,7 @@ SLOW = 30  # times as few images for the trap, which takes so much longer
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
-    """Seconds an image of one network, for every layer shape of Conv-2/4/6.
+    """Microseconds an image of one network, for every layer shape of Conv-2/4/6.
 
     `of plain` sets them against `lax.conv` outside: what is possible without loops.
     """
@@ -50,11 +50,12 @@ def _group(bench, shape, networks):
         also = {"of plain": compare(name, PLAIN)}
         if name.endswith("in a loop"):
             also["of outside"] = compare(name, name.replace("in a loop", "outside"))
-        yield measure.seconds(
+        yield measure.cost(
             "convolution",
             f"{size}x{size}, {inputs}->{outputs}, lanes {networks}: {name}",
             timing,
-            per=images[name],
+            "us/image",
+            per=images[name] / 1e6,
             also=also,
         )
 

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.benchmarks import ceiling, measure, trainer
-from experiments.benchmarks.bench import Bench, spread
+from experiments import common
+from experiments.benchmarks import arithmetic, ceiling, measure, trainer
+from experiments.benchmarks.bench import Bench, place, spread
 
 MODEL = "lenet_300_100"
 
@@ -25,20 +26,27 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     """Images a second, FLOP/s, and their share of the sgemm that ran by turns."""
     every, sizes = jax.device_count(), bench.sizes
     base = Case("fixed", sizes.many, every, 1, sizes.batch_size)
+    by_seeds = [
+        base._replace(seeds=seeds, lanes=common.default_lanes(seeds))
+        for seeds in bench.seeds
+    ]
     sweeps = {
-        "seeds": [base._replace(seeds=seeds) for seeds in bench.seeds],
-        "seeds, imp": [
-            base._replace(method="imp", seeds=seeds) for seeds in bench.seeds
-        ],
+        "seeds": by_seeds,
+        "seeds, imp": [case._replace(method="imp") for case in by_seeds],
         "devices": [
             base._replace(devices=devices)
             for devices in bench.devices
             if devices <= every
         ],
-        "lanes": [base._replace(lanes=width) for width in bench.lanes],
+        "lanes": [
+            base._replace(lanes=width, seeds=max(sizes.many, width))
+            for width in bench.lanes
+        ],
         "batch": [base._replace(batch=batch) for batch in bench.batch_sizes],
     }
     for name, cases in sweeps.items():
+        if not cases:
+            continue  # more devices asked for than there are
         yield from _sweep(bench, f"by {name}", cases)
 
 
@@ -46,15 +54,17 @@ def throughput(bench: Bench, *, seeds: int) -> tuple[measure.Work, float, float]
     """LeNet's training over all devices; how many images, and how many FLOP, it is."""
     sizes = bench.sizes
     batch_size, images = sizes.batch_size, sizes.images
+    devices, width = place(seeds)
     work, count = trainer.epoch(
         MODEL,
         "fixed",
         seeds=seeds,
         images=images,
         batch_size=batch_size,
-        devices=spread(jax.device_count(), seeds),
+        devices=devices,
+        width=width,
     )
-    return work, count, count * trainer.flops(MODEL, images, batch_size)
+    return work, count, count * arithmetic.flops(MODEL, images, batch_size)
 
 
 def _sweep(bench, label, cases):
@@ -76,7 +86,7 @@ def _sweep(bench, label, cases):
             devices=case.devices,
             width=case.lanes,
         )
-        costs[name] = trainer.flops(MODEL, images, case.batch)
+        costs[name] = arithmetic.flops(MODEL, images, case.batch)
     times = bench.together(works)
     first = next(iter(counts))
     for name, count in counts.items():

@@ -44,9 +44,11 @@ class Row(NamedTuple):
     also: dict[str, float]
 
 
-def seconds(section: str, name: str, timing: Timing, per: float = 1, also=None) -> Row:
-    """A row of seconds, each divided by `per`."""
-    return _row(section, name, "s", [s / per for s in timing.seconds], also)
+def cost(
+    section: str, name: str, timing: Timing, unit: str, per: float, also=None
+) -> Row:
+    """A row of the seconds that each of `per` pieces takes, in the unit of these."""
+    return _row(section, name, unit, [s / per for s in timing.seconds], also)
 
 
 def rate(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks import measure, trainer
+from experiments.benchmarks import measure, tasks, trainer
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.lenet import MODEL
 from jaxticket import training
@@ -34,7 +34,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
 
 def _stepwise(images, batch_size):
-    what = trainer.task(MODEL, images, batch_size)
+    what = tasks.on_noise(MODEL, images, batch_size)
     search = what.searches["fixed"]
     rows = jax.device_put(what.train)
     key = jax.random.key(0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.benchmarks import lenet, measure, trainer
+from experiments.benchmarks import lenet, measure, tasks
 from experiments.benchmarks.bench import Bench
 
 
@@ -38,7 +38,7 @@ def _loop(images, batch_size) -> measure.Work:
     """An epoch: images in memory, normalised in the step, shuffled, Adam."""
     import torch
 
-    train = trainer.random_images("mnist", images)
+    train = tasks.random_images("mnist", images)
     pixels = torch.from_numpy(train.images.reshape(images, -1))
     labels = torch.from_numpy(train.labels.astype(np.int64))
     network = torch.nn.Sequential(

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import lenet, measure, trainer
-from experiments.benchmarks.bench import Bench, layout, spread
+from experiments.benchmarks import arithmetic, lenet, measure, tasks, trainer
+from experiments.benchmarks.bench import Bench, layout, place
 from jaxticket import data, lanes, resumable
 
-# Seconds a ticket of others on two such cores, from shared/performance.md; not measured
-# here: a twentieth of open_lth's 200, and a prototype of two seeds on two devices.
+# Seconds a ticket on two CPU cores, for reference and not measured here: a twentieth of
+# the 200 that open_lth takes, and what a prototype took with two seeds on two devices.
 TARGET = 10.0
 PROTOTYPE = 7.9
 
@@ -21,17 +21,17 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     """By the number of seeds; and the time that the arithmetic alone would take."""
     sizes = bench.sizes
     dataset = _data(bench)
-    what = trainer.task_on(dataset.train, "mnist", lenet.MODEL, sizes.batch_size)
+    what = tasks.on(dataset.train, "mnist", lenet.MODEL, sizes.batch_size)
     steps = len(dataset.train.labels) // sizes.batch_size * sizes.epochs
     plan = resumable.stretches(sizes.rounds, steps, steps // sizes.epochs)
     images = steps * sizes.batch_size * sizes.rounds
     tests = len(plan) * len(dataset.held_out.labels)
     # A test is a forward pass, half of a step: the first layer has no input gradient.
-    training = trainer.flops(lenet.MODEL, sizes.images, sizes.batch_size)
+    training = arithmetic.flops(lenet.MODEL, sizes.images, sizes.batch_size)
     flops = images * training + tests * training / 2
     for seeds in sizes.search_seeds:
-        devices = spread(jax.device_count(), seeds)
-        search = _Search(what, dataset, seeds, devices)
+        devices, width = place(seeds)
+        search = _Search(what, dataset, seeds, layout(devices, width))
         name = f"seeds {seeds}, devices {devices}"
         taken = measure.once(lambda search=search: search.compile(rounds=2))
         yield measure.number("search", f"{name}: compilation", "s", taken)
@@ -49,10 +49,11 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             warm_up=False,
         )
         floor = times["rate"].median * flops / work * seeds
-        yield measure.seconds(
+        yield measure.cost(
             "search",
             f"{name}: a ticket",
             times["search"],
+            "s",
             per=seeds,
             also={
                 "arithmetic alone": floor / seeds,
@@ -66,8 +67,8 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 def _data(bench):
     if bench.data_dir is None:
         return resumable.Data(
-            trainer.random_images("mnist", bench.sizes.train_images),
-            trainer.random_images("mnist", bench.sizes.test_images, seed=1),
+            tasks.random_images("mnist", bench.sizes.train_images),
+            tasks.random_images("mnist", bench.sizes.test_images, seed=1),
         )
     mnist = data.load("mnist", data_dir=bench.data_dir)
     both = zip(mnist.train, mnist.validation, strict=True)
@@ -77,8 +78,7 @@ def _data(bench):
 class _Search:
     """The search of some seeds, group after group, by the loop of the experiments."""
 
-    def __init__(self, what, dataset, seeds, devices):
-        where = layout(devices)
+    def __init__(self, what, dataset, seeds, where):
         self.program = trainer.search_program(what, where)
         self.data = lanes.everywhere(where, dataset)
         self.groups = lanes.groups(range(seeds), where.width)

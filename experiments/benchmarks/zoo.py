@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-import jax
-
-from experiments.benchmarks import ceiling, measure, trainer
-from experiments.benchmarks.bench import Bench, spread
+from experiments.benchmarks import arithmetic, ceiling, measure, trainer
+from experiments.benchmarks.bench import Bench, place
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -21,7 +19,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 def _model(bench, model):
     sizes = bench.sizes
     batch_size = sizes.batch_size
-    flops = trainer.flops(model, 2 * batch_size, batch_size)
+    flops = arithmetic.flops(model, 2 * batch_size, batch_size)
     images = int(min(sizes.images, max(2 * batch_size, sizes.step_work / flops)))
     product, product_flops = ceiling.sgemm(bench)
     copy, copy_bytes = ceiling.copy(bench)
@@ -29,6 +27,7 @@ def _model(bench, model):
     if bench.roofline:
         works[ceiling.COPY] = copy
     for seeds in (1, sizes.many):
+        devices, width = place(seeds)
         name = f"{model}, seeds {seeds}"
         works[name], counts[name] = trainer.epoch(
             model,
@@ -36,7 +35,8 @@ def _model(bench, model):
             seeds=seeds,
             images=images,
             batch_size=batch_size,
-            devices=spread(jax.device_count(), seeds),
+            devices=devices,
+            width=width,
         )
     times = bench.together(works)
     first = next(iter(counts))
@@ -53,7 +53,7 @@ def _model(bench, model):
             / count,
         }
         if bench.roofline:
-            moved = count * trainer.traffic(model, 2 * batch_size, batch_size)
+            moved = count * arithmetic.traffic(model, 2 * batch_size, batch_size)
             also["GB/s"] = moved / timing.median / 1e9
             also["of copy"] = (
                 measure.ratio(times[ceiling.COPY], timing) * moved / copy_bytes

@@ -1,0 +1,85 @@
+"""What is trained: a model of the zoo on a data set, as the experiments set it up."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import config as settings
+from experiments import methods
+from jaxticket import classification, data, masks, models, training
+from jaxticket.base import Search, Ticket
+
+DATASETS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+class Task(NamedTuple):
+    """A network, its data and how it is trained.
+
+    Attributes:
+      config: the settings of a run on this data set and model.
+      init: `key -> (ticket, model_state)`.
+      loss_fn: see `training.LossFn`.
+      metrics_of: see `classification.evaluator`.
+      train: the training images.
+      searches: the name of a method -> a search.
+    """
+
+    config: settings.Config
+    init: Callable
+    loss_fn: training.LossFn
+    metrics_of: Callable
+    train: data.Split
+    searches: dict[str, Search]
+
+
+def random_images(dataset: str, count: int, seed: int = 0) -> data.Split:
+    """Noise of the shape of a data set: speed does not depend on what is shown."""
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (count, *DATASETS[dataset]), np.uint8)
+    return data.Split(images, draw.integers(0, 10, count, np.int32))
+
+
+@functools.cache
+def on_noise(model: str, images: int, batch_size: int) -> Task:
+    """The training of a model of the zoo, on noise."""
+    dataset = "cifar10" if model.startswith(("conv", "resnet")) else "mnist"
+    return on(random_images(dataset, images), dataset, model, batch_size)
+
+
+def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
+    """The training of a model of the zoo on given images."""
+    config = settings.resolve(
+        settings.Config(
+            dataset=dataset,
+            model=model,
+            batch_size=batch_size,
+            scope="global",
+            density=0.8,
+            epochs=1,
+        )
+    )
+    network = models.create(model, num_classes=10)
+    prepare = data.normalizer("standard", train.images, name=dataset)
+    example = prepare(jnp.asarray(train.images[:1]))
+
+    def init(key):
+        weights, state = network.init(key, example)
+        return Ticket(weights, masks.full(weights)), state
+
+    weights = jax.eval_shape(init, jax.random.key(0))[0].weights
+    per_epoch = len(train.labels) // batch_size
+    imp = methods.method(
+        "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
+    ).search
+    return Task(
+        config,
+        init,
+        classification.cross_entropy(network, prepare=prepare),
+        classification.evaluator(network, prepare=prepare),
+        train,
+        {"fixed": methods.fixed(config), "imp": imp},
+    )
