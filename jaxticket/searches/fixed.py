@@ -23,7 +23,7 @@ def fixed(optimizer: optax.GradientTransformation) -> Search:
 
     The gradient is masked before the optimiser and the weights after it, so neither
     momentum nor weight decay moves a pruned weight. With a full mask this is the
-    optimiser itself, bit for bit.
+    optimiser itself, bit for bit (under `jit`, up to how XLA fuses the two programs).
 
     Args:
       optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
