@@ -160,7 +160,7 @@ class Unit(NamedTuple):
 
     Attributes:
       name: what messages and files call it.
-      seeds: what each lane is called in messages, one string a lane.
+      lanes: what each lane is called in messages, one string a lane.
       begin: `() -> (keys, tickets, model_states)`, each leaf `[lanes, ...]`.
       round_keys: `round -> keys` of the data order and noise, `[lanes]`.
       plan: the stretches.
@@ -215,8 +215,8 @@ def run(
       The `Outcome`.
 
     Raises:
-      FloatingPointError: the loss is not finite, after the lanes that have it are
-        named.
+      FloatingPointError: the loss is not finite; the message names the lanes.
+      ValueError: the folder holds another run, or a damaged outcome.
     """
     folder = Path(folder)
     shape = (len(unit.plan), len(unit.lanes))
@@ -226,7 +226,10 @@ def run(
     )
     finished = folder / "outcome.npz"
     if finished.exists():
-        outcome, about = files.load(finished, empty)
+        try:
+            outcome, about = files.load(finished, empty)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete {folder} and run again") from error
         if about["config"] != config:
             raise ValueError(f"{folder} holds another run: {about['config']}")
         _replay(unit, outcome, len(unit.plan), watch)

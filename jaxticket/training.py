@@ -1,7 +1,7 @@
 """The loop: one function takes the steps, whatever runs around it.
 
 `steps` is a stretch of training inside one round. `run` strings stretches together into
-a whole search, one pure function for `jit` and `vmap`; `lanes.Program` calls them one
+a whole search, one pure function for `jit` and `vmap`; `resumable.run` calls them one
 after another from the host, where they can be watched, saved and resumed.
 
 Everything is written for one search; seeds and hyper-parameters are batch axes that

@@ -185,5 +185,5 @@ def test_a_damaged_outcome_is_noticed(parts, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="damaged.*delete .* and run again"):
         run(parts, tmp_path)
