@@ -53,12 +53,11 @@ def mapped(
         same for all lanes, and reach `f` unbatched. All results are batched.
       donate: arguments whose memory the results may take.
     """
-    axes = tuple(0 if b else None for b in batched)
     specs = tuple(PartitionSpec("lanes") if b else PartitionSpec() for b in batched)
-    per_device = jax.vmap(f, in_axes=axes, axis_size=layout.per_device)
+    per_device = _one_lane if layout.per_device == 1 else _side_by_side
     return jax.jit(
         jax.shard_map(
-            per_device,
+            per_device(f, batched, layout.per_device),
             mesh=layout.mesh,
             in_specs=specs,
             out_specs=PartitionSpec("lanes"),
@@ -66,6 +65,23 @@ def mapped(
         ),
         donate_argnums=tuple(donate),
     )
+
+
+def _side_by_side(f, batched, lanes):
+    return jax.vmap(f, tuple(0 if b else None for b in batched), axis_size=lanes)
+
+
+def _one_lane(f, batched, _):
+    # A batch axis of length 1 is not free: XLA then transposes gradients of kernels,
+    # which costs LeNet 12% of its step on CPU.
+    def alone(*args):
+        own = [
+            jax.tree.map(lambda x: x[0], arg) if b else arg
+            for arg, b in zip(args, batched, strict=True)
+        ]
+        return jax.tree.map(lambda x: x[None], f(*own))
+
+    return alone
 
 
 def everywhere(layout: Layout, tree: Any) -> Any:

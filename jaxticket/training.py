@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxticket import order
 from jaxticket.base import Params, PRNGKey, Search, State, Ticket
 
 Batch = Any  # what one row of the data is, with a leading axis
@@ -101,9 +102,9 @@ def steps(
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def step(position, order, carry, total):
-        begin = (position % per_epoch) * batch_size
-        rows = jax.lax.dynamic_slice_in_dim(order, begin, batch_size)
+    def step(position, permutation, carry, total):
+        places = position % per_epoch * batch_size + jnp.arange(batch_size)
+        rows = order.rows(permutation, places, size)
         batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), data)
         params = search.params(carry.search)
         (loss, model), grads = gradient(
@@ -117,11 +118,11 @@ def steps(
         return Carry(state, model, anchor), total + loss.astype(jnp.float32)
 
     def epoch(index, loop):
-        order = jax.random.permutation(jax.random.fold_in(order_key, index), size)
+        permutation = order.draw(jax.random.fold_in(order_key, index), size)
         return jax.lax.fori_loop(
             jnp.maximum(first, index * per_epoch),
             jnp.minimum(last, (index + 1) * per_epoch),
-            lambda position, loop: step(position, order, *loop),
+            lambda position, loop: step(position, permutation, *loop),
             loop,
         )
 
