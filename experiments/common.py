@@ -23,6 +23,10 @@ _DEFINE = {
 }
 
 
+# Settings that say where and how, not what: they may change when a run is resumed.
+HOW = ("output_dir", "save_seconds", "compilation_cache", "cache_dir", "turns")
+
+
 def main(experiment, config_class) -> None:
     """Defines a flag for every field, parses the command line, runs the experiment.
 
@@ -108,13 +112,6 @@ def use_devices(*, compilation_cache: bool) -> None:
         return
 
 
-def default_lanes(searches: int) -> int:
-    """Searches side by side on a device: one on CPU, up to 16 elsewhere."""
-    if jax.default_backend() == "cpu":
-        return 1
-    return max(1, min(16, -(-searches // jax.device_count())))
-
-
 def environment() -> dict[str, str | int]:
     """What a result depends on besides its settings."""
     return {
@@ -135,8 +132,8 @@ def open_output(config, folder: Path, **facts) -> None:
     path = folder / "config.json"
     # As JSON gives them back, so that they can be compared.
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    for name in ("output_dir", "save_seconds", "compilation_cache", "cache_dir"):
-        settings.pop(name, None)  # where and how, not what
+    for name in HOW:
+        settings.pop(name, None)
     identity = {"config": settings, **facts}
     if path.exists():
         try:
@@ -158,6 +155,14 @@ def open_output(config, folder: Path, **facts) -> None:
         "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
     }
     write(path, json.dumps({**identity, **about}, indent=2) + "\n")
+
+
+def recorded(folder: Path, fact: str):
+    """A fact of the run that a folder holds; `None` where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text()).get(fact)
+    except (OSError, json.JSONDecodeError):
+        return None  # `open_output` says what is wrong
 
 
 def _module() -> str:

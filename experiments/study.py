@@ -1,5 +1,6 @@
 """One study: searches over seeds, their tickets and controls trained and audited."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from jaxticket import (
 from jaxticket.base import Params, PRNGKey, Search, Ticket
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a layout is tried
 DIFFERS_BY = {"reinitialise": "weights", "shuffle": "mask", "random": "both"}
 
 
@@ -65,8 +67,9 @@ class Study:
         self.folder = Path(config.output_dir)
         self.layout = layout
         self.seeds = range(config.first_seed, config.first_seed + config.seeds)
-        self.epoch_steps = len(dataset.train.labels) // config.batch_size
-        self.steps = config.steps or config.epochs * self.epoch_steps
+        epoch_steps = len(dataset.train.labels) // config.batch_size
+        self.eval_every = config.eval_every or epoch_steps
+        self.steps = config.steps or config.epochs * epoch_steps
         if config.rewind_step >= self.steps:
             raise ValueError(
                 f"--rewind_step {config.rewind_step} must lie before the end of a "
@@ -85,15 +88,62 @@ class Study:
             augment=data.augment if config.augment else None,
         )
         self.metrics_of = classification.evaluator(self.model, prepare=prepare)
-        self.data = lanes.everywhere(
-            layout, resumable.Data(dataset.train, (dataset.validation, dataset.test))
-        )
+        self.data = resumable.Data(dataset.train, (dataset.validation, dataset.test))
+        self.methods = {
+            name: methods.method(
+                name, config, self.like[0], steps=self.steps, epoch_steps=epoch_steps
+            )
+            for name in config.methods
+        }
+        self.programs = {name: self._searcher(m) for name, m in self.methods.items()}
         self.fixed = self._program(methods.fixed(config))
         self.shelf = Shelf(self.folder, *self.like)
         self.records = Records(self.folder, self.steps)
 
+    def compile(self) -> int:
+        """Compiles all programs; returns the bytes a device needs for the largest."""
+        keys = jax.eval_shape(self._any_keys)
+        start = jax.eval_shape(self._any_start, keys)
+        sizes = {}
+        for name, program in {**self.programs, None: self.fixed}.items():
+            compiled, sizes[name] = resumable.compiled(program, *start, keys, self.data)
+            if name is None:
+                self.fixed = compiled
+            else:
+                self.programs[name] = compiled
+        return max(sizes.values())
+
+    def trial(self) -> float:
+        """Seconds that a step of all lanes takes, in the search of the first method."""
+        program = next(iter(self.programs.values()))
+        keys, everywhere = self._any_keys(), lanes.everywhere(self.layout, self.data)
+        carry = program.start(*self._any_start(keys))
+
+        def taken(steps):
+            nonlocal carry
+            begun = time.perf_counter()
+            numbers = (np.int32(x) for x in (0, steps, 0))
+            carry, metrics = program.stretch(carry, keys, everywhere, *numbers)
+            jax.block_until_ready(metrics)
+            return time.perf_counter() - begun
+
+        taken(1)  # whatever a first call does besides
+        overhead = min(taken(0) for _ in range(TRIALS))
+        once = min(taken(1) for _ in range(TRIALS)) - overhead
+        steps = min(self.steps, max(1, int(TRIAL_SECONDS / max(once, 1e-6))))
+        return (min(taken(steps) for _ in range(TRIALS)) - overhead) / steps
+
+    def _any_keys(self) -> PRNGKey:
+        return jax.random.split(jax.random.key(0), self.layout.width)
+
+    def _any_start(self, keys: PRNGKey) -> tuple:
+        """What programs start from: as long as there are lanes."""
+        weights, states = jax.vmap(self.init)(keys)
+        return keys, Ticket(weights, jax.vmap(masks.full)(weights)), states
+
     def run(self) -> None:
         """The whole study. What an earlier call finished is not done again."""
+        self.data = lanes.everywhere(self.layout, self.data)
         jobs = list(self._jobs())
         progress = Progress(sum(len(job.unit.plan) for job in jobs))
         with self.records, progress:
@@ -106,14 +156,7 @@ class Study:
             yield from self._training(
                 [Lane("dense", "dense", seed, 0) for seed in self.seeds], None
             )
-        for name in self.config.methods:
-            method = methods.method(
-                name,
-                self.config,
-                self.like[0],
-                steps=self.steps,
-                epoch_steps=self.epoch_steps,
-            )
+        for name, method in self.methods.items():
             yield from self._searching(name, method)
             trained = [] if method.trains_ticket else ["ticket"]
             todo = [
@@ -126,11 +169,8 @@ class Study:
 
     def _searching(self, name: str, method: methods.Method) -> Iterator[Job]:
         """Searches with all seeds, which leave their tickets on the shelf."""
-        rewind_step = self.config.rewind_step
-        program = self._program(
-            method.search, rewind_step=rewind_step, rewind_model=method.rewinds
-        )
-        resume = rewind_step if method.resumes and name in methods.IMP else 0
+        resumes = method.resumes and name in methods.IMP
+        resume = self.config.rewind_step if resumes else 0
         plan = self._plan(self.config.rounds, resume=resume)
         for group in lanes.groups(self.seeds, self.layout.width):
             keys = [seed_keys(seed) for seed in group]
@@ -165,7 +205,7 @@ class Study:
             )
             folder = f"{name}-search-{group[0]}"
             hooks = {"opened": opened, "closed": closed}
-            yield Job(folder, program, unit, lanes_of, hooks)
+            yield Job(folder, self.programs[name], unit, lanes_of, hooks)
 
     def _training(
         self, todo: Sequence[Lane], method: methods.Method | None
@@ -299,8 +339,15 @@ class Study:
             **options,
         )
 
+    def _searcher(self, method: methods.Method) -> resumable.Program:
+        return self._program(
+            method.search,
+            rewind_step=self.config.rewind_step,
+            rewind_model=method.rewinds,
+        )
+
     def _plan(self, rounds: int, **begin: int) -> list[resumable.Stretch]:
-        every = min(self.config.eval_every or self.epoch_steps, self.steps)
+        every = min(self.eval_every, self.steps)
         return resumable.stretches(rounds, self.steps, every, **begin)
 
     def _round_keys(self, keys: Sequence[Keys], rounds: Sequence[int] | None = None):

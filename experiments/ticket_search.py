@@ -17,8 +17,8 @@ Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/,
 report.html, tickets/. A resumed run needs the folder work/; delete it when all is done.
 """
 
-import dataclasses
 import sys
+from pathlib import Path
 
 from experiments import common
 from experiments.config import Config, resolve
@@ -39,8 +39,8 @@ def experiment(config: Config) -> list[dict]:
     common.use_devices(compilation_cache=config.compilation_cache)
     config = resolve(config)
 
-    from experiments import report, statistics, study
-    from jaxticket import data, lanes
+    from experiments import layouts, report, statistics, study
+    from jaxticket import data
 
     dataset = data.load(
         config.dataset,
@@ -52,11 +52,19 @@ def experiment(config: Config) -> list[dict]:
         raise ValueError(
             f"--batch_size {config.batch_size} is more than the {size} training images"
         )
-    if config.lanes is None:
-        lane_count = common.default_lanes(config.seeds)
-        config = dataclasses.replace(config, lanes=lane_count)
-    run = study.Study(config, dataset, lanes.layout(config.lanes))
-    common.open_output(config, run.folder, data=dataset.checksum)
+    run = layouts.study(
+        config.lanes,
+        config.seeds,
+        config.turns,
+        Path(config.output_dir),
+        lambda layout: study.Study(config, dataset, layout),
+    )
+    common.open_output(
+        config,
+        run.folder,
+        data=dataset.checksum,
+        layout={"lanes": run.layout.per_device, "width": run.layout.width},
+    )
     print(
         f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
         f"{config.seeds} seeds, {run.layout.width} at a time, {config.rounds} rounds",

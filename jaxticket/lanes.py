@@ -1,8 +1,9 @@
-"""Where searches run: lanes side by side on every device of a mesh.
+"""Where searches run: lanes side by side and in turns, on every device of a mesh.
 
-Each device holds a fixed number of lanes, mapped by `vmap`; devices share nothing but
-the data. A search's numbers depend on that width, not on how many devices there are,
-nor on which searches run beside it, nor on its place among them.
+Each device holds `turns` sets of lanes, one set after another; the lanes of a set are
+mapped by `vmap`. Devices share nothing but the data. A search's numbers depend on how
+many lanes a set has, not on how many sets or devices there are, nor on which searches
+run beside it, nor on its place among them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,31 +15,39 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Layout(NamedTuple):
-    """A mesh of one axis, `lanes`, and how many lanes each of its devices holds."""
+    """A mesh of one axis, `lanes`, and what each of its devices holds."""
 
     mesh: Mesh
-    per_device: int
+    per_device: int  # lanes side by side
+    turns: int = 1  # sets of lanes, one after another
 
     @property
     def width(self) -> int:
-        """Searches that run at once."""
-        return self.per_device * self.mesh.size
+        """Searches that one program runs."""
+        return self.mesh.size * self.turns * self.per_device
 
 
-def layout(per_device: int = 1, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """Lays `per_device` lanes on each device; by default on all there are.
+def layout(
+    per_device: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    turns: int = 1,
+) -> Layout:
+    """Lays `turns` sets of `per_device` lanes on each device; by default on all.
 
     On CPU the fastest is one lane on each of as many virtual devices as there are cores
     (`jax_num_cpu_devices`): a small network then stays in its core's cache. On a GPU or
     TPU it is one device with as many lanes as fit.
 
     Raises:
-      ValueError: fewer than one lane.
+      ValueError: fewer than one lane or turn.
     """
-    if per_device < 1:
-        raise ValueError(f"lanes must be at least 1, got {per_device}")
+    if per_device < 1 or turns < 1:
+        raise ValueError(
+            f"lanes and turns must be at least 1, got {per_device} and {turns}"
+        )
     devices = jax.devices() if devices is None else devices
-    return Layout(Mesh(np.array(devices), ("lanes",)), per_device)
+    return Layout(Mesh(np.array(devices), ("lanes",)), per_device, turns)
 
 
 def mapped(
@@ -54,34 +63,57 @@ def mapped(
       donate: arguments whose memory the results may take.
     """
     specs = tuple(PartitionSpec("lanes") if b else PartitionSpec() for b in batched)
-    per_device = _one_lane if layout.per_device == 1 else _side_by_side
+    shardings = tuple(NamedSharding(layout.mesh, spec) for spec in specs)
     return jax.jit(
         jax.shard_map(
-            per_device(f, batched, layout.per_device),
+            _on_device(f, batched, layout.per_device, layout.turns),
             mesh=layout.mesh,
             in_specs=specs,
             out_specs=PartitionSpec("lanes"),
             check_vma=False,
         ),
+        in_shardings=shardings,
         donate_argnums=tuple(donate),
     )
 
 
-def _side_by_side(f, batched, lanes):
-    return jax.vmap(f, tuple(0 if b else None for b in batched), axis_size=lanes)
+def _on_device(f, batched, per_device, turns):
+    """What one device computes, on arguments with `turns * per_device` leading rows."""
 
-
-def _one_lane(f, batched, _):
-    # A batch axis of length 1 is not free: XLA then transposes gradients of kernels,
-    # which costs LeNet 12% of its step on CPU.
-    def alone(*args):
-        own = [
+    def side_by_side(*args):
+        if per_device > 1:
+            axes = tuple(0 if b else None for b in batched)
+            return jax.vmap(f, axes)(*args)
+        # A batch axis of length 1 is not free: XLA then transposes the gradients of
+        # kernels, which takes LeNet 12% of its step on CPU.
+        alone = [
             jax.tree.map(lambda x: x[0], arg) if b else arg
-            for arg, b in zip(args, batched, strict=True)
+            for arg, b in with_flag(args)
         ]
-        return jax.tree.map(lambda x: x[None], f(*own))
+        return jax.tree.map(lambda x: x[None], f(*alone))
 
-    return alone
+    def with_flag(args):
+        return zip(args, batched, strict=True)
+
+    def in_turns(*args):
+        sets = [
+            jax.tree.map(lambda x: x.reshape(turns, per_device, *x.shape[1:]), arg)
+            for arg, b in with_flag(args)
+            if b
+        ]
+
+        def one(own):
+            own = iter(own)
+            return side_by_side(
+                *(next(own) if b else arg for arg, b in with_flag(args))
+            )
+
+        found = jax.lax.map(one, sets)
+        return jax.tree.map(
+            lambda x: x.reshape(turns * per_device, *x.shape[2:]), found
+        )
+
+    return side_by_side if turns == 1 else in_turns
 
 
 def everywhere(layout: Layout, tree: Any) -> Any:

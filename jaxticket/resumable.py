@@ -1,9 +1,8 @@
 """The host's loop: the steps of `training.run` in stretches, with a look between.
 
 A `Program` is one kind of search compiled for all lanes of a layout. `run` calls it
-stretch
-by stretch: it evaluates, reports, saves and resumes. Each stretch is the same compiled
-function, so a run that was killed and resumed gives bit-identical numbers.
+stretch by stretch: it evaluates, reports, saves and resumes. Each stretch is the same
+compiled function, so a run that was killed and resumed gives bit-identical numbers.
 """
 
 import time
@@ -14,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import checkpoint, files, lanes, masks, training
-from jaxticket.base import Params, Search, Ticket
+from jaxticket import checkpoint, files, lanes, masks, memory, training
+from jaxticket.base import Params, PRNGKey, Search, Ticket
 
 
 class View(NamedTuple):
@@ -124,6 +123,32 @@ def program(
         lanes.mapped(layout, next_round, (True,), donate=(0,)),
         lanes.mapped(layout, view, (True,)),
     )
+
+
+def compiled(
+    program: Program,
+    keys: PRNGKey,
+    tickets: Ticket,
+    model_states: training.ModelState,
+    round_keys: PRNGKey,
+    data: Data,
+) -> tuple[Program, int]:
+    """Compiles the stretch of a program before it is called.
+
+    Args:
+      program: from `program`.
+      keys, tickets, model_states: what it starts from, or their shapes and dtypes.
+      round_keys: `[lanes]`, or their shape and dtype.
+      data: likewise; need not be on the devices.
+
+    Returns:
+      The program with its stretch compiled, and the bytes that it takes on each device,
+      see `memory.footprint`.
+    """
+    carry = jax.eval_shape(program.start, keys, tickets, model_states)
+    numbers = [jax.ShapeDtypeStruct((), np.int32)] * 3
+    stretch = program.stretch.lower(carry, round_keys, data, *numbers).compile()
+    return program._replace(stretch=stretch), memory.footprint(stretch)
 
 
 def stretches(

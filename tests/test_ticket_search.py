@@ -179,6 +179,8 @@ BAD = {
     "seeds": {"seeds": 0},
     "first_seed": {"first_seed": -1},
     "lanes": {"lanes": 0},
+    "lanes, unknown word": {"lanes": "all"},
+    "turns": {"turns": 0},
     "eval_every": {"eval_every": 0},
     "batch_size 0": {"batch_size": 0},
     "batch larger than the data": {"batch_size": 5000},

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import jax
 
-from experiments import common
+from experiments import layouts
 from experiments.benchmarks import measure
 from jaxticket import lanes, models
 
@@ -108,7 +108,7 @@ def spread(devices: int, seeds: int, width: int = 1) -> int:
 
 def place(seeds: int) -> tuple[int, int]:
     """Devices, and lanes on each, that the experiments give so many seeds."""
-    width = common.default_lanes(seeds)
+    width = layouts.usual(seeds)
     return spread(jax.device_count(), seeds, width), width
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from experiments import common
+from experiments import layouts
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
 from experiments.benchmarks.bench import Bench, place, spread
 
@@ -27,8 +27,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     every, sizes = jax.device_count(), bench.sizes
     base = Case("fixed", sizes.many, every, 1, sizes.batch_size)
     by_seeds = [
-        base._replace(seeds=seeds, lanes=common.default_lanes(seeds))
-        for seeds in bench.seeds
+        base._replace(seeds=seeds, lanes=layouts.usual(seeds)) for seeds in bench.seeds
     ]
     sweeps = {
         "seeds": by_seeds,
