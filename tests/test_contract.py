@@ -17,6 +17,7 @@ import toy
 from cases import CASES, ROUNDS, STEPS, assert_same, at
 
 from jaxticket import (
+    Gated,
     continuous_sparsification,
     controls,
     fixed,
@@ -291,6 +292,47 @@ def test_frozen_leaves_stay_and_leaves_without_a_mask_train():
     given = masks.apply(ticket.mask, ticket.weights)
     assert_same(params["dense"], given["dense"])
     assert (params["head"]["bias"] != given["head"]["bias"]).all()
+
+
+GATES_ALONE = optax.partition(
+    {"weights": optax.set_to_zero(), "logits": optax.adam(0.1)},
+    Gated("weights", "logits"),
+)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        continuous_sparsification(
+            GATES_ALONE, temperature=lambda step: 1.05**step, scaling=False
+        ),
+        iss(GATES_ALONE),
+    ],
+    ids=["cs", "iss"],
+)
+def test_a_mask_is_learned_over_frozen_weights(search):
+    """A supermask does better than all weights do, and than most masks as dense."""
+    key, ticket = cases.start(0)
+
+    def step(state, at):
+        grads = cases.gradient(search.params(state))
+        state = search.update(grads, state, at)
+        return state, state.gated.weights
+
+    def error(ticket):
+        params = masks.apply(ticket.mask, ticket.weights)
+        return cases.loss(params, cases.UNSEEN, cases.data(), None)[0]
+
+    opened = search.init(key, ticket)
+    state, path = jax.lax.scan(step, opened, jnp.arange(100))
+    for at_step in (0, 50, 99):
+        assert_same(at(path, at_step), masks.apply(ticket.mask, ticket.weights))
+    found = search.ticket(state)
+    assert_same(found.weights, ticket.weights)
+    others = jax.vmap(lambda k: error(controls.shuffle(k, found)))
+    better = error(found) < others(jax.random.split(key, 200))
+    assert better.mean() > 0.95
+    assert error(found) < error(ticket)
 
 
 # What is refused.
