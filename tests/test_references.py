@@ -680,7 +680,7 @@ def test_iss(options):
         {"rewind_step": 2},
         {"alive": some()},
         {"weights": "trained"},
-        {"penalty": 0.05},
+        {"penalty": 0.15},
     ],
     ids=lambda options: ",".join(options) or "default",
 )

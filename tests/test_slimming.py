@@ -93,6 +93,16 @@ def test_a_second_pruning_counts_the_channels_that_are_left():
         assert_whole(twice.mask[name]["kernel"], stays)
 
 
+def test_weights_pruned_before_do_not_speak_for_their_channel():
+    params, rng = network(), np.random.default_rng(2)
+    full = masks.full(params)
+    some = jax.tree.map(lambda m: jnp.asarray(rng.random(m.shape) < 0.5), full)
+    found = slim(Ticket(params, some), 0.5)
+    for name, stays in zip(CHANNELS, largest(params, 5), strict=True):
+        before = np.asarray(some[name]["kernel"])
+        np.testing.assert_array_equal(found.mask[name]["kernel"], before & stays)
+
+
 def test_a_mask_of_the_normalisation_too_leaves_the_smaller_network():
     """Kernel, scale and shift are gone: as if the channels had never been there."""
     params, x = network(), np.random.default_rng(1).normal(size=(5, 6, 6, 3))
