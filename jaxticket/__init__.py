@@ -16,11 +16,21 @@ from jaxticket import (
     scores,
     searches,
     selection,
+    slimming,
     training,
 )
 from jaxticket.base import Search, Ticket, as_optax
 from jaxticket.pruning import prune
-from jaxticket.searches import Gated, continuous_sparsification, fixed, imp
+from jaxticket.searches import (
+    Gated,
+    continuous_sparsification,
+    fixed,
+    gradual,
+    imp,
+    iss,
+    l0,
+    soft_threshold,
+)
 from jaxticket.training import run
 
 __all__ = [
@@ -35,7 +45,10 @@ __all__ = [
     "data",
     "files",
     "fixed",
+    "gradual",
     "imp",
+    "iss",
+    "l0",
     "lanes",
     "masks",
     "models",
@@ -46,5 +59,7 @@ __all__ = [
     "scores",
     "searches",
     "selection",
+    "slimming",
+    "soft_threshold",
     "training",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxticket.base import Mask, Params, Scores
 
@@ -63,6 +64,13 @@ def apply(mask: Mask, params: Params) -> Params:
         lambda w, m: w if m is None else jnp.where(m, w, jnp.zeros((), w.dtype)),
         params,
         mask,
+    )
+
+
+def scale(mask: Mask, params: Params, factor: ArrayLike) -> Params:
+    """`params` with every leaf that `mask` covers multiplied by `factor`."""
+    return jax.tree.map(
+        lambda w, m: w if m is None else w * jnp.asarray(factor, w.dtype), params, mask
     )
 
 

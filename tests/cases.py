@@ -18,9 +18,13 @@ from jaxticket import (
     Ticket,
     continuous_sparsification,
     fixed,
+    gradual,
     imp,
+    iss,
+    l0,
     scores,
     selection,
+    soft_threshold,
 )
 
 ROUNDS, STEPS, DENSITY, LOGIT = 3, 4, 13 / 16, -0.05
@@ -91,30 +95,39 @@ class Case(NamedTuple):
       make: the factory, without arguments.
       kept: counts per layer -> those a round later, or their sum; None: no promise. The
         masks are nested and change in `advance` only.
+      course: counts per layer when a round opens, of what it may keep -> those before
+        every step and after the last; None: no promise.
+      nested: what is pruned when a round ends stays so.
+      resets: a ticket that is read when a round opens is empty.
       hard: the parameters are zero where the ticket's mask is.
+      stores: the state keeps weights that the parameters hide.
       random: the ticket depends on the key.
       rewinds: a round starts from the weights of the ticket.
       anchor: step of the first round whose weights are the ticket's; None: the trained.
-      scale: what the ticket multiplies prunable weights with.
+      scale: what the ticket multiplies prunable weights with; None: not a number.
       keeps_momentum: the optimiser's state outlives a round.
       weights, optimizer: where they are in the state.
     """
 
     make: Callable[[], Search]
-    kept: Callable[[list[int]], list[int] | int] | None
+    kept: Callable[[list[int]], list[int] | int] | None = None
+    course: Callable[[list[int]], list] | None = None
+    nested: bool = True
+    resets: bool = False
     hard: bool = True
+    stores: bool = False
     random: bool = False
     rewinds: bool = False
     anchor: int | None = None
-    scale: float = 1.0
+    scale: float | None = 1.0
     keeps_momentum: bool = False
     weights: Callable[[Any], Any] = lambda state: state.training.weights
     optimizer: Callable[[Any], Any] = lambda state: state.training.optimizer
 
 
-def training(optimizer):
+def training(optimizer, **options):
     return Case(
-        functools.partial(fixed, optimizer),
+        functools.partial(fixed, optimizer, **options),
         kept=lambda alive: alive,
         keeps_momentum=True,
         weights=lambda state: state.weights,
@@ -140,27 +153,69 @@ def pruning(
     )
 
 
-def gating(scaling=True, keep_momentum=True, rewind_step=0, **options):
-    options |= {
-        "scaling": scaling,
-        "keep_momentum": keep_momentum,
-        "rewind_step": rewind_step,
-    }
+def gated(make, *, rewind_step=0, weights="early", **promises):
+    """A search over weights and their gates."""
     return Case(
-        functools.partial(
-            continuous_sparsification,
-            GATED,
-            temperature=lambda step: 1.0 + 4.0 * step,  # the same bits however computed
-            initial_logit=LOGIT,
-            penalty=0.001,
-            **options,
-        ),
-        kept=None,
+        functools.partial(make, rewind_step=rewind_step, weights=weights),
         hard=False,
-        anchor=rewind_step,
+        anchor=rewind_step if weights == "early" else None,
+        weights=lambda state: state.gated.weights,
+        optimizer=lambda state: state.optimizer,
+        **promises,
+    )
+
+
+def gating(scaling=True, keep_momentum=True, rewind_step=0, weights="early", **options):
+    make = functools.partial(
+        continuous_sparsification,
+        GATED,
+        temperature=lambda step: 1.0 + 4.0 * step,  # the same bits however computed
+        initial_logit=LOGIT,
+        penalty=0.001,
+        scaling=scaling,
+        keep_momentum=keep_momentum,
+        **options,
+    )
+    return gated(
+        make,
+        rewind_step=rewind_step,
+        weights=weights,
+        nested=False,  # logits of nearly 0 return
+        resets=True,
         scale=1 + math.exp(-LOGIT) if scaling else 1.0,
         keeps_momentum=keep_momentum,
-        weights=lambda state: state.gated.weights,
+    )
+
+
+def drawing(keep_momentum=True, **options):
+    make = functools.partial(
+        iss, GATED, initial_logit=LOGIT, penalty=0.001, keep_momentum=keep_momentum
+    )
+    return gated(
+        make, random=True, resets=True, keeps_momentum=keep_momentum, **options
+    )
+
+
+def rectifying(weights="early", **options):
+    return gated(
+        # Near log(1 / 11), where a gate is off in a test.
+        functools.partial(l0, GATED, initial_logit=-2.2, penalty=0.001),
+        nested=False,
+        random=True,
+        weights=weights,
+        scale=1.0 if weights == "early" else None,  # each weight has its own
+        keeps_momentum=True,
+        **options,
+    )
+
+
+def thinning(course, **options):
+    return Case(
+        functools.partial(gradual, ADAMW, final_density=0.5, stop=STEPS, **options),
+        course=course,
+        stores=True,
+        keeps_momentum=True,
+        weights=lambda state: state.weights,
         optimizer=lambda state: state.optimizer,
     )
 
@@ -169,6 +224,7 @@ CASES = {
     "fixed-adamw": training(ADAMW),
     "fixed-momentum": training(MOMENTUM),
     "fixed-noise": training(NOISY),
+    "fixed-multiplier": training(ADAMW, multiplier=1.7),
     **{
         f"imp-{retrain}-{step}": pruning(optimizer, retrain=retrain, rewind_step=step)
         for retrain in ("rewind", "continue", "learning_rate", "finetune")
@@ -202,6 +258,40 @@ CASES = {
     },
     "cs-fresh": gating(keep_momentum=False),
     "cs-rewind-2": gating(rewind_step=2),
+    "cs-trained": gating(weights="trained"),
+    "iss": drawing(),
+    "iss-fresh": drawing(keep_momentum=False),
+    "iss-rewind-2": drawing(rewind_step=2),
+    "iss-trained": drawing(weights="trained"),
+    "l0": rectifying(),
+    "l0-rewind-2": rectifying(rewind_step=2),
+    "l0-trained": rectifying(weights="trained"),
+    "gradual": thinning(
+        lambda alive: [
+            at_densities(alive, [d, d])
+            for d in (1, 1, Fraction(9, 16), Fraction(9, 16), Fraction(1, 2))
+        ],
+        every=2,
+    ),
+    "gradual-late": thinning(
+        lambda alive: [
+            sum(alive),
+            *(survivors(sum(alive), d) for d in (Fraction(3, 4), Fraction(3, 4))),
+            *(survivors(sum(alive), d) for d in (Fraction(3, 4), Fraction(1, 2))),
+        ],
+        start=1,
+        every=3,
+        initial_density=0.75,
+        select=selection.global_top,
+    ),
+    "soft-threshold": Case(
+        functools.partial(soft_threshold, MOMENTUM, initial_logit=-1.0),
+        nested=False,
+        stores=True,
+        keeps_momentum=True,
+        weights=lambda state: state.gated.weights,
+        optimizer=lambda state: state.optimizer,
+    ),
 }
 
 # The lanes that every search runs in: (seed of the ticket, key).

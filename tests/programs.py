@@ -7,7 +7,16 @@ import optax
 import pytest
 import toy
 
-from jaxticket import continuous_sparsification, fixed, imp, run, schedules, training
+from jaxticket import (
+    continuous_sparsification,
+    fixed,
+    gradual,
+    imp,
+    iss,
+    run,
+    schedules,
+    training,
+)
 
 BATCH, EPOCHS, REWIND = 8, 2, 2
 PER_EPOCH = cases.ROWS // BATCH
@@ -34,14 +43,24 @@ def gating(logit, penalty):
     )
 
 
+def drawing(logit, penalty):
+    return iss(cases.GATED, initial_logit=logit, penalty=penalty, rewind_step=REWIND)
+
+
+def thinning(density):
+    return gradual(cases.MOMENTUM, final_density=density, stop=4, every=2)
+
+
 # Name -> a search of some numbers, and two settings of these.
 FAMILIES = {
     "fixed": (lambda rate: fixed(optax.sgd(rate)), [(0.1,), (0.01,)]),
     "imp": (pruning, [(0.8,), (0.4,)]),
     "cs": (gating, [(0.1, 0.0), (-0.05, 0.003)]),
+    "iss": (drawing, [(0.1, 0.0), (-0.05, 0.003)]),
+    "gradual": (thinning, [(0.8,), (0.4,)]),
 }
 families = pytest.mark.parametrize("name", FAMILIES)
-searching = pytest.mark.parametrize("name", ["imp", "cs"])
+searching = pytest.mark.parametrize("name", ["imp", "cs", "iss", "gradual"])
 
 
 def whole(name, loss=noisy, rounds=2, epochs=EPOCHS):

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.usefixtures("x64")
         ("imp-random", 2),
         ("cs-paper-scaled", 1),
         ("cs-rewind-2", ROUNDS),
+        ("iss", ROUNDS),
+        ("gradual", ROUNDS),
+        ("soft-threshold", 1),
     ],
 )
 def test_as_optax_follows_the_native_loop_and_keeps_its_last_ticket(name, rounds):

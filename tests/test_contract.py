@@ -4,6 +4,7 @@ Most look at `cases.story`: all states of a search that ran compiled, several se
 keys side by side, in double precision.
 """
 
+import re
 from typing import get_args
 
 import cases
@@ -15,7 +16,17 @@ import pytest
 import toy
 from cases import CASES, ROUNDS, STEPS, assert_same, at
 
-from jaxticket import continuous_sparsification, controls, fixed, imp, masks
+from jaxticket import (
+    Gated,
+    continuous_sparsification,
+    controls,
+    fixed,
+    gradual,
+    imp,
+    iss,
+    l0,
+    masks,
+)
 from jaxticket.searches.imp import Retrain
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -49,6 +60,10 @@ def keeping(mask, weights):
     return jax.tree.map(
         lambda w, m: w if m is None else np.where(m, w, 0.0), weights, mask
     )
+
+
+def scale(factor, weights, mask):
+    return jax.tree.map(lambda w, m: w if m is None else factor * w, weights, mask)
 
 
 # Pure functions.
@@ -89,7 +104,7 @@ def test_the_key_alone_decides_where_a_search_is_random(name):
     assert_same(first, again)
     if CASES[name].random:
         for ours, theirs in zip(layers(ticket.mask), layers(ticket.mask), strict=True):
-            assert (ours[0, 0] == theirs[2, 0]).all()
+            assert (ours[0, 0, 0] == theirs[2, 0, 0]).all()
             assert (ours[0, 1] != theirs[2, 1]).any()
     else:
         assert_same(first, other_key)
@@ -111,12 +126,33 @@ def test_masks_are_nested_constant_in_a_round_and_exact(name):
             assert expected == (after if isinstance(expected, list) else sum(after))
 
 
-@having(lambda case: not case.kept)
-def test_a_soft_mask_is_read_before_advance(name):
+@having(lambda case: case.course)
+def test_masks_get_sparser_within_a_round_as_the_schedule_says(name):
+    found = counts(cases.story(name).ticket.mask)
+    for lane, round_ in np.ndindex(found.shape[:2]):
+        alive = found[lane, round_ - 1, STEPS].tolist() if round_ else [24, 18]
+        course = CASES[name].course(alive)
+        by_layer = isinstance(course[0], list)
+        have = found[lane, round_] if by_layer else found[lane, round_].sum(-1)
+        assert have.tolist() == course
+
+
+@having(lambda case: case.nested)
+def test_what_is_pruned_when_a_round_ends_stays_pruned(name):
+    for layer in layers(cases.story(name).ticket.mask):
+        assert (layer[:, 1:] <= layer[:, :-1, -1:]).all()
+
+
+@having(lambda case: not case.kept and not case.course)
+def test_a_learned_mask_prunes_something_and_not_everything(name):
     kept = counts(cases.story(name).ticket.mask).sum(-1)
-    assert (kept[:, :, 0] == 0).all()
     assert (kept[:, 0, STEPS] > 0).all()
     assert (kept[:, :, STEPS] < 24 + 18).all()
+
+
+@having(lambda case: case.resets)
+def test_a_soft_mask_is_read_before_advance(name):
+    assert (counts(cases.story(name).ticket.mask)[:, :, 0] == 0).all()
 
 
 @every
@@ -161,9 +197,7 @@ def anchors(name):
 @having(lambda case: case.anchor is not None)
 def test_the_ticket_starts_from_the_anchor_of_the_first_round(name):
     case, ticket = CASES[name], cases.story(name).ticket
-    scaled = jax.tree.map(
-        lambda w, m: w if m is None else case.scale * w, anchors(name), ticket.mask
-    )
+    scaled = scale(case.scale, anchors(name), ticket.mask)
     known = case.anchor + 1 if case.anchor else 0  # the update from there remembers
     for round_, step in np.ndindex(ROUNDS, STEPS + 1):
         if round_ > 0 or step >= known:
@@ -171,10 +205,14 @@ def test_the_ticket_starts_from_the_anchor_of_the_first_round(name):
             assert_same(weights, scaled, rtol=0 if case.scale == 1 else 1e-12)
 
 
-@having(lambda case: case.anchor is None)
+@having(lambda case: case.anchor is None and case.scale)
 def test_the_ticket_holds_the_trained_weights(name):
-    _, params, ticket = cases.story(name)
-    assert_same(ticket.weights, params)
+    case, (states, params, ticket) = CASES[name], cases.story(name)
+    if case.hard:
+        assert_same(keeping(ticket.mask, ticket.weights), params)
+    else:
+        scaled = scale(case.scale, case.weights(states), ticket.mask)
+        assert_same(ticket.weights, scaled, rtol=0 if case.scale == 1 else 1e-12)
 
 
 @every
@@ -185,7 +223,7 @@ def test_a_round_opens_with_the_anchor_or_with_the_trained_weights(name):
         opening = at(weights, slice(None), round_, 0)
         trained = at(weights, slice(None), round_ - 1, STEPS)
         expected = anchors(name) if case.rewinds else trained
-        if case.hard:
+        if case.hard and not case.stores:
             mask = at(ticket.mask, slice(None), round_, 0)
             expected = keeping(mask, expected)
         assert_same(opening, expected)
@@ -256,6 +294,47 @@ def test_frozen_leaves_stay_and_leaves_without_a_mask_train():
     assert (params["head"]["bias"] != given["head"]["bias"]).all()
 
 
+GATES_ALONE = optax.partition(
+    {"weights": optax.set_to_zero(), "logits": optax.adam(0.1)},
+    Gated("weights", "logits"),
+)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        continuous_sparsification(
+            GATES_ALONE, temperature=lambda step: 1.05**step, scaling=False
+        ),
+        iss(GATES_ALONE),
+    ],
+    ids=["cs", "iss"],
+)
+def test_a_mask_is_learned_over_frozen_weights(search):
+    """A supermask does better than all weights do, and than most masks as dense."""
+    key, ticket = cases.start(0)
+
+    def step(state, at):
+        grads = cases.gradient(search.params(state))
+        state = search.update(grads, state, at)
+        return state, state.gated.weights
+
+    def error(ticket):
+        params = masks.apply(ticket.mask, ticket.weights)
+        return cases.loss(params, cases.UNSEEN, cases.data(), None)[0]
+
+    opened = search.init(key, ticket)
+    state, path = jax.lax.scan(step, opened, jnp.arange(100))
+    for at_step in (0, 50, 99):
+        assert_same(at(path, at_step), masks.apply(ticket.mask, ticket.weights))
+    found = search.ticket(state)
+    assert_same(found.weights, ticket.weights)
+    others = jax.vmap(lambda k: error(controls.shuffle(k, found)))
+    better = error(found) < others(jax.random.split(key, 200))
+    assert better.mean() > 0.95
+    assert error(found) < error(ticket)
+
+
 # What is refused.
 
 
@@ -279,6 +358,7 @@ def test_a_mask_that_does_not_fit_is_refused_by_its_name(name, kernel, message):
 @pytest.mark.parametrize(
     ("factory", "options"),
     [
+        (fixed, {"multiplier": 0.0}),
         (imp, {"density": 0.0}),
         (imp, {"density": 1.5}),
         (imp, {"rewind_step": -1}),
@@ -286,13 +366,34 @@ def test_a_mask_that_does_not_fit_is_refused_by_its_name(name, kernel, message):
         (continuous_sparsification, {"penalty": -0.1}),
         (continuous_sparsification, {"rewind_step": -1}),
         (continuous_sparsification, {"between": "papers"}),
+        (continuous_sparsification, {"weights": "late"}),
+        (iss, {"penalty": -0.1}),
+        (iss, {"rewind_step": -1}),
+        (iss, {"weights": "late"}),
+        (l0, {"penalty": -0.1}),
+        (l0, {"rewind_step": -1}),
+        (l0, {"weights": "late"}),
+        (l0, {"temperature": 0}),
+        (l0, {"stretch": (0.0, 1.1)}),
+        (l0, {"stretch": (-0.1, 1.0)}),
+        (gradual, {"final_density": 0.0}),
+        (gradual, {"initial_density": 1.1}),
+        (gradual, {"every": 0}),
+        (gradual, {"stop": 0}),
+        (gradual, {"stop": 5}),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_by_its_name(factory, options):
-    schedule = {} if factory is imp else {"temperature": float}
+    needs = {
+        continuous_sparsification: {"temperature": float},
+        l0: {"penalty": 0.1},
+        gradual: {"final_density": 0.5, "stop": 4, "every": 2},
+    }
     ((argument, value),) = options.items()
-    with pytest.raises(ValueError, match=f"(?s){argument}.*got {value!r}"):
-        factory(cases.ADAMW, **schedule, **options)
+    with pytest.raises(
+        ValueError, match=f"(?s){argument}.*got {re.escape(repr(value))}"
+    ):
+        factory(cases.ADAMW, **(needs.get(factory, {}) | options))
 
 
 # Controls; `test_controls` has what they leave to chance.

@@ -16,12 +16,18 @@ from jaxticket import (
     Ticket,
     continuous_sparsification,
     fixed,
+    gradual,
     imp,
+    iss,
+    l0,
     masks,
     schedules,
     scores,
     selection,
+    slimming,
+    soft_threshold,
 )
+from jaxticket.searches import gates
 
 SHAPES = {"w1": (3, 4), "b1": (4,), "w2": (4, 2), "b2": (2,)}
 KERNELS = ["w1", "w2"]
@@ -70,6 +76,13 @@ def descend(w, g, v, lr, *, decay=DECAY, nesterov=False):
     g = g + decay * w
     v = MOMENTUM * v + g
     return w - lr * (g + MOMENTUM * v if nesterov else v), v
+
+
+def descend_all(w, g, v, step, **options):
+    both = {
+        name: descend(w[name], g[name], v[name], rate(step), **options) for name in w
+    }
+    return tuple({name: pair[i] for name, pair in both.items()} for i in (0, 1))
 
 
 def optimizer(*, nesterov=False, decayed=None):
@@ -232,6 +245,40 @@ def test_fixed_masks_before_and_after_the_optimiser():
     check(found, (path, [(path[-1], mask)]), rtol=1e-12)
 
 
+def multiplied(factor, w):
+    return w | {name: factor * w[name] for name in KERNELS}
+
+
+def train_beside(c, w, mask):
+    """The released retraining of a ticket: `v` is trained, `w = c v` in the kernels."""
+    path, v, velocity = [masked(mask, w)], multiplied(1 / c, w), dict.fromkeys(w, 0.0)
+    for step in range(STEPS):
+        g = multiplied(c, masked(mask, gradient(path[-1], *batch(0, step))))
+        v, velocity = descend_all(masked(mask, v), g, velocity, step)
+        path.append(masked(mask, multiplied(c, v)))
+    return path
+
+
+def test_fixed_with_a_multiplier_beside_the_weights():
+    c, mask = 1 + np.exp(0.3), some()
+    path = train_beside(c, draw(), mask)
+    found = follow(fixed(optimizer(), multiplier=c), mask, rounds=1)
+    check(found, (path, [(path[-1], mask)]), rtol=1e-12)
+    folded, _ = follow(fixed(optimizer()), mask, rounds=1)
+    close(folded[0], path[0], 1e-14)
+    for name in KERNELS:
+        assert (np.abs(folded[1][name] - path[1][name]) > 1e-4)[mask[name]].all()
+
+
+@pytest.mark.parametrize("one", [1, np.float32(1)])
+def test_a_multiplier_of_one_changes_no_bit(one):
+    plain, beside = (
+        follow(search, some(), rounds=1)
+        for search in (fixed(optimizer()), fixed(optimizer(), multiplier=one))
+    )
+    jax.tree.map(np.testing.assert_array_equal, plain, beside)
+
+
 @pytest.mark.parametrize(
     ("retrain", "rewind_step", "resume", "score", "scope"),
     [
@@ -299,6 +346,7 @@ def continuous(
     scaling=True,
     keep_momentum=True,
     alive=None,
+    weights="early",
 ):
     """Savarese et al. 2020, Algorithm 2, and the choices of its released code."""
     alive = alive or ones()
@@ -321,18 +369,12 @@ def continuous(
                 break
             data = batch(round_, step)
             dw, ds = surrogate_gradient(w, s, alive, beta, scale, penalty, data)
-            w, s, vw, vs = dict(w), dict(s), dict(vw), dict(vs)
-            for name in SHAPES:
-                w[name], vw[name] = descend(
-                    w[name], dw[name], vw[name], rate(step), nesterov=True
-                )
-            for name in KERNELS:
-                s[name], vs[name] = descend(
-                    s[name], ds[name], vs[name], rate(step), decay=0, nesterov=True
-                )
+            w, vw = descend_all(w, dw, vw, step, nesterov=True)
+            s, vs = descend_all(s, ds, vs, step, nesterov=True, decay=0)
         mask = {name: (s[name] > 0) & alive[name] for name in KERNELS}
-        kernels = {name: scale * anchor[name] for name in KERNELS}
-        tickets.append((anchor | kernels, mask))
+        start = anchor if weights == "early" else w
+        kernels = {name: scale * start[name] for name in KERNELS}
+        tickets.append((start | kernels, mask))
     return path, tickets
 
 
@@ -351,6 +393,8 @@ def continuous(
         {"penalty": 0.05, "scaling": False},
         {"rewind_step": 2},
         {"alive": some()},
+        {"weights": "trained"},
+        {"weights": "trained", "scaling": False},
     ],
     ids=lambda options: ",".join(options) or "default",
 )
@@ -485,3 +529,282 @@ def test_the_ticket_is_read_before_the_round_ends():
     for name in KERNELS:
         np.testing.assert_array_equal(found[name], draw(1)[name] > 0)
     assert masks.count(search.ticket(search.advance(state)).mask) == 0
+
+
+@pytest.mark.parametrize("scaling", [True, False])
+def test_a_trained_ticket_is_the_network_at_the_end_of_a_round(scaling):
+    """At `beta = 200` gates are binary, and what is binarised is what has trained."""
+    search = released(initial_logit=0.3, scaling=scaling, weights="trained")
+    s = {name: np.where(draw(1)[name] > 0, 0.3, -0.3) for name in KERNELS}
+    state = gated_state(search, draw(), s)._replace(temperature=jnp.float32(200))
+    found = search.ticket(state)
+    close(masks.apply(found.mask, found.weights), search.params(state), 1e-12)
+    tuning = fixed(optax.sgd(0.1))
+    opened = tuning.params(tuning.init(jax.random.key(0), found))
+    close(opened, search.params(state), 1e-12)
+
+
+# Gates that are drawn. The draws come from the library; `test_gates` judges them.
+
+
+def drawn(key, count, low=0.0, high=1.0):
+    like = {name: jnp.zeros(SHAPES[name]) for name in KERNELS}
+    return {
+        name: np.asarray(u)
+        for name, u in gates.uniform(key, count, like, low, high).items()
+    }
+
+
+class Bernoulli:
+    """ISS: `m ~ Bernoulli(sigmoid(s))`, straight-through."""
+
+    def __init__(self, s0=0.0):
+        self.s0 = s0
+
+    def gate(self, s, u):
+        """The gate, what the gradient takes for its slope, and the penalised slope."""
+        p = sigmoid(s)
+        return (u < p) * 1.0, p * (1 - p), p * (1 - p)
+
+    def close_round(self, s, alive):
+        mask = {name: self.test(s[name], alive[name])[1] for name in KERNELS}
+        return {name: np.full(SHAPES[name], self.s0) for name in KERNELS}, mask
+
+    def test(self, s, alive):
+        """What a trained ticket multiplies its weights with, and the mask."""
+        return 1.0, alive & (sigmoid(s) >= 0.5)
+
+    def constrain(self, s):
+        return s
+
+
+class HardConcrete:
+    """Louizos et al. 2018, eq. 10 to 13, with the constants of the released code."""
+
+    beta, gamma, zeta = 2 / 3, -0.1, 1.1
+
+    def gate(self, log_alpha, u):
+        s = sigmoid((np.log(u) - np.log(1 - u) + log_alpha) / self.beta)
+        stretched = s * (self.zeta - self.gamma) + self.gamma
+        z = np.minimum(1, np.maximum(0, stretched))
+        slope = (self.zeta - self.gamma) * s * (1 - s) / self.beta * (z == stretched)
+        active = sigmoid(log_alpha - self.beta * np.log(-self.gamma / self.zeta))
+        return z, slope, active * (1 - active)
+
+    def close_round(self, s, alive):
+        return s, alive
+
+    def test(self, log_alpha, alive):
+        stretched = sigmoid(log_alpha) * (self.zeta - self.gamma) + self.gamma
+        z = alive * np.minimum(1, np.maximum(0, stretched))
+        return z, z > 0
+
+    def constrain(self, log_alpha):
+        return np.clip(log_alpha, np.log(1e-2), np.log(1e2))
+
+
+def stochastic(
+    kind, key, s, *, ends, penalty, rewind_step=0, weights="early", fresh=False, alive
+):
+    """A search over gates that are drawn, from `u` between `ends`, at every step."""
+    w, rest = draw(), (dict.fromkeys(SHAPES, 0.0), dict.fromkeys(KERNELS, 0.0))
+    (vw, vs), count, path, tickets = rest, 0, [], []
+    for round_ in range(ROUNDS):
+        if round_:
+            s, alive = kind.close_round(s, alive)
+            vw, vs = rest if fresh else (vw, vs)
+        for step in range(STEPS + 1):
+            u = drawn(key, count, *ends)
+            gate = {name: kind.gate(s[name], u[name]) for name in KERNELS}
+            run = w | {name: gate[name][0] * w[name] for name in KERNELS}
+            path.append(masked(alive, run))
+            if round_ == 0 and step == rewind_step:
+                anchor = w
+            if step == STEPS:
+                break
+            dw, ds = gradient(path[-1], *batch(round_, step)), {}
+            for name in KERNELS:
+                m, slope, penalised = gate[name]
+                ds[name] = slope * w[name] * dw[name] + penalty * penalised
+                ds[name] = alive[name] * ds[name]
+                dw[name] = alive[name] * m * dw[name]
+            w, vw = descend_all(w, dw, vw, step)
+            s, vs = descend_all(s, ds, vs, step, decay=0)
+            s = {name: kind.constrain(s[name]) for name in KERNELS}
+            count += 1
+        test = {name: kind.test(s[name], alive[name]) for name in KERNELS}
+        kernels = {name: test[name][0] * w[name] for name in KERNELS}
+        found = anchor if weights == "early" else w | kernels
+        tickets.append((found, {name: test[name][1] for name in KERNELS}))
+    return path, tickets
+
+
+def opening(search, alive):
+    """The key of the gates, and the logits, with which `follow` opens a search."""
+    state = search.init(jax.random.key(0), Ticket(draw(), mask_tree(alive)))
+    return state.key, {name: np.asarray(state.gated.logits[name]) for name in KERNELS}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"fresh": True},
+        {"rewind_step": 2},
+        {"alive": some()},
+        {"weights": "trained"},
+        {"penalty": 0.1, "s0": 0.06},
+    ],
+    ids=lambda options: ",".join(options) or "default",
+)
+def test_iss(options):
+    options = {"penalty": 0.02, "s0": 0.02, "alive": ones()} | options
+    s0, alive = options.pop("s0"), options.pop("alive")
+    search = iss(
+        optimizer(decayed=Gated(True, False)),
+        initial_logit=s0,
+        keep_momentum=not options.get("fresh"),
+        **{name: value for name, value in options.items() if name != "fresh"},
+    )
+    opened = opening(search, alive)
+    expected = stochastic(Bernoulli(s0), *opened, ends=(0, 1), alive=alive, **options)
+    check(follow(search, alive), expected, rtol=1e-11)
+    kept = [sum(m.sum() for m in mask.values()) for _, mask in expected[1]]
+    assert 20 > kept[0] > kept[-1] > 0, "a reference that decides nothing"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rewind_step": 2},
+        {"alive": some()},
+        {"weights": "trained"},
+        {"penalty": 0.15},
+    ],
+    ids=lambda options: ",".join(options) or "default",
+)
+def test_l0(options):
+    options = {"penalty": 0.2, "alive": ones()} | options
+    alive = options.pop("alive")
+    search = l0(optimizer(decayed=Gated(True, False)), initial_logit=-2.35, **options)
+    ends, opened = (1e-6, 1 - 1e-6), opening(search, alive)
+    expected = stochastic(HardConcrete(), *opened, ends=ends, alive=alive, **options)
+    check(follow(search, alive), expected, rtol=1e-11)
+    kept = [sum(m.sum() for m in mask.values()) for _, mask in expected[1]]
+    assert all(0 <= n < 20 for n in kept)
+    assert kept[0] > 0, "a reference that decides nothing"
+
+
+# Gradual magnitude pruning.
+
+
+def thinned(*, initial, final, start, stop, every, mask):
+    """Zhu and Gupta 2017, eq. 1: layer by layer, and stored weights return."""
+    w, v, allowed = draw(), dict.fromkeys(SHAPES, 0.0), mask
+    path, tickets, returned = [], [], 0
+    for round_ in range(ROUNDS):
+        allowed = mask
+        for step in range(STEPS + 1):
+            if step in range(start, stop + 1, every):
+                sparsity = (1 - final) + (final - initial) * (
+                    1 - (step - start) / (stop - start)
+                ) ** 3
+                new = {}
+                for name in KERNELS:
+                    lost = np.floor(sparsity * allowed[name].sum() + 0.5)
+                    size = np.where(allowed[name], np.abs(w[name]), -1.0)
+                    rank = np.argsort(np.argsort(-size, axis=None))
+                    kept = allowed[name].sum() - lost
+                    new[name] = (rank < kept).reshape(SHAPES[name])
+                    returned += np.sum(new[name] & ~mask[name])
+                mask = new
+            path.append(masked(mask, w))
+            if step == STEPS:
+                break
+            g = masked(mask, gradient(path[-1], *batch(round_, step)))
+            after, v = descend_all(path[-1], g, v, step)
+            w = {
+                name: np.where(mask.get(name, True), after[name], w[name]) for name in w
+            }
+        tickets.append((w, mask))
+    return (path, tickets), returned
+
+
+@pytest.mark.parametrize("mask", [ones(), some()], ids=["full", "sparse"])
+@pytest.mark.parametrize(
+    ("numbers", "returns"),
+    [
+        ({"start": 0, "stop": 4, "every": 1}, True),
+        ({"start": 1, "stop": 5, "every": 2, "initial": 0.8}, False),
+        ({"start": 0, "stop": 4, "every": 4, "initial": 0.7, "final": 0.92}, True),
+    ],
+)
+def test_gradual(numbers, returns, mask):
+    numbers = {"initial": 1.0, "final": 0.55} | numbers
+    expected, returned = thinned(mask=mask, **numbers)
+    initial, final = numbers.pop("initial"), numbers.pop("final")
+    search = gradual(
+        optimizer(), initial_density=initial, final_density=final, **numbers
+    )
+    check(follow(search, mask), expected, rtol=1e-12)
+    assert returned > 0 or not returns
+
+
+# Soft thresholds.
+
+
+def test_soft_threshold():
+    """Kusupati et al. 2020, eq. 4 and 5; the same decay for weights and thresholds."""
+    w, s = draw(), dict.fromkeys(KERNELS, -1.5)
+    velocity, path, tickets = dict.fromkeys([*SHAPES, "s_w1", "s_w2"], 0.0), [], []
+    for round_ in range(ROUNDS):
+        for step in range(STEPS + 1):
+            g = {name: sigmoid(s[name]) for name in KERNELS}
+            on = {name: np.abs(w[name]) > g[name] for name in KERNELS}
+            shrunk = {n: np.sign(w[n]) * (np.abs(w[n]) - g[n]) for n in KERNELS}
+            path.append(masked(on, w | shrunk))
+            if step == STEPS:
+                break
+            grads = masked(on, gradient(path[-1], *batch(round_, step)))
+            slopes = {
+                f"s_{n}": -np.sum(grads[n] * np.sign(w[n])) * g[n] * (1 - g[n])
+                for n in KERNELS
+            }
+            both = w | {f"s_{n}": s[n] for n in KERNELS}
+            both, velocity = descend_all(both, grads | slopes, velocity, step)
+            w = {n: both[n] for n in SHAPES}
+            s = {n: both[f"s_{n}"] for n in KERNELS}
+        tickets.append((path[-1], on))
+    found = follow(soft_threshold(optimizer(), initial_logit=-1.5), ones())
+    check(found, (path, tickets), rtol=1e-12)
+    kept = [sum(m.sum() for m in mask.values()) for _, mask in tickets]
+    assert all(0 < n < 20 for n in kept), "a reference that decides nothing"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_at_the_published_start_only_decay_moves_a_threshold(dtype):
+    w = {name: jnp.asarray(x, dtype) for name, x in draw().items()}
+    search = soft_threshold(optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0)))
+    state = search.init(jax.random.key(0), Ticket(w, mask_tree(ones())))
+    close(search.params(state), w, 0)
+    state = search.update(jax.tree.map(jnp.ones_like, w), state, 0)
+    for leaf in jax.tree.leaves(state.gated.logits):
+        assert leaf.dtype == dtype
+        np.testing.assert_allclose(leaf, -3200 * 0.9, rtol=1e-6)
+
+
+# Network slimming: the L1 norm of scales in training. `test_slimming` prunes by it.
+
+
+def test_l1_norm_of_scales():
+    """`g + penalty * sign(gamma)`, before decay and momentum."""
+    path, v = [draw()], dict.fromkeys(SHAPES, 0.0)
+    for step in range(STEPS):
+        g = gradient(path[-1], *batch(0, step))
+        g["b1"] = g["b1"] + 0.3 * np.sign(path[-1]["b1"])
+        w, v = descend_all(path[-1], g, v, step)
+        path.append(w)
+    shrink = slimming.shrink(0.3, lambda params: [("w1", "b1", "w2")])
+    found = follow(fixed(optax.chain(shrink, optimizer())), ones(), rounds=1)
+    check(found, (path, [(path[-1], ones())]), rtol=1e-12)

@@ -24,7 +24,7 @@ from programs import (
     whole,
 )
 
-from jaxticket import Search, Ticket, fixed, lanes, masks, run, scores, training
+from jaxticket import Search, Ticket, fixed, lanes, masks, run, training
 
 
 def counted(f):
@@ -68,9 +68,12 @@ def test_seeds_and_numbers_are_batch_axes_and_trace_nothing_new(name, x64):
     assert len(calls) == 2  # once for each of the two programs
 
 
-@pytest.mark.parametrize(("name", "branches"), [("fixed", 2), ("imp", 3), ("cs", 3)])
+@pytest.mark.parametrize(
+    ("name", "branches"),
+    [("fixed", 2), ("imp", 3), ("cs", 3), ("iss", 3), ("gradual", 3)],
+)
 def test_what_happens_now_and_then_is_a_branch_under_vmap(name, branches):
-    """`advance`, the model state to remember, and where there is one the anchor."""
+    """`advance`, the model state to remember, and an anchor or a new mask."""
     arguments = [(*lane(i), setting) for i, setting in enumerate(FAMILIES[name][1])]
     program = jax.jit(jax.vmap(whole(name))).lower(*side_by_side(arguments))
     assert program.as_text().count("stablehlo.case") == branches
@@ -80,7 +83,10 @@ def opened(search, seed=0):
     return training.start(search, *lane(seed), cases.UNSEEN)
 
 
-@pytest.mark.parametrize(("name", "branches"), [("fixed", 1), ("imp", 2), ("cs", 2)])
+@pytest.mark.parametrize(
+    ("name", "branches"),
+    [("fixed", 1), ("imp", 2), ("cs", 2), ("iss", 2), ("gradual", 2)],
+)
 def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name, branches):
     """As above, without `advance`, and the whole state comes batched."""
     make, (setting, _) = FAMILIES[name]
@@ -94,7 +100,7 @@ def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name, bra
 # What a run does.
 
 
-@pytest.mark.parametrize("name", ["imp-rewind-2", "cs-rewind-2"])
+@pytest.mark.parametrize("name", ["imp-rewind-2", "cs-rewind-2", "gradual"])
 def test_a_run_is_the_five_functions_in_turn_and_its_ticket_the_last(name, x64):
     search, story = CASES[name].make(), cases.story(name)
     found = jax.jit(
@@ -124,8 +130,9 @@ def test_a_run_is_the_five_functions_in_turn_and_its_ticket_the_last(name, x64):
     [(0, 2, TOTAL), (0, 0, 3, 5, TOTAL), range(TOTAL + 1)],
     ids=["two", "empty", "single"],
 )
-def test_stretches_of_any_division_give_the_same_bits(bounds):
-    search = pruning(0.8, score=scores.movement)
+@pytest.mark.parametrize("name", ["imp-movement", "iss", "l0", "gradual"])
+def test_stretches_of_any_division_give_the_same_bits(name, bounds):
+    search = CASES[name].make()
     take, key = jax.jit(stretch(search)), jax.random.key(1)
     expected, loss = take(opened(search), key, 0, TOTAL, 0)
     carry, total = opened(search), 0.0

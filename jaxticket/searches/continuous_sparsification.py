@@ -8,22 +8,11 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks
-from jaxticket.base import Mask, Params, Schedule, Scores, Search, State, Ticket
-from jaxticket.searches.fixed import remember
+from jaxticket.base import Mask, Params, Schedule, Search, State, Ticket
+from jaxticket.searches import gates
+from jaxticket.searches.gates import Gated, Weights
 
 Between = Literal["paper", "code"]
-
-
-class Gated(NamedTuple):
-    """What is trained: the weights, and a logit for each one that can be pruned.
-
-    Also the labels that optimisers need to treat the two differently, as in
-    `optax.partition({"w": sgd, "s": adam}, Gated("w", "s"))`, or
-    `optax.add_decayed_weights(1e-4, mask=Gated(True, False))`.
-    """
-
-    weights: Params
-    logits: Scores
 
 
 class ContinuousState(NamedTuple):
@@ -47,6 +36,7 @@ def continuous_sparsification(
     between: Between = "paper",
     scaling: bool = True,
     keep_momentum: bool = True,
+    weights: Weights = "early",
 ) -> Search:
     """Learns a soft mask by annealing a sigmoid until it is binary.
 
@@ -67,24 +57,25 @@ def continuous_sparsification(
         released code computes, `min(s, s0)`, which lets pruned weights come back.
       scaling: divide the gates by `sigmoid(s0)`, as the released code does: they are 1
         at the start and `1 / sigmoid(s0)` in the end, and the ticket's weights carry
-        that factor.
+        that factor. To retrain with the factor kept beside the weights, as the released
+        code does, see the multiplier of `fixed`.
       keep_momentum: whether the optimiser's state outlives a round.
+      weights: the ticket's: `early` are those of `rewind_step`; `trained` are those of
+        now, and one round followed by `fixed` prunes, binarises and fine-tunes.
 
     Returns:
       A `Search`. Its ticket keeps the weights whose logit is positive: read it before
       `advance`, which moves every logit to `s0` or below.
 
     Raises:
-      ValueError: a negative penalty or `rewind_step`, an unknown `between`.
+      ValueError: a negative penalty or `rewind_step`, an unknown `between` or
+        `weights`.
 
     Reference:
       Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020,
       Algorithm 2.
     """
-    if isinstance(penalty, float | int) and penalty < 0:
-        raise ValueError(f"penalty must be at least 0, got {penalty}")
-    if rewind_step < 0:
-        raise ValueError(f"rewind_step must be at least 0, got {rewind_step}")
+    gates.check(penalty=penalty, rewind_step=rewind_step, weights=weights)
     if between not in get_args(Between):
         raise ValueError(f"between must be one of {get_args(Between)}, got {between!r}")
     optimizer = optax.with_extra_args_support(optimizer)
@@ -93,7 +84,7 @@ def continuous_sparsification(
     def at(step):
         return jnp.asarray(temperature(step), jnp.float32)
 
-    def gates(logits, mask, beta):
+    def soft_gates(logits, mask, beta):
         """`sigmoid(beta s)`, scaled; zero where the starting mask is."""
 
         def gate(s, alive):
@@ -101,9 +92,6 @@ def continuous_sparsification(
             return jnp.where(alive, jnp.asarray(scale, s.dtype) * soft, 0)
 
         return jax.tree.map(gate, logits, mask)
-
-    def realise(weights, gates):
-        return jax.tree.map(lambda w, g: w if g is None else w * g, weights, gates)
 
     def init(key, ticket):
         del key
@@ -126,31 +114,16 @@ def continuous_sparsification(
 
     def update(grads, state, step):
         step = jnp.asarray(step, jnp.int32)
-        if rewind_step > 0:
-            anchor = remember(
-                state.anchor,
-                state.gated.weights,
-                now=step == rewind_step,
-                first=state.round == 0,
-            )
-            state = state._replace(anchor=anchor)
+        state = gates.remember(state, step, rewind_step)
 
-        def run_with(gated):
-            soft = gates(gated.logits, state.mask, state.temperature)
-            return realise(gated.weights, soft), soft
+        def gate(logits):
+            soft = soft_gates(logits, state.mask, state.temperature)
+            return soft, soft
 
-        (_, soft), pull_back = jax.vjp(run_with, state.gated)
-        # d(penalty * sum(gates)) / d(gates) is the penalty itself.
-        surrogate = jax.tree.map(lambda g: jnp.full_like(g, penalty), soft)
-        (grads,) = pull_back((grads, surrogate))
-        updates, inner = optimizer.update(
-            grads, state.optimizer, state.gated, step=step
+        gated, inner = gates.descend(
+            optimizer, gate, grads, state.gated, state.optimizer, step, penalty=penalty
         )
-        return state._replace(
-            gated=optax.apply_updates(state.gated, updates),
-            optimizer=inner,
-            temperature=at(step + 1),
-        )
+        return state._replace(gated=gated, optimizer=inner, temperature=at(step + 1))
 
     def advance(state):
         beta = (
@@ -173,16 +146,12 @@ def continuous_sparsification(
         )
 
     def params(state):
-        soft = gates(state.gated.logits, state.mask, state.temperature)
-        return realise(state.gated.weights, soft)
+        soft = soft_gates(state.gated.logits, state.mask, state.temperature)
+        return gates.realise(state.gated.weights, soft)
 
     def ticket(state):
         mask = jax.tree.map(lambda s, m: (s > 0) & m, state.gated.logits, state.mask)
-        weights = jax.tree.map(
-            lambda w, m: w if m is None else w * jnp.asarray(scale, w.dtype),
-            state.anchor,
-            mask,
-        )
-        return Ticket(weights, mask)
+        chosen = state.anchor if weights == "early" else state.gated.weights
+        return Ticket(masks.scale(mask, chosen, scale), mask)
 
     return Search(init, update, advance, params, ticket)

@@ -5,20 +5,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from jaxticket import masks
 from jaxticket.base import Mask, Params, Search, State, Ticket
 
 
 class FixedState(NamedTuple):
-    """State of `fixed`. The weights are zero where the mask is false, at all times."""
+    """State of `fixed`. The weights are zero where the mask is false, at all times.
+
+    What the network runs with is the weights times the multiplier.
+    """
 
     weights: Params
     mask: Mask
     optimizer: State
 
 
-def fixed(optimizer: optax.GradientTransformation) -> Search:
+def fixed(
+    optimizer: optax.GradientTransformation, *, multiplier: ArrayLike = 1.0
+) -> Search:
     """Trains the weights that a mask keeps; the others stay exactly zero.
 
     The gradient is masked before the optimiser and the weights after it, so neither
@@ -27,20 +33,31 @@ def fixed(optimizer: optax.GradientTransformation) -> Search:
 
     Args:
       optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
+      multiplier: `c`. The network starts from the ticket's weights `w`, and the
+        optimiser trains `v = w / c` in every leaf with a mask: `w` moves `c` times as
+        far under gradients `c` times as large, and decays as before. Continuous
+        Sparsification's released code retrains its tickets so, with `c = 1 /
+        sigmoid(s0)`. May be traced.
 
     Returns:
       A `Search` of one round without end. Its ticket holds the trained weights.
+
+    Raises:
+      ValueError: a multiplier that is not positive.
     """
+    if isinstance(multiplier, float | int) and not multiplier > 0:
+        raise ValueError(f"multiplier must be positive, got {multiplier}")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(key, ticket):
         del key
         masks.check(ticket.mask, ticket.weights)
-        weights = masks.apply(ticket.mask, ticket.weights)
+        kept = masks.apply(ticket.mask, ticket.weights)
+        weights = masks.scale(ticket.mask, kept, 1 / multiplier)
         return FixedState(weights, ticket.mask, optimizer.init(weights))
 
     def update(grads, state, step):
-        grads = masks.apply(state.mask, grads)
+        grads = masks.scale(state.mask, masks.apply(state.mask, grads), multiplier)
         updates, inner = optimizer.update(
             grads, state.optimizer, state.weights, step=step
         )
@@ -51,10 +68,10 @@ def fixed(optimizer: optax.GradientTransformation) -> Search:
         return state
 
     def params(state):
-        return state.weights
+        return masks.scale(state.mask, state.weights, multiplier)
 
     def ticket(state):
-        return Ticket(state.weights, state.mask)
+        return Ticket(params(state), state.mask)
 
     return Search(init, update, advance, params, ticket)
 

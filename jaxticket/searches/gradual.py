@@ -1,0 +1,118 @@
+"""Gradual magnitude pruning: a mask that gets sparser while the weights train."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxticket import masks, schedules, scores, selection
+from jaxticket.base import Mask, Params, Search, State, Ticket
+
+UNIFORM = selection.per_layer(selection.equal)
+
+
+class GradualState(NamedTuple):
+    """State of `gradual`. The weights keep their values where the mask is false."""
+
+    weights: Params
+    mask: Mask
+    optimizer: State
+    allowed: Mask  # what the mask is chosen from: that with which the round began
+
+
+def gradual(
+    optimizer: optax.GradientTransformation,
+    *,
+    final_density: ArrayLike,
+    stop: int,
+    start: int = 0,
+    every: int = 100,
+    initial_density: ArrayLike = 1.0,
+    select: selection.Select = UNIFORM,
+) -> Search:
+    """Prunes by magnitude while it trains, fast at first and slowly in the end.
+
+    Before the steps `start, start + every, ..., stop` the mask is chosen anew: the
+    largest `|w|`, at the density of `schedules.cubic_density`. The network runs with
+    `where(mask, w, 0)`. A weight that is masked keeps its value, out of reach of
+    gradient and decay, and returns when others have shrunk below it.
+
+    Args:
+      optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`,
+        and zero for the value of a weight that is masked.
+      final_density: the fraction of the given ticket's weights that is left. May be
+        traced.
+      stop: step of the last choice of a mask, at most the number of steps in a round.
+      start: step of the first choice.
+      every: steps from one choice to the next.
+      initial_density: density at `start`. May be traced.
+      select: how the layers share the density, see `selection`; all alike by default.
+
+    Returns:
+      A `Search`. Its ticket holds the trained weights, those that are masked too. A
+      further round runs the schedule again, on what the last one has left.
+
+    Raises:
+      ValueError: a density outside (0, 1], or numbers with which `stop` is not a
+        positive number of choices after `start`.
+
+    Reference:
+      Zhu and Gupta, "To Prune, or Not to Prune", 2017, eq. 1.
+    """
+    densities = {"final_density": final_density, "initial_density": initial_density}
+    for name, density in densities.items():
+        if isinstance(density, float | int) and not 0 < density <= 1:
+            raise ValueError(f"{name} is the fraction kept, in (0, 1]; got {density}")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    if not 0 <= start < stop or (stop - start) % every:
+        raise ValueError(
+            f"stop must be a multiple of every={every} after start={start}, got {stop}"
+        )
+    optimizer = optax.with_extra_args_support(optimizer)
+    density = schedules.cubic_density(initial_density, final_density, start, stop)
+
+    def opening(weights, allowed):
+        if start > 0:
+            return allowed
+        return select(scores.magnitude(weights), allowed, initial_density)
+
+    def init(key, ticket):
+        del key
+        weights, mask = ticket
+        masks.check(mask, weights)
+        inner = optimizer.init(masks.apply(mask, weights))
+        return GradualState(weights, opening(weights, mask), inner, mask)
+
+    def update(grads, state, step):
+        step = jnp.asarray(step, jnp.int32)
+        grads = masks.apply(state.mask, grads)
+        running = params(state)
+        updates, inner = optimizer.update(grads, state.optimizer, running, step=step)
+        weights = jax.tree.map(
+            lambda new, old, m: new if m is None else jnp.where(m, new, old),
+            optax.apply_updates(running, updates),
+            state.weights,
+            state.mask,
+        )
+        due = step + 1
+        mask = jax.lax.cond(
+            (due >= start) & (due <= stop) & ((due - start) % every == 0),
+            lambda: select(scores.magnitude(weights), state.allowed, density(due)),
+            lambda: state.mask,
+        )
+        return GradualState(weights, mask, inner, state.allowed)
+
+    def advance(state):
+        opened = opening(state.weights, state.mask)
+        return state._replace(mask=opened, allowed=state.mask)
+
+    def params(state):
+        return masks.apply(state.mask, state.weights)
+
+    def ticket(state):
+        return Ticket(state.weights, state.mask)
+
+    return Search(init, update, advance, params, ticket)
