@@ -58,14 +58,19 @@ def decide(
 
     def fit(per_device):
         """On as many devices as memory allows: on CPU they share it."""
-        for count in range(_filled(searches, per_device, turns), 0, -1):
-            devices = jax.devices()[:count]
-            study = make(lanes.layout(per_device, devices, turns=turns))
-            needs = Needs(per_device, study.compile(), memory.available(devices))
-            tried.append(needs)
+        devices = jax.devices()[: _filled(searches, per_device, turns)]
+        study = make(lanes.layout(per_device, devices, turns=turns))
+        size = study.compile()
+        for count in range(len(devices), 0, -1):
+            needs = Needs(per_device, size, memory.available(devices[:count]))
             if needs.free is None or needs.bytes <= needs.free:
-                return study, needs
-        return None
+                break
+        else:
+            tried.append(needs)
+            return None
+        if count < len(devices):
+            study = make(lanes.layout(per_device, devices[:count], turns=turns))
+        return study, needs
 
     if wanted == "auto":
         found = _fastest(fit, most, searches)

@@ -3,7 +3,8 @@
 Each device holds `turns` sets of lanes, one set after another; the lanes of a set are
 mapped by `vmap`. Devices share nothing but the data. A search's numbers depend on how
 many lanes a set has, not on how many sets or devices there are, nor on which searches
-run beside it, nor on its place among them.
+run beside it, nor on its place among them. (XLA compiles for one device otherwise than
+for several, and there the last bits of gated searches may differ.)
 """
 
 from collections.abc import Callable, Sequence

@@ -6,6 +6,9 @@ from pathlib import Path
 import jax
 from jax.stages import Compiled
 
+# Where Linux tells what is free, in all and to this control group.
+SYSTEM, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
 
 def footprint(compiled: Compiled) -> int:
     """Bytes that a compiled program holds on each device while it runs.
@@ -36,7 +39,7 @@ def available(devices: Sequence[jax.Device]) -> int | None:
 
 def _system() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = SYSTEM.read_text().splitlines()
     except OSError:
         return None
     free = next(line for line in lines if line.startswith("MemAvailable:"))
@@ -45,10 +48,9 @@ def _system() -> int | None:
 
 def _container() -> int | None:
     """What is left below the limit of this control group."""
-    group = Path("/sys/fs/cgroup")
     try:
         limit, used = (
-            int((group / name).read_text()) for name in ("memory.max", "memory.current")
+            int((GROUP / name).read_text()) for name in ("memory.max", "memory.current")
         )
     except (OSError, ValueError):  # no such file, or no limit: "max"
         return None

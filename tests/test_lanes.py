@@ -5,6 +5,8 @@ import re
 
 import cases
 import jax
+import numpy as np
+import pytest
 from cases import assert_same, at
 from programs import (
     FAMILIES,
@@ -20,9 +22,9 @@ from programs import (
 from jaxticket import lanes, training
 
 
-def spread(name, devices):
+def spread(name, devices, turns=1, width=2):
     """A whole search in two lanes on each device: the layout and the program."""
-    layout = lanes.layout(2, jax.devices()[:devices])
+    layout = lanes.layout(width, jax.devices()[:devices], turns=turns)
     search, setting = whole(name), FAMILIES[name][1][0]
     program = lanes.mapped(
         layout, lambda key, ticket: search(key, ticket, setting), (True, True)
@@ -46,6 +48,33 @@ def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(name):
             found = on(program, group)
             for position, seed in enumerate(group):
                 assert_same(at(found, position), at(expected, seed), rtol=rtol)
+
+
+@searching
+def test_turns_and_devices_stand_in_for_each_other(name):
+    for width in (1, 2):
+        layout, program = spread(name, 2, turns=2, width=width)
+        expected = on(program, range(layout.width))
+        for devices, turns in ((4, 1), (2, 1)):
+            layout, program = spread(name, devices, turns, width)
+            found = on(program, range(layout.width))
+            for seed in range(layout.width):
+                assert_same(at(found, seed), at(expected, seed))
+
+
+def test_one_lane_has_no_batch_axis():
+    layout = lanes.layout(1, jax.devices()[:2])
+    product = lanes.mapped(layout, lambda x, y: x @ y, (True, False))
+    x, y = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
+    text = product.lower(x, y).as_text()
+    assert re.search(r"dot_general.*\(tensor<3x4xf32>, tensor<4x5xf32>\)", text)
+    np.testing.assert_array_equal(product(x, y), np.full((2, 3, 5), 4.0))
+
+
+@pytest.mark.parametrize(("per_device", "turns"), [(0, 1), (1, 0)])
+def test_no_lanes_are_refused(per_device, turns):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        lanes.layout(per_device, turns=turns)
 
 
 @searching
