@@ -29,10 +29,12 @@ from experiments.benchmarks import (
     convolution,
     lenet,
     measure,
+    memory,
     program,
     pytorch,
     search,
     selection,
+    widths,
     zoo,
 )
 from experiments.benchmarks.bench import QUICK, Bench, Sizes
@@ -41,12 +43,14 @@ from experiments.config import setting
 SECTIONS = {
     "ceiling": ceiling.rows,
     "lenet": lenet.rows,
+    "lanes": widths.rows,
     "program": program.rows,
     "search": search.rows,
     "selection": selection.rows,
     "convolution": convolution.rows,
     "models": zoo.rows,
     "compile": compiling.rows,
+    "memory": memory.rows,
     "pytorch": pytorch.rows,
 }
 
@@ -58,7 +62,9 @@ class Config:
     sections: list[str] = setting(
         tuple(SECTIONS), f"what to measure, with commas: of {', '.join(SECTIONS)}"
     )
-    seeds: list[int] = setting((1, 4, 16), "numbers of LeNet searches to compare")
+    seeds: list[int] = setting(
+        (1, 2, 4, 8, 16, 32, 64), "numbers of LeNet searches to compare"
+    )
     devices: list[int] = setting((1, 2), "numbers of devices to compare")
     lanes: list[int] = setting((1, 2, 4), "numbers of lanes a device to compare")
     batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare")

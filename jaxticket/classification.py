@@ -58,12 +58,13 @@ def evaluator(
     model: Model,
     *,
     prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
-    batch_size: int = 1000,
+    batch_size: int = 100,
 ) -> Callable[[Params, ModelState, Split], Metrics]:
     """`(params, model_state, split) -> Metrics`, in evaluation mode.
 
     Runs over batches one after another, the last one padded, so that memory does not
-    depend on how much there is.
+    depend on how much there is. On CPU batches of 1000 are no faster, and convolutions
+    then take 840 MB in Conv-2, four times what XLA plans for, against 90 MB.
     """
 
     def evaluate(params, model_state, split):

@@ -36,6 +36,11 @@ class Sizes:
     )
     convolution_lanes: tuple[int, ...] = (1, 4)
     models: tuple[str, ...] = models.NAMES
+    wide_models: tuple[str, ...] = ("lenet_300_100",)
+    memory: tuple[tuple[str, int], ...] = (  # model and images
+        ("lenet_300_100", 12_000),
+        ("conv_2", 600),
+    )
     compiled_lanes: tuple[int, ...] = (2, 32)
     compiled_rounds: tuple[int, ...] = (2, 20)
 
@@ -56,6 +61,8 @@ QUICK = Sizes(
     convolutions=((4, 3, 2),),
     convolution_lanes=(2,),
     models=("lenet_300_100",),
+    wide_models=("lenet_300_100",),
+    memory=(("lenet_300_100", 16),),
     compiled_lanes=(2,),
     compiled_rounds=(2,),
 )

@@ -1,4 +1,4 @@
-"""LeNet-300-100's training throughput, for seeds, devices, lanes and batch sizes."""
+"""LeNet-300-100's training throughput, for seeds, devices, methods and batch sizes."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -31,15 +31,11 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     ]
     sweeps = {
         "seeds": by_seeds,
-        "seeds, imp": [case._replace(method="imp") for case in by_seeds],
+        "method": [base, base._replace(method="imp")],
         "devices": [
             base._replace(devices=devices)
             for devices in bench.devices
             if devices <= every
-        ],
-        "lanes": [
-            base._replace(lanes=width, seeds=max(sizes.many, width))
-            for width in bench.lanes
         ],
         "batch": [base._replace(batch=batch) for batch in bench.batch_sizes],
     }
@@ -73,7 +69,7 @@ def _sweep(bench, label, cases):
         case = case._replace(devices=spread(case.devices, case.seeds, case.lanes))
         images = max(bench.sizes.images, case.batch)
         name = (
-            f"{label}: seeds {case.seeds}, devices {case.devices}, "
+            f"{label}: {case.method}, seeds {case.seeds}, devices {case.devices}, "
             f"lanes {case.lanes}, batch {case.batch}"
         )
         works[name], counts[name] = trainer.epoch(

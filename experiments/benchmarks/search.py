@@ -31,7 +31,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     flops = images * training + tests * training / 2
     for seeds in sizes.search_seeds:
         devices, width = place(seeds)
-        search = _Search(what, dataset, seeds, layout(devices, width))
+        search = Search(what, dataset, seeds, layout(devices, width))
         name = f"seeds {seeds}, devices {devices}"
         taken = measure.once(lambda search=search: search.compile(rounds=2))
         yield measure.number("search", f"{name}: compilation", "s", taken)
@@ -75,14 +75,24 @@ def _data(bench):
     return resumable.Data(data.Split(*map(np.concatenate, both)), mnist.test)
 
 
-class _Search:
+class Search:
     """The search of some seeds, group after group, by the loop of the experiments."""
 
     def __init__(self, what, dataset, seeds, where):
+        self.what = what
         self.program = trainer.search_program(what, where)
         self.data = lanes.everywhere(where, dataset)
         self.groups = lanes.groups(range(seeds), where.width)
         self.init = jax.jit(jax.vmap(what.init))
+
+    def compile_stretch(self):
+        """Compiles the stretch; the bytes that it takes on each device."""
+        keys = jax.random.split(jax.random.key(0), len(self.groups[0]))
+        start = jax.eval_shape(jax.vmap(self.what.init), keys)
+        self.program, size = resumable.compiled(
+            self.program, keys, *start, keys, self.data
+        )
+        return size
 
     def compile(self, rounds):
         """Runs everything that there is to compile, in rounds of one step."""

@@ -46,8 +46,13 @@ def random_images(dataset: str, count: int, seed: int = 0) -> data.Split:
 @functools.cache
 def on_noise(model: str, images: int, batch_size: int) -> Task:
     """The training of a model of the zoo, on noise."""
-    dataset = "cifar10" if model.startswith(("conv", "resnet")) else "mnist"
+    dataset = dataset_of(model)
     return on(random_images(dataset, images), dataset, model, batch_size)
+
+
+def dataset_of(model: str) -> str:
+    """The data set whose images a model of the zoo is made for."""
+    return "mnist" if model in ("mlp", "lenet_300_100") else "cifar10"
 
 
 def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:

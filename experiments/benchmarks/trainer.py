@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import measure, tasks
-from experiments.benchmarks.bench import layout
+from experiments.benchmarks import arithmetic, measure, tasks
+from experiments.benchmarks.bench import Sizes, layout
 from jaxticket import classification, lanes, resumable, training
 
 
@@ -60,6 +60,13 @@ def program(
         lanes.everywhere(where, what.train),
         where,
     )
+
+
+def work(sizes: Sizes, model: str) -> tuple[int, float]:
+    """How many images of a model one repetition takes, and how many FLOP each."""
+    least = 2 * sizes.batch_size
+    flops = arithmetic.flops(model, least, sizes.batch_size)
+    return int(min(sizes.images, max(least, sizes.step_work / flops))), flops
 
 
 def epoch(

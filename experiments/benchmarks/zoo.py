@@ -19,8 +19,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 def _model(bench, model):
     sizes = bench.sizes
     batch_size = sizes.batch_size
-    flops = arithmetic.flops(model, 2 * batch_size, batch_size)
-    images = int(min(sizes.images, max(2 * batch_size, sizes.step_work / flops)))
+    images, flops = trainer.work(sizes, model)
     product, product_flops = ceiling.sgemm(bench)
     copy, copy_bytes = ceiling.copy(bench)
     works, counts = {ceiling.SGEMM: product}, {}

@@ -1,0 +1,47 @@
+"""Lanes side by side on one device, against the same searches one after another."""
+
+from collections.abc import Iterator
+
+from experiments.benchmarks import ceiling, measure, trainer
+from experiments.benchmarks.bench import Bench
+
+
+def rows(bench: Bench) -> Iterator[measure.Row]:
+    """Images a second of IMP's search at every width, of all its lanes together.
+
+    `of one` is how many times as long a step of all lanes takes as that of one lane;
+    `of sequential`, how many times as many images a second they train as one at a time.
+    """
+    for model in bench.sizes.wide_models:
+        yield from _model(bench, model)
+
+
+def _model(bench, model):
+    batch_size = bench.sizes.batch_size
+    images, flops = trainer.work(bench.sizes, model)
+    product, product_flops = ceiling.sgemm(bench)
+    works, counts = {ceiling.SGEMM: product}, {}
+    for width in sorted({1, *bench.lanes}):
+        name = f"{model}, lanes {width}"
+        works[name], counts[name] = trainer.epoch(
+            model,
+            "imp",
+            seeds=width,
+            images=images,
+            batch_size=batch_size,
+            devices=1,
+            width=width,
+        )
+    times = bench.together(works)
+    alone = times[f"{model}, lanes 1"]
+    for name, count in counts.items():
+        timing, work = times[name], count * flops
+        longer = measure.ratio(timing, alone)
+        share = measure.ratio(times[ceiling.SGEMM], timing) * work / product_flops
+        also = {
+            "GFLOP/s": work / timing.median / 1e9,
+            "of sgemm": share,
+            "of one": longer,
+            "of sequential": count / counts[f"{model}, lanes 1"] / longer,
+        }
+        yield measure.rate("lanes", name, timing, "images/s", count, also)
