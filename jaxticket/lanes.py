@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -53,9 +54,12 @@ def mapped(
         same for all lanes, and reach `f` unbatched. All results are batched.
       donate: arguments whose memory the results may take.
     """
-    axes = tuple(0 if b else None for b in batched)
     specs = tuple(PartitionSpec("lanes") if b else PartitionSpec() for b in batched)
-    per_device = jax.vmap(f, in_axes=axes, axis_size=layout.per_device)
+    if layout.per_device == 1:
+        per_device = _alone(f, batched)
+    else:
+        axes = tuple(0 if b else None for b in batched)
+        per_device = jax.vmap(f, in_axes=axes, axis_size=layout.per_device)
     return jax.jit(
         jax.shard_map(
             per_device,
@@ -66,6 +70,22 @@ def mapped(
         ),
         donate_argnums=tuple(donate),
     )
+
+
+def _alone(f, batched):
+    """`vmap` over an axis of one: without it XLA computes activations only once.
+
+    With it, some are computed again in each shape that they are wanted in.
+    """
+
+    def one(*args):
+        args = [
+            jax.tree.map(lambda x: x[0], arg) if b else arg
+            for arg, b in zip(args, batched, strict=True)
+        ]
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], f(*args))
+
+    return one
 
 
 def everywhere(layout: Layout, tree: Any) -> Any:

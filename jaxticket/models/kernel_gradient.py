@@ -40,16 +40,18 @@ def kernel_gradient(
     batch, weights = len(x), size[0] * size[1] * x.shape[-1] * grad.shape[-1]
     # Where the kernel is larger than the images, adding it up is what costs.
     images = max(1, max(_CACHED, weights) * batch // x.size)
-    whole = batch // images * images
-    if whole <= images:
+    rounds, rest = divmod(batch, min(images, batch))
+    if rounds == 1 and not rest:
         return part(x, grad)
-    chunks = [a[:whole].reshape(-1, images, *a.shape[1:]) for a in (x, grad)]
-    rest = part(x[whole:], grad[whole:]) if whole < batch else None
+
+    def add(index, total):
+        # Slices, not `scan`'s rows: with those a lane axis costs a copy of everything.
+        chunk = [lax.dynamic_slice_in_dim(a, index * images, images) for a in (x, grad)]
+        return total + part(*chunk)
+
     first = jnp.zeros((*size, x.shape[-1], grad.shape[-1]), grad.dtype)
-    total, _ = lax.scan(
-        lambda total, chunk: (total + part(*chunk), None), first, chunks
-    )
-    return total if rest is None else total + rest
+    total = lax.fori_loop(0, rounds, add, first)
+    return total + part(x[-rest:], grad[-rest:]) if rest else total
 
 
 def _separable(x, grad, size, strides, padding):

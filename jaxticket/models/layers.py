@@ -43,15 +43,6 @@ def dense(features: int, *, dtype: jnp.dtype | None, name: str) -> nn.Module:
     return nn.Dense(features, dtype=dtype, kernel_init=glorot_normal, name=name)
 
 
-def batch_norm(train: bool, *, dtype: jnp.dtype | None, name: str) -> nn.Module:
-    """Batch normalisation with PyTorch's numbers; its statistics are float32.
-
-    The running variance is that of the batch, as is usual in JAX; PyTorch's is larger
-    by `n / (n - 1)`, for `n` values a channel.
-    """
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
-
-
 def logits(num_classes: int, x: jax.Array, *, dtype: jnp.dtype | None) -> jax.Array:
     """The layer `output` of `[batch, features]`, in float32 at least."""
     y = dense(num_classes, dtype=dtype, name="output")(x)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxticket.models import layers
+from jaxticket.models.batch_norm import NormReLU
 
 
 class ResNet(nn.Module):
@@ -55,21 +56,20 @@ class ResNet(nn.Module):
                 name=name,
             )(x)
 
-        def normed(x, width, stride=1):
+        def normed(x, width, stride=1, shortcut=None):
             nonlocal layer
             y = conv(x, width, stride, 3, f"conv_{layer}")
-            y = layers.batch_norm(train, dtype=self.dtype, name=f"norm_{layer}")(y)
+            norm = NormReLU(dtype=self.dtype, name=f"norm_{layer}")
             layer += 1
-            return y
+            return norm(y, shortcut, train=train)
 
-        x = nn.relu(normed(x, self.width))
+        x = normed(x, self.width)
         for stage, blocks in enumerate(self.blocks):
             width = self.width * 2**stage
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                y = nn.relu(normed(x, width, stride))
-                y = normed(y, width)
+                y = normed(x, width, stride)
                 if stride > 1:
                     x = conv(x, width, stride, 1, f"shortcut_{stage}")
-                x = nn.relu(x + y)
+                x = normed(y, width, shortcut=x)
         return layers.logits(self.num_classes, x.mean((1, 2)), dtype=self.dtype)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxticket.models import convolution, layers
+from jaxticket.models.batch_norm import NormReLU
 
 
 class VGG(nn.Module):
@@ -52,8 +53,8 @@ class VGG(nn.Module):
                     impl=self.impl,
                     name=f"conv_{layer}",
                 )(x)
-                norm = layers.batch_norm(train, dtype=self.dtype, name=f"norm_{layer}")
-                x = nn.relu(norm(x))
+                norm = NormReLU(dtype=self.dtype, name=f"norm_{layer}")
+                x = norm(x, train=train)
                 layer += 1
             x = convolution.max_pool(x)
         return layers.logits(self.num_classes, x.mean((1, 2)), dtype=self.dtype)
