@@ -5,6 +5,7 @@ the data. A search's numbers depend on that width, not on how many devices there
 nor on which searches run beside it, nor on its place among them.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -69,6 +70,7 @@ def mapped(
             check_vma=False,
         ),
         donate_argnums=tuple(donate),
+        compiler_options=_compiler_options(layout),
     )
 
 
@@ -86,6 +88,34 @@ def _alone(f, batched):
         return jax.tree.map(lambda x: jnp.asarray(x)[None], f(*args))
 
     return one
+
+
+def _compiler_options(layout):
+    """Convolutions on all cores, where one CPU device has them to itself.
+
+    XLA leaves convolutions of many channels to YNNPACK, which computes each on one
+    core: the best with a device for every core. On a single device the older kernels
+    take all cores; a training step of ResNet-20 is then 1.3 times as fast.
+    """
+    single = layout.mesh.size == 1 and layout.mesh.devices.flat[0].platform == "cpu"
+    return _ALL_CORES if single and _known(*_ALL_CORES.items()) else None
+
+
+_ALL_CORES = {
+    "xla_cpu_experimental_ynn_fusion_type": (
+        "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    )
+}
+
+
+@functools.cache
+def _known(*options):
+    """Whether this version of XLA takes the options."""
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options=dict(options))
+    except Exception:  # of several kinds, by version
+        return False
+    return True
 
 
 def everywhere(layout: Layout, tree: Any) -> Any:

@@ -83,13 +83,14 @@ def _forward(x, shortcut, scale, bias, epsilon):
 def _backward(epsilon, saved, grads):
     del epsilon
     x, y, mean, inverse, scale, shape = saved
+    full, factor, count = _full(x), scale * inverse, x.size // x.shape[-1]
     grad = jnp.where(y > 0, _full(grads[0]), 0)
-    centred = _full(x) - _wide(mean)
-    count = x.size // x.shape[-1]
     dbias = grad.sum((0, 1, 2))
-    dscale = (grad * centred).sum((0, 1, 2)) * inverse
-    along = dscale * inverse / count
-    dx = _wide(scale * inverse) * (grad - _wide(dbias / count) - centred * _wide(along))
+    # Of x and not of `x - mean`, which would be kept from the forward pass.
+    dscale = ((grad * full).sum((0, 1, 2)) - mean * dbias) * inverse
+    along = factor * inverse * dscale / count
+    constant = factor * dbias / count - along * mean
+    dx = _wide(factor) * grad - _wide(along) * full - _wide(constant)
     dshortcut = grad.astype(x.dtype) if shape else jnp.zeros((), x.dtype)
     return dx.astype(x.dtype), dshortcut, dscale, dbias
 
@@ -98,7 +99,7 @@ norm_relu.defvjp(_forward, _backward)
 
 
 def _apply(x, shortcut, mean, factor, bias):
-    return nn.relu((_full(x) - _wide(mean)) * _wide(factor) + _wide(bias) + shortcut)
+    return nn.relu(_full(x) * _wide(factor) + _wide(bias - mean * factor) + shortcut)
 
 
 def _full(x):
