@@ -26,21 +26,17 @@ class Sizes:
     epochs: int = 2
     many: int = 8  # seeds at which layouts, batches and models are compared
     weights: tuple[int, ...] = (1_000_000, 10_000_000)
-    convolutions: tuple[tuple[int, int, int], ...] = (  # height, channels in and out
-        (32, 3, 64),
-        (32, 64, 64),
-        (16, 64, 128),
-        (16, 128, 128),
-        (8, 128, 256),
-        (8, 256, 256),
-    )
+    convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
     convolution_lanes: tuple[int, ...] = (1, 4)
     models: tuple[str, ...] = models.NAMES
-    wide_models: tuple[str, ...] = ("lenet_300_100",)
+    wide_models: tuple[str, ...] = ("lenet_300_100", "resnet_20")
     memory: tuple[tuple[str, int], ...] = (  # model and images
         ("lenet_300_100", 12_000),
         ("conv_2", 600),
+        ("resnet_20", 600),
     )
+    resnet_batch: int = 128  # beside PyTorch, with as many images in a repetition:
+    resnet_images: int = 512
     compiled_lanes: tuple[int, ...] = (2, 32)
     compiled_rounds: tuple[int, ...] = (2, 20)
 
@@ -58,11 +54,13 @@ QUICK = Sizes(
     epochs=1,
     many=2,
     weights=(1000,),
-    convolutions=((4, 3, 2),),
+    convolution_models=(),
     convolution_lanes=(2,),
     models=("lenet_300_100",),
     wide_models=("lenet_300_100",),
     memory=(("lenet_300_100", 16),),
+    resnet_batch=4,
+    resnet_images=8,
     compiled_lanes=(2,),
     compiled_rounds=(2,),
 )

@@ -1,4 +1,4 @@
-"""The same LeNet in a plain PyTorch loop, where PyTorch is installed; never needed."""
+"""The same training in a plain PyTorch loop, where that is installed; never needed."""
 
 import importlib.util
 import sys
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.benchmarks import lenet, measure, tasks
-from experiments.benchmarks.bench import Bench
+from experiments.benchmarks import lenet, measure, tasks, trainer
+from experiments.benchmarks.bench import Bench, place
+
+PYTORCH = "PyTorch, eager"
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -15,22 +17,55 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     if importlib.util.find_spec("torch") is None:
         print("pytorch: not installed, left out", file=sys.stderr)
         return
+    yield from _lenet(bench)
+    yield from _resnet(bench)
+
+
+def _lenet(bench):
     images, batch_size = bench.sizes.images, bench.sizes.batch_size
-    ours, counted = {}, {}
+    count = images // batch_size * batch_size
+    works = {PYTORCH: (_loop(images, batch_size), count)}
     for seeds in (1, bench.sizes.many):
         name = f"jaxticket, seeds {seeds}"
-        ours[name], counted[name], _ = lenet.throughput(bench, seeds=seeds)
-    counted["PyTorch, eager"] = images // batch_size * batch_size
-    times = bench.together({"PyTorch, eager": _loop(images, batch_size), **ours})
-    for name, count in counted.items():
-        faster = measure.ratio(times["PyTorch, eager"], times[name])
+        works[name] = lenet.throughput(bench, seeds=seeds)[:2]
+    yield from _compare(bench, works)
+
+
+def _resnet(bench):
+    """Nesterov, weight decay and batch statistics; PyTorch in both of its layouts."""
+    images, batch_size = bench.sizes.resnet_images, bench.sizes.resnet_batch
+    works = {}
+    for layout in ("default", "channels_last"):
+        work = _resnet_loop(images, batch_size, layout)
+        works[f"ResNet-20: {PYTORCH}, {layout}"] = work, images
+    for seeds in (1, 2):
+        devices, width = place(seeds)
+        name = f"ResNet-20: jaxticket, seeds {seeds}, devices {devices}"
+        works[name] = trainer.epoch(
+            "resnet_20",
+            "nesterov",
+            seeds=seeds,
+            images=images,
+            batch_size=batch_size,
+            devices=devices,
+            width=width,
+        )
+    yield from _compare(bench, works)
+
+
+def _compare(bench, works):
+    """Each beside the first, of pairs `(work, images)`."""
+    times = bench.together({name: work for name, (work, _) in works.items()})
+    first = next(iter(works))
+    for name, (_, count) in works.items():
+        faster = measure.ratio(times[first], times[name])
         yield measure.rate(
             "pytorch",
             name,
             times[name],
             "images/s",
             count,
-            also={"of PyTorch": faster * count / counted["PyTorch, eager"]},
+            also={"of PyTorch": faster * count / works[first][1]},
         )
 
 
@@ -62,3 +97,59 @@ def _loop(images, batch_size) -> measure.Work:
         return loss.item()
 
     return work
+
+
+def _resnet_loop(images, batch_size, layout) -> measure.Work:
+    """As `_loop`, of ResNet-20 on images of CIFAR-10's shape."""
+    import torch
+
+    last = torch.channels_last
+    form = last if layout == "channels_last" else torch.contiguous_format
+    train = tasks.random_images("cifar10", images)
+    pixels = torch.from_numpy(train.images).permute(0, 3, 1, 2)
+    pixels = pixels.contiguous(memory_format=form)
+    labels = torch.from_numpy(train.labels.astype(np.int64))
+    network = resnet_20().to(memory_format=form)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
+    )
+
+    def work():
+        order = torch.randperm(images)
+        for begin in range(0, images - batch_size + 1, batch_size):
+            rows = order[begin : begin + batch_size]
+            logits = network((pixels[rows].float() / 255 - 0.5) / 0.25)
+            loss = torch.nn.functional.cross_entropy(logits, labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    return work
+
+
+def resnet_20():
+    """ResNet-20 as `models.create` makes it, as a `torch.nn.Module`."""
+    from torch import nn
+
+    def normed(ins, out, stride=1):
+        conv = nn.Conv2d(ins, out, 3, stride, padding=1, bias=False)
+        return [conv, nn.BatchNorm2d(out)]
+
+    class Block(nn.Module):
+        def __init__(self, ins, out):
+            super().__init__()
+            stride = 1 if ins == out else 2
+            layers = [*normed(ins, out, stride), nn.ReLU(), *normed(out, out)]
+            self.layers = nn.Sequential(*layers)
+            same = nn.Identity()
+            project = nn.Conv2d(ins, out, 1, stride, bias=False)
+            self.shortcut = same if ins == out else project
+
+        def forward(self, x):
+            return nn.functional.relu(self.layers(x) + self.shortcut(x))
+
+    widths = [16] * 4 + [32] * 3 + [64] * 3
+    blocks = [Block(*pair) for pair in zip(widths, widths[1:], strict=False)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    return nn.Sequential(*normed(3, 16), nn.ReLU(), *blocks, *head)

@@ -1,5 +1,6 @@
 """What is trained: a model of the zoo on a data set, as the experiments set it up."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -80,11 +81,18 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     imp = methods.method(
         "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
     ).search
+    nesterov = dataclasses.replace(
+        config, optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4
+    )
     return Task(
         config,
         init,
         classification.cross_entropy(network, prepare=prepare),
         classification.evaluator(network, prepare=prepare),
         train,
-        {"fixed": methods.fixed(config), "imp": imp},
+        {
+            "fixed": methods.fixed(config),
+            "nesterov": methods.fixed(nesterov),
+            "imp": imp,
+        },
     )
