@@ -74,19 +74,20 @@ def _loop(images, batch_size) -> measure.Work:
     import torch
 
     train = tasks.random_images("mnist", images)
-    pixels = torch.from_numpy(train.images.reshape(images, -1))
-    labels = torch.from_numpy(train.labels.astype(np.int64))
+    device = _device()
+    pixels = torch.from_numpy(train.images.reshape(images, -1)).to(device)
+    labels = torch.from_numpy(train.labels.astype(np.int64)).to(device)
     network = torch.nn.Sequential(
         torch.nn.Linear(784, 300),
         torch.nn.ReLU(),
         torch.nn.Linear(300, 100),
         torch.nn.ReLU(),
         torch.nn.Linear(100, 10),
-    )
+    ).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1.2e-3)
 
     def work():
-        order = torch.randperm(images)
+        order = torch.randperm(images, device=device)
         for begin in range(0, images - batch_size + 1, batch_size):
             rows = order[begin : begin + batch_size]
             logits = network((pixels[rows].float() / 255 - 0.1307) / 0.3081)
@@ -107,15 +108,16 @@ def _resnet_loop(images, batch_size, layout) -> measure.Work:
     form = last if layout == "channels_last" else torch.contiguous_format
     train = tasks.random_images("cifar10", images)
     pixels = torch.from_numpy(train.images).permute(0, 3, 1, 2)
-    pixels = pixels.contiguous(memory_format=form)
-    labels = torch.from_numpy(train.labels.astype(np.int64))
-    network = resnet_20().to(memory_format=form)
+    device = _device()
+    pixels = pixels.contiguous(memory_format=form).to(device)
+    labels = torch.from_numpy(train.labels.astype(np.int64)).to(device)
+    network = resnet_20().to(device, memory_format=form)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
     )
 
     def work():
-        order = torch.randperm(images)
+        order = torch.randperm(images, device=device)
         for begin in range(0, images - batch_size + 1, batch_size):
             rows = order[begin : begin + batch_size]
             logits = network((pixels[rows].float() / 255 - 0.5) / 0.25)
@@ -126,6 +128,13 @@ def _resnet_loop(images, batch_size, layout) -> measure.Work:
         return loss.item()
 
     return work
+
+
+def _device():
+    """Where JAX computes too: on a GPU, if PyTorch sees one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resnet_20():

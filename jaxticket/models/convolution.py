@@ -39,14 +39,15 @@ def conv(
       kernel: `[height, width, in, out]`, cast to the dtype of ``x``.
       strides: step over rows and over columns.
       padding: "SAME", "VALID" or the two pairs `(before, after)`.
-      impl: "lax": `lax.conv_general_dilated`. "gemm": a forward convolution whose
+      impl: "lax": `lax.conv_general_dilated`. "lanes": the same with XLA's gradients,
+        one lane after another under `vmap`. "gemm": a forward convolution whose
         gradients are a forward convolution and matrix products; one lane after another
         under `vmap`. It has reverse-mode gradients of every order, and `jvp` of `grad`,
         but no `jvp` of its own. "shift": a sum over kernel offsets of matrix
         products. "im2col": one matrix product, at `height * width` times the
         activation memory. "auto": on CPU "shift" for a 1x1 kernel, "im2col" for
-        at most 4 input channels or images of few pixels, else "gemm"; "lax" on other
-        backends.
+        at most 4 input channels or images of few pixels, else "gemm"; "lanes" on other
+        backends, whose grouped convolutions are slow (jax-ml/jax#13800, #26568).
 
     Returns:
       `[batch, height', width', out]`.
@@ -91,7 +92,7 @@ def _windows(x):
 def _choose(image_shape, kernel_shape):
     # Looked up while tracing: the backend may be configured after the import.
     if jax.default_backend() != "cpu":
-        return "lax"
+        return "lanes"
     if kernel_shape[:2] == (1, 1):
         return "shift"
     # As measured: with 3 channels half to a third of the time, since the gradient of
@@ -119,12 +120,32 @@ def _im2col(x, kernel, strides, padding):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _lanes(x, kernel, strides, padding):
+    return _lanewise(_lax, strides, padding)(x, kernel)
+
+
+def _lanes_forward(x, kernel, strides, padding):
+    return _lanewise(_lax, strides, padding)(x, kernel), (x, kernel)
+
+
+def _lanes_backward(strides, padding, saved, grad):
+    def run(x, kernel, grad):
+        pull_back = jax.vjp(lambda x, k: _lax(x, k, strides, padding), x, kernel)[1]
+        return pull_back(grad)
+
+    return _one_by_one(run)(*saved, grad)
+
+
+_lanes.defvjp(_lanes_forward, _lanes_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _gemm(x, kernel, strides, padding):
-    return _lanewise(x, kernel, strides, padding)
+    return _lanewise(_blocked, strides, padding)(x, kernel)
 
 
 def _gemm_forward(x, kernel, strides, padding):
-    return _lanewise(x, kernel, strides, padding), (x, kernel)
+    return _lanewise(_blocked, strides, padding)(x, kernel), (x, kernel)
 
 
 def _gemm_backward(strides, padding, saved, grad):
@@ -163,7 +184,8 @@ def _input_gradient(x_shape, kernel, strides, padding, grad):
         edges.append((high, parts[-1] - grad.shape[1 + axis] - low))
     # [taps, stride, taps, stride, in, out] -> [taps, taps, out, stride * stride * in]
     kernel = jnp.flip(kernel, (0, 2)).transpose(0, 2, 5, 1, 3, 4)
-    y = _lanewise(grad, kernel.reshape(*kernel.shape[:3], -1), (1, 1), tuple(edges))
+    kernel = kernel.reshape(*kernel.shape[:3], -1)
+    y = _lanewise(_blocked, (1, 1), tuple(edges))(grad, kernel)
     if strides == (1, 1):
         return y
     y = y.reshape(-1, *parts, *strides, x_shape[-1]).transpose(0, 1, 3, 2, 4, 5)
@@ -188,33 +210,31 @@ def _blocked(x, kernel, strides, padding):
     return y.reshape(*y.shape[:2], across, out)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _lanewise(x, kernel, strides, padding):
-    """A convolution that `vmap` runs one lane after another, never as grouped."""
-
-    @jax.custom_batching.custom_vmap
-    def run(x, kernel):
-        return _blocked(x, kernel, strides, padding)
-
-    @run.def_vmap
-    def rule(lanes, batched, x, kernel):
-        x_batched, kernel_batched = batched
-        if not kernel_batched:  # the lanes are then only a larger batch
-            y = run(x.reshape(-1, *x.shape[2:]), kernel)
-            return y.reshape(lanes, -1, *y.shape[1:]), True
-        y = [run(x[i] if x_batched else x, kernel[i]) for i in range(lanes)]
-        return jnp.stack(y), True
-
-    return run(x, kernel)
+def _lanewise(forward, strides, padding):
+    return _one_by_one(lambda x, kernel: forward(x, kernel, strides, padding))
 
 
-@_lanewise.defjvp
-def _lanewise_jvp(strides, padding, primals, tangents):
-    # `custom_vmap` cannot be transposed; this serves second derivatives alone.
-    (x, kernel), (dx, dkernel) = primals, tangents
-    return _lanewise(x, kernel, strides, padding), (
-        _shift(dx, kernel, strides, padding) + _shift(x, dkernel, strides, padding)
-    )
+def _one_by_one(run):
+    """A function that `vmap` runs one lane after another, never as a grouped one."""
+    by_lane = jax.custom_batching.custom_vmap(run)
+
+    @by_lane.def_vmap
+    def rule(lanes, batched, *args):
+        found = [
+            by_lane(*(x[i] if b else x for x, b in zip(args, batched, strict=True)))
+            for i in range(lanes)
+        ]
+        found = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+        return found, jax.tree.map(lambda _: True, found)
+
+    call = jax.custom_jvp(lambda *args: by_lane(*args))
+
+    @call.defjvp
+    def jvp(primals, tangents):
+        # `custom_vmap` cannot be transposed; this serves second derivatives alone.
+        return call(*primals), jax.jvp(run, primals, tangents)[1]
+
+    return call
 
 
 def _slices(x, kernel_shape, strides, padding):
@@ -240,6 +260,7 @@ def _product(x, matrix):
 
 IMPLS: dict[str, Callable] = {
     "lax": _lax,
+    "lanes": _lanes,
     "gemm": _gemm,
     "shift": _shift,
     "im2col": _im2col,
