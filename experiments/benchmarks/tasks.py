@@ -46,7 +46,8 @@ def random_images(dataset: str, count: int, seed: int = 0) -> data.Split:
 @functools.cache
 def on_noise(model: str, images: int, batch_size: int) -> Task:
     """The training of a model of the zoo, on noise."""
-    dataset = "cifar10" if model.startswith(("conv", "resnet")) else "mnist"
+    on_cifar = model.startswith(("conv", "resnet", "vgg"))
+    dataset = "cifar10" if on_cifar else "mnist"
     return on(random_images(dataset, images), dataset, model, batch_size)
 
 

@@ -13,6 +13,7 @@ from jaxticket.models.model import (
     from_linen,
     from_nnx,
 )
+from jaxticket.models.rules import is_convolution
 
 __all__ = [
     "NAMES",
@@ -22,9 +23,18 @@ __all__ = [
     "from_haiku",
     "from_linen",
     "from_nnx",
+    "is_convolution",
 ]
 
-NAMES = ("mlp", "lenet_300_100", "conv_2", "conv_4", "conv_6")
+NAMES = (
+    "mlp",
+    "lenet_300_100",
+    "conv_2",
+    "conv_4",
+    "conv_6",
+    "resnet_20",
+    "vgg_16",
+)
 
 
 def create(name: str, num_classes: int = 10, **options) -> Model:
@@ -33,8 +43,8 @@ def create(name: str, num_classes: int = 10, **options) -> Model:
     Args:
       name: one of `NAMES`.
       num_classes: width of the output layer.
-      **options: fields of the network, such as ``dtype``, ``dropout`` and, for
-        convolutional ones, ``impl``; "mlp" takes ``hidden``.
+      **options: fields of the network, such as ``dtype`` and, for convolutional ones,
+        ``impl``; those with hidden layers take ``dropout``, "mlp" ``hidden``.
 
     Returns:
       A `Model` on `[batch, height, width, channels]`.

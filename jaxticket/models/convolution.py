@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxticket.models.kernel_gradient import kernel_gradient
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FIRST_AXES = (((0,), (0,)), ((), ()))  # contracted, with no batch axes
+
+_FEW = 32  # output channels, below which two columns are computed as one
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -89,9 +92,7 @@ def _choose(kernel_shape, strides):
         return "lax"
     if kernel_shape[:2] == (1, 1):
         return "shift"
-    # As measured: there the patches are few, and one product beats nine thin ones.
-    few_patches = strides != (1, 1) or kernel_shape[2] <= 4
-    return "im2col" if few_patches else "gemm"
+    return "gemm"
 
 
 def _lax(x, kernel, strides, padding):
@@ -125,7 +126,7 @@ def _gemm_backward(strides, padding, saved, grad):
     x, kernel = saved
     return (
         _input_gradient(x.shape, kernel, strides, padding, grad),
-        _kernel_gradient(x, kernel.shape, strides, padding, grad),
+        kernel_gradient(x, grad, kernel.shape[:2], strides, padding),
     )
 
 
@@ -133,30 +134,52 @@ _gemm.defvjp(_gemm_forward, _gemm_backward)
 
 
 def _input_gradient(x_shape, kernel, strides, padding, grad):
-    """Convolves ``grad``, with zeros between strides, with the flipped kernel."""
-    gaps, edges = [(0, 0, 0)], []
-    for axis, (stride, (before, _)) in enumerate(
-        zip(strides, padding, strict=True), start=1
-    ):
-        spread = (grad.shape[axis] - 1) * stride + 1
-        # These stay the convolution's padding: an explicit pad takes twice the time.
-        edges.append(
-            (kernel.shape[axis - 1] - 1 - before, x_shape[axis] + before - spread)
+    """Convolves ``grad`` with the flipped kernel.
+
+    With strides, the `strides[0] * strides[1]` kinds of positions, each of which meets
+    its own part of the kernel, are as many groups of output channels.
+    """
+    parts, edges = [], []
+    for axis, (stride, (before, _)) in enumerate(zip(strides, padding, strict=True)):
+        # Position `stride * m + a` meets `kernel[a + before + stride * t]` at
+        # `grad[m - t]`, for `t` from `low` to `high`.
+        size, taken = kernel.shape[2 * axis], x_shape[1 + axis]
+        low, high = -((stride - 1 + before) // stride), (size - 1 - before) // stride
+        taps = high - low + 1
+        starts = -(before + stride * low)
+        pads = [(0, 0)] * kernel.ndim
+        pads[2 * axis] = (starts, stride * taps - size - starts)
+        kernel = jnp.pad(kernel, pads)
+        shape = kernel.shape
+        kernel = kernel.reshape(
+            *shape[: 2 * axis], taps, stride, *shape[2 * axis + 1 :]
         )
-        gaps.append((0, 0, stride - 1))
-    gaps.append((0, 0, 0))
-    if strides != (1, 1):
-        grad = lax.pad(grad, jnp.zeros((), grad.dtype), gaps)
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    return _lanewise(grad, flipped, (1, 1), tuple(edges))
+        parts.append(-(-taken // stride))
+        edges.append((high, parts[-1] - grad.shape[1 + axis] - low))
+    # [taps, stride, taps, stride, in, out] -> [taps, taps, out, stride * stride * in]
+    kernel = jnp.flip(kernel, (0, 2)).transpose(0, 2, 5, 1, 3, 4)
+    y = _lanewise(grad, kernel.reshape(*kernel.shape[:3], -1), (1, 1), tuple(edges))
+    if strides == (1, 1):
+        return y
+    y = y.reshape(-1, *parts, *strides, x_shape[-1]).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(len(y), parts[0] * strides[0], parts[1] * strides[1], x_shape[-1])
+    return y[:, : x_shape[1], : x_shape[2]]
 
 
-def _kernel_gradient(x, kernel_shape, strides, padding, grad):
-    """One product a kernel offset: `[in, b * h * w] @ [b * h * w, out]`."""
-    slices = _slices(x, kernel_shape, strides, padding)
-    grad = _rows(grad)
-    products = [lax.dot_general(_rows(part), grad, _FIRST_AXES) for part in slices]
-    return jnp.stack(products).reshape(kernel_shape)
+def _blocked(x, kernel, strides, padding):
+    """Two columns of few channels as one of twice as many: the vector units are wide.
+
+    That is a convolution with a kernel one column wider, and a stride of two columns.
+    """
+    height, width, features, out = kernel.shape
+    across = x.shape[2] + sum(padding[1]) - width + 1
+    if strides != (1, 1) or out >= _FEW or across % 2:
+        return _lax(x, kernel, strides, padding)
+    pads = [((0, 0), (a, 1 - a), (0, 0), (0, 0)) for a in (0, 1)]
+    kernel = jnp.stack([jnp.pad(kernel, pad) for pad in pads], 3)
+    kernel = kernel.reshape(height, width + 1, features, 2 * out)
+    y = _lax(x, kernel, (1, 2), padding)
+    return y.reshape(*y.shape[:2], across, out)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -165,7 +188,7 @@ def _lanewise(x, kernel, strides, padding):
 
     @jax.custom_batching.custom_vmap
     def run(x, kernel):
-        return _lax(x, kernel, strides, padding)
+        return _blocked(x, kernel, strides, padding)
 
     @run.def_vmap
     def rule(lanes, batched, x, kernel):

@@ -1,0 +1,60 @@
+"""VGG networks with batch normalisation for small images, as a flax module."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxticket.models import convolution, layers
+from jaxticket.models.batch_norm import NormReLU
+
+
+class VGG(nn.Module):
+    """Stages of normalised 3x3 convolutions, each ended by 2x2 max-pooling.
+
+    The convolutions have no bias: the normalisation has. One linear layer follows, on
+    the mean over what is left of the image; of 32x32 that is a single pixel.
+
+    Parameters are `conv_0`, `norm_0`, `conv_1`, ..., and `output`.
+
+    Attributes:
+      num_classes: width of the output layer.
+      widths: channels of the convolutions of each stage.
+      dtype: computed in, or None for that of the inputs and parameters, which stay
+        float32 as do the batch statistics; the logits are float32 at least.
+      impl: of the convolutions, see `convolution.conv`.
+
+    Reference:
+      Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015, configuration D,
+      with its three linear layers replaced by one, as is usual for CIFAR-10.
+    """
+
+    num_classes: int = 10
+    widths: tuple[tuple[int, ...], ...] = (
+        (64, 64),
+        (128, 128),
+        (256, 256, 256),
+        (512, 512, 512),
+        (512, 512, 512),
+    )
+    dtype: jnp.dtype | None = None
+    impl: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
+        layers.check_images(x.shape, poolings=len(self.widths))
+        layer = 0
+        for widths in self.widths:
+            for width in widths:
+                x = layers.Conv(
+                    width,
+                    use_bias=False,
+                    dtype=self.dtype,
+                    impl=self.impl,
+                    name=f"conv_{layer}",
+                )(x)
+                norm = NormReLU(dtype=self.dtype, name=f"norm_{layer}")
+                x = norm(x, train=train)
+                layer += 1
+            x = convolution.max_pool(x)
+        return layers.logits(self.num_classes, x.mean((1, 2)), dtype=self.dtype)
