@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import config as settings
 from experiments import methods
+from experiments.settings import resolve
 from jaxticket import classification, data, masks, models, training
 from jaxticket.base import Search, Ticket
 
@@ -53,7 +54,7 @@ def on_noise(model: str, images: int, batch_size: int) -> Task:
 
 def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     """The training of a model of the zoo on given images."""
-    config = settings.resolve(
+    config = resolve(
         settings.Config(
             dataset=dataset,
             model=model,
@@ -75,7 +76,7 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     per_epoch = len(train.labels) // batch_size
     imp = methods.method(
         "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
-    ).search
+    ).search(())
     return Task(
         config,
         init,
