@@ -10,6 +10,7 @@ from experiments import statistics
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#555555"
 DPI = 150
+DEPTH = 15  # percentage points below the dense network at which panels end
 TREATMENTS = {  # treatment -> label, line, marker, opacity
     "ticket": ("ticket", "-", "o", 1.0),
     "reinitialise": ("re-initialised", "--", "s", 0.75),
@@ -34,6 +35,13 @@ def dense_band(axes, dense: statistics.Interval) -> dict[str, Any]:
         return {"dense": line}
     band = axes.axhspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
     return {"dense": (line, band)}
+
+
+def crop(axes, dense: statistics.Interval) -> None:
+    """Leaves accuracies out of the panel that would flatten all others."""
+    low, _ = axes.get_ylim()
+    if low < dense.mean - DEPTH:
+        axes.set_ylim(bottom=dense.mean - DEPTH)
 
 
 def density_axis(axes, densities: Iterable[float], smallest: float) -> None:

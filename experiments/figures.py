@@ -8,7 +8,8 @@ from pathlib import Path
 from experiments import common, curves, drawings, statistics
 
 CAPTIONS = {
-    "accuracy": "Test accuracy at the early-stopping step, against density.",
+    "accuracy": "Test accuracy at the early-stopping step, against density. Here "
+    f"and below, panels end {drawings.DEPTH} points below the dense network.",
     "final_accuracy": "Test accuracy after the last step, against density.",
     "early_stopping_step": "Early-stopping step (sooner is better), against density.",
     "comparison": "Test accuracy of all tickets after the last step, against density "
@@ -110,6 +111,8 @@ def _against_density(rows: list[statistics.Row], column: str, label: str, scale:
         tickets = statistics.select(here, treatment="ticket")
         drawings.density_axis(axes, [d for d, _ in _points(tickets, column)], smallest)
         axes.set_title(method.replace("_", " "), color=colour, fontweight="bold")
+        if scale == 100:
+            drawings.crop(axes, dense)
     for axes in drawing.axes[len(methods) :]:
         axes.set_visible(False)
     for axes in drawing.axes[::across]:
@@ -160,6 +163,7 @@ def _comparison(rows: list[statistics.Row]):
                 elinewidth=0.8,
                 capsize=2,
             )
+    drawings.crop(by_density, dense)
     drawings.density_axis(by_density, densities, min(densities, default=1))
     by_density.set_ylabel("test accuracy at the end, %")
     by_cost.set_xlabel("epochs of search")

@@ -24,6 +24,7 @@ HEADERS = (
     "round or\nsetting",
     "search\nepochs",
 )
+ALL = (HEADERS[0], *HEADERS[2:])
 TERMS = {
     "sparsest matching": "Of the tickets whose mean accuracy after the last step is at "
     "least that of the dense network, the one with the fewest weights.",
@@ -67,6 +68,12 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
         for method, found in milestones(rows).items()
         for name, ticket in found.items()
     ]
+
+
+def all_tickets(rows: Sequence[Row]) -> list[list[str]]:
+    """A line a ticket, in the order of `ALL`."""
+    summaries = statistics.summarise(rows, accuracy="test_accuracy")
+    return [[s.method.replace("_", " "), *_cells(s)] for s in summaries]
 
 
 def _sparsest(

@@ -58,15 +58,20 @@ def html(output_dir: str | Path) -> Path:
         for name, caption in figures.captions(rows).items()
     ]
     terms = tables.TERMS | milestones.TERMS
-    marks = ["winning" if s.verdict == "winning" else "" for s in summaries]
+    if settings.get("verdicts", True):
+        marks = ["winning" if s.verdict == "winning" else "" for s in summaries]
+        headlines = _headlines(summaries)
+        lines = map(tables.cells, summaries)
+        results = _html_table(tables.HEADERS, lines, kind="verdicts", marks=marks)
+    else:
+        terms, headlines = milestones.TERMS, []
+        results = _html_table(milestones.ALL, milestones.all_tickets(rows))
     parts = [
         f"<h1>{title}</h1>",
         f"<pre>{escape(_value(settings.get('command', '')))}</pre>",
-        *(f"<p>{escape(line)}</p>" for line in _headlines(summaries)),
+        *(f"<p>{escape(line)}</p>" for line in headlines),
         "<h2>Tickets against the dense network</h2>",
-        _html_table(
-            tables.HEADERS, map(tables.cells, summaries), kind="verdicts", marks=marks
-        ),
+        results,
         "<h2>The sparsest that match, and the best</h2>",
         _html_table(milestones.HEADERS, milestones.lines(rows)),
         "<h2>Figures</h2>",
@@ -178,16 +183,22 @@ def _read_config(path: Path) -> dict[str, Any]:
     return settings
 
 
-def show(rows: Sequence[statistics.Row]) -> None:
-    """Prints a table a method, and that of the milestones."""
-    summaries = statistics.summarise(rows)
-    methods = dict.fromkeys(summary.method for summary in summaries)
-    tables.show(
-        *(tables.of_tickets([s for s in summaries if s.method == m]) for m in methods),
-        "Test accuracy is that at the early-stopping step; ± is a 95% interval over "
-        "the seeds; differences are paired by seed.\n",
-        tables.table(milestones.HEADERS, milestones.lines(rows)),
-    )
+def show(rows: Sequence[statistics.Row], *, verdicts: bool = True) -> None:
+    """Prints the tickets, a table a method if they can win, and the milestones."""
+    if verdicts:
+        summaries = statistics.summarise(rows)
+        methods = dict.fromkeys(summary.method for summary in summaries)
+        tables.show(
+            *(
+                tables.of_tickets([s for s in summaries if s.method == method])
+                for method in methods
+            ),
+            "Test accuracy is that at the early-stopping step; ± is a 95% interval "
+            "over the seeds; differences are paired by seed.\n",
+        )
+    else:
+        tables.show(tables.table(milestones.ALL, milestones.all_tickets(rows)))
+    tables.show(tables.table(milestones.HEADERS, milestones.lines(rows)))
 
 
 def write(output_dir: str | Path) -> None:
@@ -208,9 +219,11 @@ class Config:
 def experiment(config: Config) -> None:
     """Makes the report of a finished run again."""
     write(config.output_dir)
-    rows = statistics.read_results(Path(config.output_dir) / "results.csv")
-    show(rows)
-    print(f"report: {Path(config.output_dir) / 'report.html'}")
+    folder = Path(config.output_dir)
+    settings = _read_config(folder / "config.json")
+    rows = statistics.read_results(folder / "results.csv")
+    show(rows, verdicts=settings.get("verdicts", True))
+    print(f"report: {folder / 'report.html'}")
 
 
 if __name__ == "__main__":

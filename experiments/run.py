@@ -49,6 +49,7 @@ def run(title: str, config: Settings, build: Callable) -> list[dict]:
         config,
         work.folder,
         experiment=title,
+        verdicts=config.VERDICTS,
         data=dataset.checksum,
         layout={"lanes": work.layout.per_device, "width": work.layout.width},
     )
@@ -59,6 +60,6 @@ def run(title: str, config: Settings, build: Callable) -> list[dict]:
     )
     work.run()
     report.write(work.folder)
-    report.show(work.records.rows)
+    report.show(work.records.rows, verdicts=config.VERDICTS)
     print(f"report: {work.folder / 'report.html'}")
     return work.records.rows

@@ -1,6 +1,7 @@
 """The settings that all experiments have: meaning, checks, and what fills them in."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 from jaxticket import data, models
@@ -25,11 +26,13 @@ class Settings:
       PRESETS: (data set, model) -> values for what is left open; the entry of `None`
         serves every other pair.
       EXCLUSIVE: pairs of settings that say the same in two ways.
+      VERDICTS: whether a ticket can win: it then trains as the dense network does.
     """
 
     METHODS: ClassVar[tuple[str, ...]] = ()
     PRESETS: ClassVar[dict] = {}
     EXCLUSIVE: ClassVar[tuple] = (("steps", "epochs"),)
+    VERDICTS: ClassVar[bool] = True
 
     dataset: str = setting(
         "digits", "digits (embedded), or a TFDS image set: mnist, ..."
@@ -119,9 +122,7 @@ class Settings:
                 "--learning_rate_drops are steps from 1, or fractions of a training "
                 f"between 0 and 1; got {wrong[0]:g}"
             )
-        distinct("s0_values", self.s0_values)
-        for value in self.s0_values:
-            finite("s0_values", value)
+        each("s0_values", self.s0_values, finite)
         one_of("normalization", self.normalization, data.NORMALIZATIONS)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("temperature_every", self.temperature_every, ("epoch", "step"))
@@ -189,6 +190,15 @@ def distinct(what: str, values) -> None:
     """Refuses a value that comes twice."""
     if len(set(values)) < len(values):
         raise ValueError(f"{what} given twice: {', '.join(map(str, values))}")
+
+
+def each(name: str, values, check: Callable[[str, float], None]) -> None:
+    """Checks the numbers that the lanes of a method differ by."""
+    if not values:
+        raise ValueError(f"--{name} needs at least one number")
+    distinct(f"--{name}:", values)
+    for value in values:
+        check(name, value)
 
 
 def least(config: Settings, **bounds: int) -> None:
