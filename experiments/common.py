@@ -72,7 +72,7 @@ def _parsed(kinds: dict) -> dict:
     values = {}
     for name, (kind, item) in kinds.items():
         value = flags.FLAGS[name].value
-        if kind is list:
+        if kind is list and value is not None:
             try:
                 value = tuple(item(x) for x in value)
             except ValueError:

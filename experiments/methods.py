@@ -1,15 +1,17 @@
 """From settings to searches: what each method is, and what may be expected of it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments.config import CONV_RATES, Config
-from jaxticket import masks, schedules, scores, searches, selection
-from jaxticket.base import Params, Search
+from experiments.settings import Settings
+from jaxticket import masks, models, schedules, scores, searches, selection
+from jaxticket.base import Mask, Params, Search
 
 # Retraining rule of each relative of IMP.
 IMP = {
@@ -20,34 +22,88 @@ IMP = {
 }
 
 
+class Setting(NamedTuple):
+    """Numbers of a method that its lanes differ by.
+
+    Attributes:
+      label: what results call it, as "s0=0.1"; empty where there is only one.
+      values: what `Method.search` is given.
+      factor: what the search multiplies the weights of a ticket by.
+    """
+
+    label: str = ""
+    values: Any = ()
+    factor: float = 1.0
+
+
 class Method(NamedTuple):
     """A search, and the promises that its audit holds it to.
 
+    A sequential method has one setting, and every round leaves a ticket. A parallel one
+    leaves a ticket for every setting, after its last round.
+
     Attributes:
-      search: the search.
+      search: values of a `Setting` -> the search.
+      rounds: of a search.
+      steps: of a round.
+      settings: those of a parallel method from the densest expected ticket on.
+      rewind_step: step of round 0 whose weights and model state tickets have.
+      resumes_at: the step with which later rounds begin.
+      trains_from: the step with which the training of a ticket begins.
       trains_ticket: whether a round trains the ticket itself, so that its results are
         the ticket's. Otherwise tickets are trained afterwards.
       found_after: prunings that a ticket read in round 0 has seen.
+      hard: whether a round runs with the mask of its ticket: round 0 then trains the
+        dense network, and a mask without weights in some layer is a broken run. Learned
+        masks may end so; their network is then as good as a constant.
+      nested: whether later masks keep nothing that an earlier one has pruned.
       rewinds: whether a round begins from the ticket's weights.
       kept_weights: whether tickets carry trained weights instead of early ones.
-      resumes: whether trainings of tickets begin at the rewinding step.
+      ticket_model: whether their model state is that of `rewind_step` or of the end.
       rates: the fraction of the survivors that a pruning keeps, of all or by leaf; None
         where the method does not promise it.
-      scale: weights -> weights of the ticket, for freshly drawn ones.
     """
 
-    search: Search
-    trains_ticket: bool
-    found_after: int
-    rewinds: bool
-    kept_weights: bool
-    resumes: bool
-    rates: dict[str, float] | float | None
-    scale: Callable[[Params], Params]
+    search: Callable[[Any], Search]
+    rounds: int
+    steps: int
+    settings: tuple[Setting, ...] = (Setting(),)
+    rewind_step: int = 0
+    resumes_at: int = 0
+    trains_from: int = 0
+    trains_ticket: bool = False
+    found_after: int = 1
+    hard: bool = False
+    nested: bool = False
+    rewinds: bool = False
+    kept_weights: bool = False
+    ticket_model: str = "early"
+    rates: dict[str, float] | float | None = None
+
+    @property
+    def parallel(self) -> bool:
+        return bool(self.settings[0].label)
+
+    def number(self, setting: int, round_: int) -> int:
+        """What results call the round of a ticket: of setting, or of prunings."""
+        return setting + 1 if self.parallel else round_ + self.found_after
+
+    def tickets(self) -> dict[int, tuple[Setting, int]]:
+        """Number of every ticket -> its setting, and the rounds that found it."""
+        if self.parallel:
+            return {i: (s, self.rounds) for i, s in enumerate(self.settings, 1)}
+        last = self.rounds + self.found_after
+        return {i: (self.settings[0], i) for i in range(1, last)}
+
+
+def full(config: Settings, params: Params) -> Mask:
+    """The mask that keeps everything which may be pruned."""
+    rules = {"kernels": masks.is_kernel, "convolutions": models.is_convolution}
+    return masks.full(params, rules[config.prunable])
 
 
 def optimizer(
-    config: Config, learning_rate: float, weight_decay: float
+    config: Settings, learning_rate: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """The chosen optimiser; its learning rate follows the step within the round."""
 
@@ -65,73 +121,140 @@ def optimizer(
     return optax.chain(*decay, momentum, by_step)
 
 
-def fixed(config: Config) -> Search:
-    """What trains tickets, controls and the dense network."""
-    return searches.fixed(optimizer(config, config.learning_rate, config.weight_decay))
+def of_weights(config: Settings) -> optax.GradientTransformation:
+    """What trains weights."""
+    return optimizer(config, config.learning_rate, config.weight_decay)
+
+
+def of_gated(
+    config: Settings, logit_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """What trains weights and logits together."""
+    logits = optimizer(config, config.logit_learning_rate, logit_decay)
+    return optax.partition(
+        {"weights": of_weights(config), "logits": logits},
+        searches.Gated("weights", "logits"),
+    )
+
+
+def fixed(config: Settings) -> Search:
+    """What trains the dense network, and tickets without a multiplier."""
+    return searches.fixed(of_weights(config))
+
+
+def trainer(config: Settings) -> Callable[[Any], Search]:
+    """What trains all tickets: multiplier of a lane -> search, or () -> search."""
+    if config.keep_multiplier:
+        return lambda c: searches.fixed(of_weights(config), multiplier=c)
+    return lambda _: fixed(config)
 
 
 def method(
     name: str, config: Config, params: Params, *, steps: int, epoch_steps: int
 ) -> Method:
-    """Builds a method for parameters of the structure of `params`."""
-    weights = optimizer(config, config.learning_rate, config.weight_decay)
+    """Builds a method for parameters of the structure of `params`.
+
+    Args:
+      name: one of `config.METHODS`.
+      config: the settings, all lengths in steps.
+      params: their shapes and dtypes do.
+      steps: of a round.
+      epoch_steps: of an epoch.
+    """
+    begin = config.rewind_step
+    common = {"rounds": config.rounds, "steps": steps, "rewind_step": begin}
     if name in IMP:
         select, rates = _scope(config, params)
         retrain = IMP[name]
+        search = searches.imp(
+            of_weights(config),
+            density=config.density,
+            score=getattr(scores, config.score),
+            select=select,
+            rewind_step=begin,
+            retrain=retrain,
+        )
         return Method(
-            searches.imp(
-                weights,
-                density=config.density,
-                score=getattr(scores, config.score),
-                select=select,
-                rewind_step=config.rewind_step,
-                retrain=retrain,
-            ),
+            lambda _: search,
+            **common,
+            resumes_at=0 if config.resume_schedule is False else begin,
+            trains_from=0 if config.resume_schedule is False else begin,
             trains_ticket=retrain != "continue",
             found_after=0,
+            hard=True,
+            nested=True,
             rewinds=retrain == "rewind",
             kept_weights=retrain in ("learning_rate", "finetune"),
-            resumes=config.resume_schedule is not False,
             rates=rates,
-            scale=lambda weights: weights,
         )
-    every = epoch_steps if config.temperature_every == "epoch" else 1
-    logits = optimizer(config, config.logit_learning_rate, 0.0)
-    factor = 1 / float(jax.nn.sigmoid(config.s0)) if config.scaling else 1.0
-    prunable = masks.full(params)
-    return Method(
-        searches.continuous_sparsification(
-            optax.partition(
-                {"weights": weights, "logits": logits},
-                searches.Gated("weights", "logits"),
-            ),
-            temperature=schedules.temperature(
-                config.final_temperature, steps, epoch_steps=every
-            ),
+    common["trains_from"] = begin if config.resume_schedule else 0
+    if name == "iss":
+        search = searches.iss(
+            of_gated(config),
             penalty=config.penalty,
             initial_logit=config.s0,
-            rewind_step=config.rewind_step,
-            between=config.between_rounds,
-            scaling=config.scaling,
+            rewind_step=begin,
             keep_momentum=config.keep_momentum,
+        )
+        return Method(lambda _: search, **common, nested=True)
+
+    def continuous(values):
+        return continuous_sparsification(
+            config,
+            dict(values).get("s0", config.s0),
+            steps,
+            epoch_steps,
+            rewind_step=begin,
+            between=config.between_rounds,
+            keep_momentum=config.keep_momentum,
+        )
+
+    if name == "continuous_sparsification_parallel":
+        common |= {"rounds": config.parallel_rounds, "settings": s0_settings(config)}
+    else:
+        common["settings"] = (Setting(factor=factor(config, config.s0)),)
+    return Method(continuous, **common)
+
+
+def continuous_sparsification(
+    config: Settings, s0, steps: int, epoch_steps: int, **options
+) -> Search:
+    """The search with what all experiments can be told of it."""
+    every = epoch_steps if config.temperature_every == "epoch" else 1
+    return searches.continuous_sparsification(
+        of_gated(config),
+        temperature=schedules.temperature(
+            config.final_temperature, steps, epoch_steps=every
         ),
-        trains_ticket=False,
-        found_after=1,
-        rewinds=False,
-        kept_weights=False,
-        resumes=config.resume_schedule is True,
-        rates=None,
-        scale=lambda weights: jax.tree.map(
-            lambda w, m: w if m is None else w * jnp.asarray(factor, w.dtype),
-            weights,
-            prunable,
-        ),
+        penalty=config.penalty,
+        initial_logit=s0,
+        scaling=config.scaling,
+        **options,
     )
+
+
+def factor(config: Settings, s0: float) -> float:
+    """What Continuous Sparsification multiplies the weights of its tickets by."""
+    return 1 / float(jax.nn.sigmoid(np.float32(s0))) if config.scaling else 1.0
+
+
+def s0_settings(config: Settings) -> tuple[Setting, ...]:
+    """Lanes of Continuous Sparsification: a larger s0 is denser."""
+    return tuple(
+        setting._replace(factor=factor(config, s0))
+        for s0 in sorted(config.s0_values, reverse=True)
+        for setting in settings("s0", [s0])
+    )
+
+
+def settings(name: str, values) -> tuple[Setting, ...]:
+    """A setting for every value of a number."""
+    return tuple(Setting(f"{name}={x}", {name: np.float32(x)}) for x in values)
 
 
 def _scope(config: Config, params: Params):
     """The selection, and the fractions it keeps where they are known beforehand."""
-    prunable = masks.full(params)
+    prunable = full(config, params)
     names = masks.names(prunable)
     shapes = [leaf.shape for leaf in jax.tree.leaves(prunable)]
     if config.scope == "global":
@@ -139,7 +262,7 @@ def _scope(config: Config, params: Params):
     if config.scope == "lottery":
         conv = CONV_RATES.get(config.model, 1.0)
         rates = {n: conv for n, s in zip(names, shapes, strict=True) if len(s) > 2}
-        rates[_output(names, shapes)] = 0.5
+        rates |= dict.fromkeys(_output(names, shapes), 0.5)
         rates = {n: rates.get(n, 1.0) for n in names}
         kept = {n: 1 - rate * (1 - config.density) for n, rate in rates.items()}
         return selection.per_layer(selection.at_rates(rates)), kept
@@ -149,7 +272,7 @@ def _scope(config: Config, params: Params):
     return selection.per_layer(getattr(selection, config.scope)), None
 
 
-def _output(names: list[str], shapes: list[tuple]) -> str:
-    """The output layer: the dense kernel with the fewest columns."""
+def _output(names: list[str], shapes: list[tuple]) -> list[str]:
+    """The output layer, if it can be pruned: the dense kernel of the fewest columns."""
     dense = [(s[-1], n) for n, s in zip(names, shapes, strict=True) if len(s) == 2]
-    return min(dense)[1]
+    return [min(dense)[1]] if dense else []

@@ -11,130 +11,12 @@ import functools
 import itertools
 import json
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich import console, text
-from rich import table as rich_table
-
-from experiments import common, figures, statistics
-
-HEADERS = (
-    "method",
-    "round",
-    "density\n%",
-    "test\naccuracy\n%",
-    "less\ndense\npp",
-    "less\nre-init\npp",
-    "early\nstop\nstep",
-    "over\ndense",
-    "wins",
-    "verdict",
-)
-TERMS = {
-    "density": "Fraction of the prunable weights that the ticket keeps.",
-    "test accuracy": "Measured at the early-stopping step, as in the Lottery Ticket "
-    "paper. Mean ± half of the 95% interval over the seeds (Student's t).",
-    "less dense": "Accuracy less that of the dense network of the same seed, which "
-    "has the same initial weights and data order. In percentage points; positive is "
-    "better.",
-    "less re-init": "The same difference from the re-initialised control, which has "
-    "the ticket's mask and newly drawn weights.",
-    "early stop": "Step with the smallest validation loss. Training always runs to its "
-    "end; this step is found afterwards.",
-    "over dense": "Early-stopping step as a multiple of the dense network's: below 1 "
-    "is sooner.",
-    "winning": "On average over the seeds the ticket is at least as accurate as the "
-    "dense network, stops no later, and has fewer weights.",
-    "within noise": "The interval of the difference from the dense network includes 0: "
-    "these seeds do not show which of the two is more accurate.",
-    "wins": "Seeds whose own ticket wins, of all seeds.",
-}
-
-
-def cells(summary: statistics.Summary) -> list[str]:
-    """One line of the summary table, in the order of `HEADERS`."""
-    return [
-        summary.method.replace("_", " "),
-        str(summary.round),
-        f"{100 * summary.density:.3g}",
-        _plus_minus(summary.accuracy, "{:.2f}", 100),
-        _plus_minus(summary.to_dense, "{:+.2f}", 100),
-        _plus_minus(summary.to_reinitialised, "{:+.2f}", 100),
-        _plus_minus(summary.early_stopping_step, "{:.0f}"),
-        _ratio(summary),
-        f"{summary.wins}/{summary.seeds}",
-        _verdict(summary),
-    ]
-
-
-def _plus_minus(
-    interval: statistics.Interval | None, form: str, scale: float = 1
-) -> str:
-    if interval is None or math.isnan(interval.mean):
-        return "–"
-    mean = form.format(scale * interval.mean)
-    if math.isnan(interval.half_width):
-        return mean
-    return f"{mean} ±{form.replace('+', '').format(scale * interval.half_width)}"
-
-
-def _ratio(summary: statistics.Summary) -> str:
-    ratio = summary.step_ratio
-    return "–" if ratio is None or math.isnan(ratio) else f"{ratio:.2f}×"
-
-
-def _verdict(summary: statistics.Summary) -> str:
-    """The verdict, and how sure it is where it hangs on the accuracy."""
-    if summary.clear or summary.verdict not in ("winning", "no: lower accuracy"):
-        return summary.verdict
-    return summary.verdict + (", one seed" if summary.seeds == 1 else ", within noise")
-
-
-def table(summaries: Sequence[statistics.Summary]) -> rich_table.Table:
-    """The summary as a table for the terminal.
-
-    The tickets of one method get its name as the title; those of several, a column.
-    """
-    methods = list(dict.fromkeys(summary.method for summary in summaries))
-    first = 1 if len(methods) == 1 else 0
-    result = rich_table.Table(
-        title=methods[0].replace("_", " ") if first else None,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=None,
-        pad_edge=False,
-    )
-    for name in HEADERS[first:]:
-        words = "no: lower accuracy," if name == "verdict" else name
-        result.add_column(
-            name,
-            justify="left" if name in ("method", "verdict") else "right",
-            # A narrow terminal breaks cells, but never inside a word.
-            min_width=max(map(len, words.split())),
-        )
-    for summary in summaries:
-        style = "green" if summary.verdict == "winning" else ""
-        line = cells(summary)[first:]
-        result.add_row(*(text.Text(cell, style=style) for cell in line))
-    return result
-
-
-def print_table(summaries: Sequence[statistics.Summary]) -> None:
-    """Prints one table a method; a file or pipe gets whole lines, however long."""
-    terminal = console.Console(width=None if sys.stdout.isatty() else 150)
-    for method in dict.fromkeys(summary.method for summary in summaries):
-        terminal.print(table([s for s in summaries if s.method == method]), "")
-    terminal.print(
-        "Test accuracy is that at the early-stopping step; ± is a 95% interval over "
-        "the seeds; differences are paired by seed.",
-        style="dim",
-    )
-
+from experiments import common, drawings, figures, milestones, statistics, tables
 
 STYLE = """
 :root { color-scheme: light; }
@@ -169,26 +51,35 @@ def html(output_dir: str | Path) -> Path:
     config = settings["config"]
     summaries = statistics.summarise(rows)
     names = [config[name] for name in ("dataset", "model") if name in config]
-    title = escape(
-        "Ticket search: " + ", ".join(map(_value, names)) if names else "Ticket search"
-    )
+    title = settings.get("experiment", "Tickets")
+    title = escape(f"{title}: {', '.join(map(_value, names))}" if names else title)
     images = [
         (folder / "figures" / f"{name}.png", caption)
         for name, caption in figures.captions(rows).items()
     ]
-    marks = ["winning" if s.verdict == "winning" else "" for s in summaries]
+    terms = tables.TERMS | milestones.TERMS
+    if settings.get("verdicts", True):
+        marks = ["winning" if s.verdict == "winning" else "" for s in summaries]
+        headlines = _headlines(summaries)
+        lines = map(tables.cells, summaries)
+        results = _html_table(tables.HEADERS, lines, kind="verdicts", marks=marks)
+    else:
+        terms, headlines = milestones.TERMS, []
+        results = _html_table(milestones.ALL, milestones.all_tickets(rows))
     parts = [
         f"<h1>{title}</h1>",
         f"<pre>{escape(_value(settings.get('command', '')))}</pre>",
-        *(f"<p>{escape(line)}</p>" for line in _headlines(summaries)),
+        *(f"<p>{escape(line)}</p>" for line in headlines),
         "<h2>Tickets against the dense network</h2>",
-        _html_table(HEADERS, map(cells, summaries), kind="verdicts", marks=marks),
+        results,
+        "<h2>The sparsest that match, and the best</h2>",
+        _html_table(milestones.HEADERS, milestones.lines(rows)),
         "<h2>Figures</h2>",
         "<p>Bars and bands are 95% intervals over the seeds; one seed has none.</p>",
         *(_html_figure(*item) for item in images if item[0].exists()),
         "<h2>Terms</h2>",
         "<dl>",
-        *(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in TERMS.items()),
+        *(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in terms.items()),
         "</dl>",
         "<h2>Settings</h2>",
         _pairs(config),
@@ -214,19 +105,20 @@ def html(output_dir: str | Path) -> Path:
 
 
 def _headlines(summaries: Sequence[statistics.Summary]) -> list[str]:
-    """One sentence a method: how many rounds win, and the sparsest that does."""
+    """One sentence a method: how many tickets win, and the sparsest that does."""
     lines = []
     for method in dict.fromkeys(summary.method for summary in summaries):
         rounds = [summary for summary in summaries if summary.method == method]
         winners = [summary for summary in rounds if summary.verdict == "winning"]
-        line = f"{method}: winning tickets in {len(winners)} of {len(rounds)} rounds"
+        line = f"{method}: {len(winners)} of {len(rounds)} tickets win"
         if winners:
             best = min(winners, key=lambda summary: summary.density)
-            gain = _plus_minus(best.to_dense, "{:+.2f}", 100)
+            gain = tables.plus_minus(best.to_dense, "{:+.2f}", 100)
             line += (
                 f"; the sparsest keeps {100 * best.density:.3g}% of the weights: "
-                f"{gain} pp test accuracy against the dense network, at {_ratio(best)} "
-                f"its early-stopping step ({_verdict(best)})"
+                f"{gain} pp test accuracy against the dense network, at "
+                f"{tables.ratio(best)} its early-stopping step "
+                f"({tables.verdict(best)})"
             )
         lines.append(line + ".")
     return lines
@@ -271,7 +163,7 @@ def _value(value: Any) -> str:
 def _html_figure(path: Path, caption: str) -> str:
     content = path.read_bytes()
     width = (
-        int.from_bytes(content[16:20], "big") * 96 // figures.DPI
+        int.from_bytes(content[16:20], "big") * 96 // drawings.DPI
     )  # from the PNG header
     data = base64.b64encode(content).decode()
     caption = escape(caption)
@@ -289,6 +181,24 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not the config of a run: {error!r}") from error
     return settings
+
+
+def show(rows: Sequence[statistics.Row], *, verdicts: bool = True) -> None:
+    """Prints the tickets, a table a method if they can win, and the milestones."""
+    if verdicts:
+        summaries = statistics.summarise(rows)
+        methods = dict.fromkeys(summary.method for summary in summaries)
+        tables.show(
+            *(
+                tables.of_tickets([s for s in summaries if s.method == method])
+                for method in methods
+            ),
+            "Test accuracy is that at the early-stopping step; ± is a 95% interval "
+            "over the seeds; differences are paired by seed.\n",
+        )
+    else:
+        tables.show(tables.table(milestones.ALL, milestones.all_tickets(rows)))
+    tables.show(tables.table(milestones.HEADERS, milestones.lines(rows)))
 
 
 def write(output_dir: str | Path) -> None:
@@ -309,9 +219,11 @@ class Config:
 def experiment(config: Config) -> None:
     """Makes the report of a finished run again."""
     write(config.output_dir)
-    rows = statistics.read_results(Path(config.output_dir) / "results.csv")
-    print_table(statistics.summarise(rows))
-    print(f"report: {Path(config.output_dir) / 'report.html'}")
+    folder = Path(config.output_dir)
+    settings = _read_config(folder / "config.json")
+    rows = statistics.read_results(folder / "results.csv")
+    show(rows, verdicts=settings.get("verdicts", True))
+    print(f"report: {folder / 'report.html'}")
 
 
 if __name__ == "__main__":

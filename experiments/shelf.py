@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from experiments import common
+from experiments.records import Lane
 from jaxticket import files, masks
 from jaxticket.base import Params, Ticket
 from jaxticket.training import ModelState
@@ -23,29 +24,31 @@ class Shelf:
         self._params = params
         self._model_state = model_state
 
-    def put_ticket(self, method: str, seed: int, round_: int, ticket: Ticket) -> None:
-        about = {"method": method, "seed": seed, "round": round_}
+    def put_ticket(self, lane: Lane, ticket: Ticket) -> None:
+        about = {name: getattr(lane, name) for name in ("method", "seed", "round")}
+        about |= {"setting": lane.setting} if lane.setting else {}
         density = float(masks.density(ticket.mask))
-        path = self._ticket_path(method, seed, round_)
+        path = self._ticket_path(lane)
         files.save_ticket(
             path, ticket, **about, density=density, **common.environment()
         )
 
-    def ticket(self, method: str, seed: int, round_: int) -> Ticket:
-        path = self._ticket_path(method, seed, round_)
+    def ticket(self, lane: Lane) -> Ticket:
+        path = self._ticket_path(lane)
         return jax.tree.map(np.asarray, files.load_ticket(path, self._params)[0])
 
-    def put_anchor(
-        self, method: str, seed: int, weights: Params, state: ModelState
-    ) -> None:
-        files.save(self._anchor_path(method, seed), (weights, state))
+    def put_anchor(self, lane: Lane, weights: Params, state: ModelState) -> None:
+        files.save(self._anchor_path(lane), (weights, state))
 
-    def anchor(self, method: str, seed: int) -> tuple[Params, ModelState]:
+    def anchor(self, lane: Lane) -> tuple[Params, ModelState]:
         like = (self._params, self._model_state)
-        return files.load(self._anchor_path(method, seed), like)[0]
+        return files.load(self._anchor_path(lane), like)[0]
 
-    def _ticket_path(self, method: str, seed: int, round_: int) -> Path:
-        return self._folder / "tickets" / method / f"seed-{seed}-round-{round_}.npz"
+    def _ticket_path(self, lane: Lane) -> Path:
+        name = f"seed-{lane.seed}-round-{lane.round}.npz"
+        return self._folder / "tickets" / lane.method / name
 
-    def _anchor_path(self, method: str, seed: int) -> Path:
-        return self._folder / "work" / "anchors" / f"{method}-seed-{seed}.npz"
+    def _anchor_path(self, lane: Lane) -> Path:
+        """All rounds of a setting have one."""
+        name = "-".join(filter(None, (lane.method, lane.setting, f"seed-{lane.seed}")))
+        return self._folder / "work" / "anchors" / f"{name}.npz"

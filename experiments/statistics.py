@@ -24,6 +24,7 @@ COLUMNS = (
     "treatment",
     "seed",
     "round",
+    "setting",
     "density",
     "test_accuracy",
     "validation_accuracy",
@@ -32,8 +33,11 @@ COLUMNS = (
     "train_loss",
     "steps",
     "search_steps",
+    "search_epochs",
+    "search_seconds",
     "seconds",
 )
+WORDS, WHOLE = ("method", "treatment", "setting"), ("seed", "round")
 TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
 
 
@@ -49,7 +53,8 @@ class Summary(NamedTuple):
 
     Attributes:
       method: name of the search.
-      round: round of the search, from 1.
+      round: round of the search, from 1; of a parallel one, number of the setting.
+      setting: what that setting is, as "s0=-0.1", or empty.
       seeds: number of tickets.
       density: mean fraction of the prunable weights kept.
       accuracy: test accuracy, at the early-stopping step unless `summarise` was told
@@ -61,10 +66,12 @@ class Summary(NamedTuple):
       wins: number of seeds whose own ticket wins.
       verdict: "winning", "no: ..." or "unknown".
       clear: whether the interval of ``to_dense`` excludes 0.
+      search_epochs: passes over the data that the search took to find a ticket.
     """
 
     method: str
     round: int
+    setting: str
     seeds: int
     density: float
     accuracy: Interval
@@ -75,16 +82,19 @@ class Summary(NamedTuple):
     wins: int
     verdict: str
     clear: bool
+    search_epochs: float
 
 
 def read_results(path: str | Path) -> list[Row]:
     """Reads ``results.csv``; an empty cell is NaN."""
 
     def parse(row: Mapping[str, str]) -> Row:
-        names = {name: row[name] for name in ("method", "treatment")}
-        whole = {name: int(row[name]) for name in ("seed", "round")}
-        rest = COLUMNS[len(names) + len(whole) :]
-        return names | whole | {name: float(row[name] or "nan") for name in rest}
+        def value(name: str) -> Any:
+            if name in WORDS:
+                return row[name]
+            return int(row[name]) if name in WHOLE else float(row[name] or "nan")
+
+        return {name: value(name) for name in COLUMNS}
 
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -219,6 +229,7 @@ def _summary(rows: Sequence[Row], method: str, round_: int, accuracy: str) -> Su
     return Summary(
         method=method,
         round=round_,
+        setting=here[0]["setting"],
         seeds=len(ticket),
         density=density,
         accuracy=interval(accuracies.values()),
@@ -229,4 +240,5 @@ def _summary(rows: Sequence[Row], method: str, round_: int, accuracy: str) -> Su
         wins=verdicts.count("winning"),
         verdict=verdict(density, to_dense.mean, step, dense_step),
         clear=abs(to_dense.mean) > to_dense.half_width + TIE,
+        search_epochs=interval(row["search_epochs"] for row in ticket.values()).mean,
     )

@@ -29,10 +29,14 @@ def rewound(where: str, params: Params, ticket: Ticket) -> None:
             raise AuditError(f"{where}: {name} was not rewound to the ticket's weights")
 
 
-def same(where: str, params: Params, others: Params) -> None:
-    """Two trees are equal, bit for bit."""
+def same(where: str, params: Params, others: Params, *, rtol: float = 0.0) -> None:
+    """Two trees are equal, bit for bit, or up to a relative error."""
     for name, w, other, _ in _together(params, others, others):
-        if w.tobytes() != other.tobytes():
+        if rtol and w.shape == other.shape:
+            close = np.allclose(w, other, rtol=rtol, atol=0)
+        else:
+            close = w.tobytes() == other.tobytes()
+        if not close:
             raise AuditError(f"{where}: {name} has changed")
 
 
@@ -92,9 +96,10 @@ def differs(where: str, control: Ticket, ticket: Ticket, *, by: str) -> None:
     )
     new_mask = any((m != n).any() for _, _, m, _, n in triples)
     new_weights = any((w[m] != v[m]).any() for _, w, m, v, _ in triples)
-    # A ticket of full layers has only one mask.
-    full = all(m.all() for _, _, m, _, _ in triples)
-    expected = (by != "mask", by != "weights" and not full)
+    # A ticket of full or empty layers has only one mask, an empty one no weights.
+    one_mask = all(m.all() or not m.any() for _, _, m, _, _ in triples)
+    empty = not any(m.any() for _, _, m, _, _ in triples)
+    expected = (by != "mask" and not empty, by != "weights" and not one_mask)
     if (new_weights, new_mask) != expected:
         raise AuditError(
             f"{where}: the control should differ by {by}, but weights "

@@ -1,20 +1,23 @@
 """The host's loop: the steps of `training.run` in stretches, with a look between.
 
-A `Program` is one kind of search compiled for all lanes of a layout. `run` calls it
-stretch by stretch: it evaluates, reports, saves and resumes. Each stretch is the same
-compiled function, so a run that was killed and resumed gives bit-identical numbers.
+A `Program` is one kind of search compiled for all lanes of a layout; each lane may have
+numbers of its own, its settings. `run` calls it stretch by stretch: it evaluates,
+reports, saves and resumes. Each stretch is the same compiled function, so a run that
+was killed and resumed gives bit-identical numbers.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxticket import checkpoint, files, lanes, masks, memory, training
 from jaxticket.base import Params, PRNGKey, Search, Ticket
+
+Settings = Any  # a pytree of numbers that lanes may differ by; () where there are none
 
 
 class View(NamedTuple):
@@ -28,8 +31,10 @@ class View(NamedTuple):
 class Program(NamedTuple):
     """One kind of search over all lanes: its compiled moves.
 
+    The settings of the lanes are part of the carry.
+
     Attributes:
-      start: `(keys, tickets, model_states) -> carry`.
+      start: `(keys, tickets, model_states, settings) -> carry`.
       stretch: `(carry, round_keys, data, first, last, round) -> (carry, metrics)`;
         `carry` is donated.
       next_round: `carry -> carry`, donated.
@@ -61,7 +66,7 @@ class Stretch(NamedTuple):
 
 
 def program(
-    search: Search,
+    search: Callable[[Settings], Search],
     loss_fn: training.LossFn,
     evaluate: Callable[[Params, training.ModelState, Any], dict],
     names: Sequence[str],
@@ -70,11 +75,13 @@ def program(
     batch_size: int,
     rewind_step: int = 0,
     rewind_model: bool = True,
+    ticket_model: Literal["early", "trained"] = "early",
 ) -> Program:
     """Compiles a search for a layout.
 
     Args:
-      search: written for one seed, as all are.
+      search: the settings of a lane -> its search, written for one lane as all are. The
+        settings are traced: one program serves all their values, side by side.
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
       evaluate: `(params, model_state, held_out) -> {name: scalar}`, after every
         stretch.
@@ -83,14 +90,18 @@ def program(
       batch_size: rows per step.
       rewind_step: step of round 0 whose model state belongs to the ticket.
       rewind_model: whether the model state returns there when a round ends.
+      ticket_model: the model state of a `View`: `early` is that of the rewinding step,
+        `trained` that of now, for tickets with trained weights.
     """
 
-    def start(key, ticket, model_state):
-        return training.start(search, key, ticket, model_state)
+    def start(key, ticket, model_state, settings):
+        return settings, training.start(search(settings), key, ticket, model_state)
 
     def stretch(carry, key, data, first, last, round):
+        settings, carry = carry
+        ours = search(settings)
         carry, loss = training.steps(
-            search,
+            ours,
             loss_fn,
             carry,
             key,
@@ -101,24 +112,28 @@ def program(
             batch_size=batch_size,
             rewind_step=rewind_step,
         )
-        params = search.params(carry.search)
-        return carry, {
-            "density": masks.density(search.ticket(carry.search).mask),
+        params = ours.params(carry.search)
+        return (settings, carry), {
+            "density": masks.density(ours.ticket(carry.search).mask),
             "train_loss": loss,
             **evaluate(params, carry.model, data.held_out),
         }
 
     def next_round(carry):
-        return training.next_round(search, carry, rewind_model=rewind_model)
+        settings, carry = carry
+        return settings, training.next_round(
+            search(settings), carry, rewind_model=rewind_model
+        )
 
     def view(carry):
-        return View(
-            search.params(carry.search), search.ticket(carry.search), carry.model_anchor
-        )
+        settings, carry = carry
+        ours = search(settings)
+        model = carry.model_anchor if ticket_model == "early" else carry.model
+        return View(ours.params(carry.search), ours.ticket(carry.search), model)
 
     return Program(
         ("density", "train_loss", *names),
-        lanes.mapped(layout, start, (True, True, True)),
+        lanes.mapped(layout, start, (True,) * 4),
         lanes.mapped(layout, stretch, (True, True) + (False,) * 4, donate=(0,)),
         lanes.mapped(layout, next_round, (True,), donate=(0,)),
         lanes.mapped(layout, view, (True,)),
@@ -130,6 +145,7 @@ def compiled(
     keys: PRNGKey,
     tickets: Ticket,
     model_states: training.ModelState,
+    settings: Settings,
     round_keys: PRNGKey,
     data: Data,
 ) -> tuple[Program, int]:
@@ -137,7 +153,8 @@ def compiled(
 
     Args:
       program: from `program`.
-      keys, tickets, model_states: what it starts from, or their shapes and dtypes.
+      keys, tickets, model_states, settings: what it starts from, or their shapes and
+        dtypes.
       round_keys: `[lanes]`, or their shape and dtype.
       data: likewise; need not be on the devices.
 
@@ -145,7 +162,7 @@ def compiled(
       The program with its stretch compiled, and the bytes that it takes on each device,
       see `memory.footprint`.
     """
-    carry = jax.eval_shape(program.start, keys, tickets, model_states)
+    carry = jax.eval_shape(program.start, keys, tickets, model_states, settings)
     numbers = [jax.ShapeDtypeStruct((), np.int32)] * 3
     stretch = program.stretch.lower(carry, round_keys, data, *numbers).compile()
     return program._replace(stretch=stretch), memory.footprint(stretch)
@@ -189,6 +206,7 @@ class Unit(NamedTuple):
       begin: `() -> (keys, tickets, model_states)`, each leaf `[lanes, ...]`.
       round_keys: `round -> keys` of the data order and noise, `[lanes]`.
       plan: the stretches.
+      settings: what lanes differ by, each leaf `[lanes]`.
     """
 
     name: str
@@ -196,6 +214,7 @@ class Unit(NamedTuple):
     begin: Callable[[], tuple]
     round_keys: Callable[[int], jax.Array]
     plan: Sequence[Stretch]
+    settings: Settings = ()
 
 
 class Outcome(NamedTuple):
@@ -260,7 +279,8 @@ def run(
         _replay(unit, outcome, len(unit.plan), watch)
         return outcome
 
-    carry, history, position = program.start(*unit.begin()), empty, 0
+    carry = program.start(*unit.begin(), unit.settings)
+    history, position = empty, 0
     checkpoints = checkpoint.Folder(folder / "checkpoint")
     with checkpoints:
         found = checkpoints.restore((carry, history), config)

@@ -155,6 +155,20 @@ def test_a_dense_ticket_has_one_mask_but_its_weights_must_differ():
             audit.differs(WHERE, ours, dense, by=by)
 
 
+def test_an_empty_ticket_has_one_mask_and_no_weights():
+    empty = toy.ticket(lost=30)
+    for by in ("weights", "mask", "both"):
+        audit.differs(WHERE, control(by, empty), empty, by=by)
+
+
+def test_same_up_to_a_relative_error():
+    near = jax.tree.map(lambda x: x * np.float32(1 + 1e-6), PARAMS)
+    audit.same(WHERE, near, PARAMS, rtol=1e-5)
+    for other, rtol in ((near, 0.0), (changed(near, "head/bias", 1, 0.5), 1e-5)):
+        with pytest.raises(audit.AuditError, match="has changed"):
+            audit.same(WHERE, other, PARAMS, rtol=rtol)
+
+
 def test_controls_keep_the_counts_of_layers():
     moved = TICKET._replace(mask=changed(TICKET.mask, "head/kernel", (0, 0), True))
     with pytest.raises(audit.AuditError, match=f"{WHERE}: .* differs in head/kernel"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich import console
 
-from experiments import figures, report, statistics
+from experiments import figures, milestones, report, statistics, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLS = ("reinitialise", "shuffle", "random")
@@ -24,7 +24,9 @@ def make_row(method, treatment, seed, round_, **values):
     accuracy = values.pop("accuracy", 0.97)
     values.setdefault("density", 0.8**round_)
     values.setdefault("early_stopping_step", 500)
+    values.setdefault("search_epochs", 10.0 * round_)
     return dict.fromkeys(statistics.COLUMNS, 1.0) | {
+        "setting": "",
         "method": method,
         "treatment": treatment,
         "seed": seed,
@@ -252,7 +254,7 @@ def test_without_dense_or_control_there_is_no_comparison():
     summary = summary_of(rows)
     assert summary.to_dense is summary.to_reinitialised is summary.step_ratio is None
     assert (summary.verdict, summary.clear) == ("unknown", False)
-    assert "–" in report.cells(summary)
+    assert "–" in tables.cells(summary)
 
 
 def test_results_survive_the_file(tmp_path):
@@ -268,7 +270,7 @@ def test_results_survive_the_file(tmp_path):
         ("", "lacks the columns"),
         ("method,seed\nimp,0\n", "lacks the columns"),
         (",".join(statistics.COLUMNS) + "\n", "no rows"),
-        (",".join(statistics.COLUMNS) + "\nimp,ticket,x,1" + 9 * ",1" + "\n", "line 2"),
+        (",".join(statistics.COLUMNS) + "\nimp,ticket,x" + 13 * ",1" + "\n", "line 2"),
     ],
 )
 def test_results_that_are_none(tmp_path, content, message):
@@ -293,7 +295,7 @@ def test_table_holds_the_numbers():
     summaries = statistics.summarise(make_pair([0.01, 0.03], steps=400, control=-0.01))
     terminal = console.Console(width=150)
     with terminal.capture() as captured:
-        terminal.print(report.table(summaries))
+        terminal.print(tables.of_tickets(summaries))
     for word in (
         "imp",
         "50",
@@ -308,6 +310,60 @@ def test_table_holds_the_numbers():
         assert word in captured.get()
 
 
+def make_ladder(differences, **values):
+    """Tickets of falling density, round by round, three seeds a ticket."""
+    rows = [make_row("dense", "dense", s, 0, accuracy=0.9) for s in range(3)]
+    for round_, difference in enumerate(differences, 1):
+        for seed, noise in enumerate((-0.001, 0.0, 0.001)):
+            accuracy = 0.9 + difference + noise
+            row = make_row("imp", "ticket", seed, round_, accuracy=accuracy, **values)
+            rows.append(row | {"test_accuracy": accuracy})
+    for row in rows[:3]:
+        row["test_accuracy"] = 0.9
+    return rows
+
+
+def test_milestones_are_the_sparsest_that_match_and_the_best():
+    # Matching, the best, below but within noise, below, clearly below.
+    rows = make_ladder([0.001, 0.004, -0.001, -0.01, -0.02])
+    found = {k: v.round for k, v in milestones.milestones(rows)["imp"].items()}
+    assert found == {
+        "sparsest matching": 2,
+        "sparsest within noise": 3,
+        "most accurate": 2,
+    }
+    best = milestones.lines(rows)[2]
+    assert best[:3] == ["imp", "most accurate", "64"]
+    assert best[3].startswith("90.40 ±")
+    assert best[5:] == ["2", "20"]
+
+
+def test_a_milestone_that_no_ticket_reaches_is_a_dash():
+    rows = make_ladder([-0.02, -0.03])
+    for line in milestones.lines(rows)[:2]:
+        assert set(line[2:]) == {"–"}
+    dense = make_ladder([0.01], density=1.0)  # a ticket that keeps everything is none
+    assert milestones.milestones(dense)["imp"]["most accurate"] is None
+    failed = make_ladder([0.01, math.nan])
+    assert milestones.milestones(failed)["imp"]["sparsest matching"].round == 1
+    alone = [row for row in make_ladder([0.01, -0.001]) if row["seed"] == 1]
+    assert milestones.milestones(alone)["imp"]["sparsest within noise"].round == 1
+
+
+def test_tickets_of_a_parallel_search_go_by_their_setting(tmp_path):
+    rows = make_ladder([0.01, -0.01], search_epochs=5.0)
+    for row in rows[3:]:
+        row["setting"] = f"s0={0.1 - 0.2 * (row['round'] - 1):g}"
+    assert [tables.cells(s)[1] for s in statistics.summarise(rows)] == [
+        "s0=0.1",
+        "s0=-0.1",
+    ]
+    report.write(make_run(tmp_path, rows))
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>sparsest matching</td><td>80</td>" in page
+    assert "<td>s0=0.1</td><td>5</td>" in page
+
+
 def test_report_is_whole_and_safe(tmp_path):
     config = {"dataset": "<script>alert(1)</script>", "model": "a&b", "seeds": 2}
     report.write(make_run(tmp_path, make_rows(seeds=2, rounds=2), config=config))
@@ -316,17 +372,18 @@ def test_report_is_whole_and_safe(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not re.search(r"https?://|<link|@import|url\(", page)
     sources = re.findall(r'src="(.{22})', page)
-    assert sources == ["data:image/png;base64,"] * 5
+    assert sources == ["data:image/png;base64,"] * 6
     for summary in statistics.summarise(
         statistics.read_results(tmp_path / "results.csv")
     ):
-        assert all(f"<td>{cell}</td>" in page for cell in report.cells(summary))
+        assert all(f"<td>{cell}</td>" in page for cell in tables.cells(summary))
     assert not list(tmp_path.rglob(".*"))  # no temporary file stays
 
 
 def test_names_of_the_figures(tmp_path):
     paths = figures.draw(make_run(tmp_path, make_rows(("imp",), seeds=2, rounds=1)))
-    names = ["accuracy", "final_accuracy", "early_stopping_step", "learning_curves_imp"]
+    names = ["accuracy", "final_accuracy", "early_stopping_step", "comparison"]
+    names.append("learning_curves_imp")
     assert paths == [tmp_path / "figures" / f"{name}.png" for name in names]
     assert all(path.read_bytes().startswith(PNG) for path in paths)
 
@@ -363,7 +420,7 @@ def test_only_dense_an_empty_ticket_and_many_methods(tmp_path):
     report.write(make_run(tmp_path / "many", rows))
     dense = statistics.select(rows, treatment="dense")
     report.write(make_run(tmp_path / "dense", dense))
-    assert len(list((tmp_path / "many" / "figures").iterdir())) == 3 + 4
+    assert len(list((tmp_path / "many" / "figures").iterdir())) == 4 + 4
     assert len(list((tmp_path / "dense" / "figures").iterdir())) == 3
 
 

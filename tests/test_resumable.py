@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxticket import lanes, masks, resumable, searches
+from jaxticket import lanes, masks, resumable, schedules, searches
 from jaxticket.base import Ticket
 
 ROWS = 40
@@ -23,11 +23,11 @@ def evaluate(params, model_state, held_out):
     return {"error": jnp.mean((x @ params["w"] - y) ** 2), "n": model_state["n"]}
 
 
-@pytest.fixture(scope="module")
-def parts():
-    layout = lanes.layout(1, jax.devices()[:2])
+def make_parts(search, per_device=1):
+    """A program of two lanes, and its data."""
+    layout = lanes.layout(per_device, jax.devices()[: 2 // per_device])
     program = resumable.program(
-        searches.imp(optax.adam(0.05), density=0.5, rewind_step=3),
+        search,
         loss_fn,
         evaluate,
         ("error", "n"),
@@ -42,7 +42,13 @@ def parts():
     return program, data
 
 
-def make_unit(seeds=(0, 1), plan=None):
+@pytest.fixture(scope="module")
+def parts():
+    search = searches.imp(optax.adam(0.05), density=0.5, rewind_step=3)
+    return make_parts(lambda _: search)
+
+
+def make_unit(seeds=(0, 1), plan=None, settings=()):
     keys = jax.vmap(jax.random.key)(jnp.array(seeds))
 
     def begin():
@@ -56,6 +62,7 @@ def make_unit(seeds=(0, 1), plan=None):
         begin,
         lambda round_: jax.vmap(lambda key: jax.random.fold_in(key, round_))(keys),
         plan or resumable.stretches(3, 10, 4, resume=3),
+        settings,
     )
 
 
@@ -148,6 +155,54 @@ def test_a_seed_does_not_depend_on_its_neighbours(parts, whole, tmp_path):
         jax.tree.map(lambda x, i=i: x[i], v[2]) for i, v in ((1, views), (0, whole[1]))
     )
     assert_equal(ours, theirs)
+
+
+FAMILIES = {
+    "imp": (
+        lambda x: searches.imp(optax.adam(0.05), density=x["density"], rewind_step=3),
+        {"density": (0.5, 0.25, 0.75)},
+    ),
+    "continuous_sparsification": (
+        lambda x: searches.continuous_sparsification(
+            optax.adam(0.05),
+            temperature=schedules.temperature(50.0, 10),
+            initial_logit=x["s0"],
+            penalty=x["penalty"],
+            rewind_step=3,
+        ),
+        {"s0": (0.2, 0.02, 0.5), "penalty": (0.0, 0.01, 0.1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("per_device", [1, 2])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_settings_are_of_a_lane_alone(name, per_device, tmp_path):
+    search, values = FAMILIES[name]
+    parts = make_parts(search, per_device)
+    found = []
+    for i, other in enumerate((1, 2)):
+        # The neighbour is of another setting, and of another seed the second time.
+        settings = {k: np.float32([v[0], v[other]]) for k, v in values.items()}
+        unit = make_unit(seeds=(0, i), settings=settings)
+        outcome, views = run(parts, tmp_path / str(i), unit)
+        found.append((outcome.metrics, views[2]))
+    for name, metric in found[0][0].items():
+        np.testing.assert_array_equal(metric[:, 0], found[1][0][name][:, 0])
+    assert_equal(*(jax.tree.map(lambda x: x[0], view) for _, view in found))
+    densities = [metrics["density"][-1] for metrics, _ in found]
+    assert len({*densities[0], *densities[1]}) == 3, "settings that decide nothing"
+
+
+def test_settings_outlive_a_kill(tmp_path):
+    search, values = FAMILIES["imp"]
+    parts = make_parts(search)
+    unit = make_unit(settings={k: np.float32(v[:2]) for k, v in values.items()})
+    whole, _ = run(parts, tmp_path / "whole", unit)
+    with pytest.raises(Stopped):
+        run(parts, tmp_path / "killed", unit, stop_at=4)
+    again, _ = run(parts, tmp_path / "killed", unit)
+    assert_equal(again.metrics, whole.metrics)
 
 
 def test_densities_and_the_model_state_follow_the_rounds(whole):

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import methods, statistics, study, ticket_search
-from experiments.config import Config, resolve
+from experiments import jobs, methods, statistics, study, ticket_search
+from experiments.config import Config
+from experiments.settings import resolve
 from jaxticket import audit, files, masks, models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,8 @@ def run(folder, **settings):
 
 
 def without_seconds(rows):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    clocks = ("seconds", "search_seconds")
+    return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,8 @@ def test_every_method_treatment_seed_and_round_has_one_row(done):
     for row in rows:
         assert row["steps"] == 40
         assert row["search_steps"] == row["round"] * 40
+        assert row["search_epochs"] == row["round"] * 2
+        assert (row["search_seconds"] > 0) == (row["round"] > 0)
         assert row["early_stopping_step"] in (20, 40)
         assert 0.3 < row["test_accuracy"] <= 1
 
@@ -148,13 +152,13 @@ def test_a_broken_promise_stops_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(methods, "method", wrong)
     with pytest.raises(
-        audit.AuditError, match="imp, seed 0, round 1: all layers keeps"
+        audit.AuditError, match="imp, ticket of seed 0, round 1: all layers keep"
     ):
         run(tmp_path, methods=("imp",), scope="global", controls=())
 
 
 def test_a_control_that_changes_nothing_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(study.controls, "shuffle", lambda key, ticket: ticket)
+    monkeypatch.setattr(jobs.controls, "shuffle", lambda key, ticket: ticket)
     with pytest.raises(audit.AuditError, match="the control should differ by mask"):
         run(tmp_path, methods=("imp",), seeds=1, rounds=2)
 
@@ -256,7 +260,7 @@ ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
     [
         (["--density=1.3"], "--density is the fraction kept, in (0, 1]; got 1.3"),
         (["--methods=imp,iimp"], "unknown method 'iimp'"),
-        (["--learning_rate_drops=1,x"], "--learning_rate_drops takes ints"),
+        (["--learning_rate_drops=1,x"], "--learning_rate_drops takes floats"),
         (["imp"], "not a flag: imp"),
     ],
 )

@@ -44,7 +44,7 @@ def _stretch(sizes, width):
     rows = lanes.everywhere(where, resumable.Data(what.train, held_out))
     keys = jnp.stack([jax.random.key(seed) for seed in range(width)])
     carry = jax.eval_shape(
-        program.start, keys, *jax.eval_shape(jax.vmap(what.init), keys)
+        program.start, keys, *jax.eval_shape(jax.vmap(what.init), keys), ()
     )
     steps = sizes.images // sizes.batch_size
     numbers = [np.int32(x) for x in (0, steps, 0)]

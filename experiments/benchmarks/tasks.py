@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments import config as settings
 from experiments import methods
+from experiments.settings import resolve
 from jaxticket import classification, data, masks, models, training
 from jaxticket.base import Search, Ticket
 
@@ -58,7 +59,7 @@ def dataset_of(model: str) -> str:
 
 def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     """The training of a model of the zoo on given images."""
-    config = settings.resolve(
+    config = resolve(
         settings.Config(
             dataset=dataset,
             model=model,
@@ -80,7 +81,7 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     per_epoch = len(train.labels) // batch_size
     imp = methods.method(
         "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
-    ).search
+    ).search(())
     nesterov = dataclasses.replace(
         config, optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4
     )

@@ -113,7 +113,7 @@ def search_program(what: tasks.Task, where: lanes.Layout) -> resumable.Program:
         return what.metrics_of(params, model_state, held_out)._asdict()
 
     return resumable.program(
-        what.searches["imp"],
+        lambda _: what.searches["imp"],
         what.loss_fn,
         evaluate,
         classification.Metrics._fields,

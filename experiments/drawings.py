@@ -1,0 +1,70 @@
+"""What the figures share: colours, lines, the dense network's band, axes, legends."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from experiments import statistics
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart: one a method.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#555555"
+DPI = 150
+DEPTH = 15  # percentage points below the dense network at which panels end
+TREATMENTS = {  # treatment -> label, line, marker, opacity
+    "ticket": ("ticket", "-", "o", 1.0),
+    "reinitialise": ("re-initialised", "--", "s", 0.75),
+    "shuffle": ("shuffled within layers", "-.", "^", 0.6),
+    "random": ("random ticket", ":", "D", 0.6),
+}
+
+
+def methods(rows: Iterable[statistics.Row]) -> dict[str, str]:
+    """Methods that found tickets, in order of appearance -> colour."""
+    names = [n for n in statistics.distinct(rows, "method") if n != "dense"]
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def dense_band(axes, dense: statistics.Interval) -> dict[str, Any]:
+    """The dense network: a line at its mean, a band over its interval."""
+    if math.isnan(dense.mean):
+        return {}
+    low, high = dense.mean - dense.half_width, dense.mean + dense.half_width
+    line = axes.axhline(dense.mean, color=GREY, linewidth=1.2, zorder=1)
+    if math.isnan(dense.half_width):
+        return {"dense": line}
+    band = axes.axhspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
+    return {"dense": (line, band)}
+
+
+def crop(axes, dense: statistics.Interval) -> None:
+    """Leaves accuracies out of the panel that would flatten all others."""
+    low, _ = axes.get_ylim()
+    if low < dense.mean - DEPTH:
+        axes.set_ylim(bottom=dense.mean - DEPTH)
+
+
+def density_axis(axes, densities: Iterable[float], smallest: float) -> None:
+    """Log axis of density in percent, densest at the left as in the paper."""
+    axes.set_xscale("log")
+    axes.set_xlim(1.12, min(smallest, 0.9) / 1.12)
+    gap = math.log(1.12 / smallest * 1.12) / 9  # room for one label
+    ticks = [1.0]
+    for density in sorted(densities, reverse=True):
+        if math.log(ticks[-1] / density) >= gap:
+            ticks.append(density)
+    axes.set_xticks(ticks, [f"{100 * tick:.3g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("weights kept (density), %")
+    axes.grid(alpha=0.25)
+
+
+def legend(drawing, handles: dict[str, Any]) -> None:
+    """Below the panels, where it covers no data."""
+    drawing.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=max(1, min(4, len(handles))),
+        frameon=False,
+    )

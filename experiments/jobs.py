@@ -1,0 +1,271 @@
+"""The work of a study, piece by piece: searches, then trainings of what they found."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import methods
+from experiments.config import CONTROLS
+from experiments.methods import Method, Setting
+from experiments.records import Lane
+from experiments.settings import Settings
+from experiments.shelf import Shelf
+from jaxticket import audit, controls, lanes, masks, resumable
+from jaxticket.base import Params, PRNGKey, Ticket
+
+DIFFERS_BY = {"reinitialise": "weights", "shuffle": "mask", "random": "both"}
+TRAINING = "training"  # what the program that trains tickets goes by
+
+
+class Keys(NamedTuple):
+    """The independent random streams of one seed."""
+
+    init: PRNGKey
+    search: PRNGKey
+    data: PRNGKey
+    controls: PRNGKey
+
+
+def seed_keys(seed: int) -> Keys:
+    """They depend on the seed alone."""
+    return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(0), seed), 4))
+
+
+class Job(NamedTuple):
+    """A unit of work, and what its lanes are called in the results.
+
+    Attributes:
+      folder: where it keeps its outcome.
+      program: the name of what runs it.
+      unit: the work.
+      lanes_of: round -> a lane a column.
+      hooks: what `resumable.run` calls between rounds.
+      finds: tickets that a search leaves -> rounds that it took for each.
+    """
+
+    folder: str
+    program: str
+    unit: resumable.Unit
+    lanes_of: Callable[[int], list[Lane]]
+    hooks: dict[str, Callable]
+    finds: dict[Lane, int] = {}
+
+
+class Jobs:
+    """All work of a run, and the audit of what comes out."""
+
+    def __init__(
+        self,
+        config: Settings,
+        methods: dict[str, Method],
+        shelf: Shelf,
+        init: Callable[[PRNGKey], tuple],
+        width: int,
+    ):
+        self.config = config
+        self.methods = methods
+        self.shelf = shelf
+        self.init = init
+        self.width = width
+        self.seeds = range(config.first_seed, config.first_seed + config.seeds)
+
+    def all(self) -> Iterator[Job]:
+        """In order: a job may need the tickets of those before it."""
+        if not any(method.hard for method in self.methods.values()):
+            dense = [Lane("dense", "dense", seed, 0) for seed in self.seeds]
+            yield from self._training(dense, None)
+        for name, method in self.methods.items():
+            yield from self._searching(name, method)
+            trained = [] if method.trains_ticket else ["ticket"]
+            todo = [
+                Lane(name, treatment, seed, number, setting.label)
+                for number, (setting, _) in method.tickets().items()
+                for treatment in [*trained, *self.config.controls]
+                for seed in self.seeds
+            ]
+            yield from self._training(todo, method)
+
+    def _searching(self, name: str, method: Method) -> Iterator[Job]:
+        """Searches with all settings and seeds; they leave tickets on the shelf."""
+        plan = resumable.stretches(
+            method.rounds,
+            method.steps,
+            min(self.config.eval_every, method.steps),
+            resume=method.resumes_at,
+        )
+        kind = "ticket" if method.trains_ticket else "search"
+        settings = enumerate(method.settings)
+        todo = [(i, setting, seed) for i, setting in settings for seed in self.seeds]
+        for index, group in enumerate(lanes.groups(todo, self.width)):
+            keys = [seed_keys(seed) for *_, seed in group]
+
+            def begin(keys=keys):
+                weights, states = resumable.together([self.init(k.init) for k in keys])
+                mask = jax.vmap(lambda w: methods.full(self.config, w))(weights)
+                return (
+                    jnp.stack([k.search for k in keys]),
+                    Ticket(weights, mask),
+                    states,
+                )
+
+            def lanes_of(round_, group=group):
+                if round_ == 0 and method.hard:
+                    return [Lane("dense", "dense", seed, 0) for *_, seed in group]
+                return [
+                    Lane(name, kind, seed, i + 1 if s.label else round_, s.label)
+                    for i, s, seed in group
+                ]
+
+            def opened(round_, view, group=group):
+                for (*_, seed), one in zip(group, resumable.apart(view), strict=True):
+                    if method.rewinds:
+                        where = f"{name}, seed {seed}, round {round_}"
+                        audit.rewound(where, one.params, one.ticket)
+
+            def closed(round_, view, group=group):
+                for (i, setting, seed), one in zip(
+                    group, resumable.apart(view), strict=True
+                ):
+                    number = method.number(i, round_)
+                    lane = Lane(name, "ticket", seed, number, setting.label)
+                    self._keep(lane, method, setting, round_, one)
+
+            unit = resumable.Unit(
+                f"{name}, searching",
+                [
+                    f"seed {seed}" + (f", {s.label}" if s.label else "")
+                    for _, s, seed in group
+                ],
+                begin,
+                self._round_keys(keys),
+                plan,
+                resumable.together([setting.values for _, setting, _ in group]),
+            )
+            finds = {
+                Lane(name, "ticket", seed, number, setting.label): rounds
+                for number, (setting, rounds) in method.tickets().items()
+                for _, ours, seed in group
+                if ours.label == setting.label
+            }
+            hooks = {"opened": opened, "closed": closed}
+            folder = f"{name}-search-{index}"
+            yield Job(folder, name, unit, lanes_of, hooks, finds)
+
+    def _training(self, todo: Sequence[Lane], method: Method | None) -> Iterator[Job]:
+        """Trains tickets, controls or the dense network under their masks."""
+        steps = self.config.steps
+        begin_step = method.trains_from if method else 0
+        plan = resumable.stretches(1, steps, self.config.eval_every, begin=begin_step)
+        for index, group in enumerate(lanes.groups(todo, self.width)):
+            keys = [seed_keys(lane.seed) for lane in group]
+
+            def begin(group=group, keys=keys):
+                tickets, states = zip(
+                    *(self._treated(lane) for lane in group), strict=True
+                )
+                search_keys = jnp.stack([k.search for k in keys])
+                both = resumable.together(tickets), resumable.together(states)
+                return search_keys, *both
+
+            def closed(_, view, group=group):
+                for lane, one in zip(group, resumable.apart(view), strict=True):
+                    audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
+
+            what = dict.fromkeys(
+                f"{lane.treatment} {lane.setting or lane.round}" for lane in group
+            )
+            unit = resumable.Unit(
+                f"{group[0].method}, training {', '.join(what)}",
+                [str(lane) for lane in group],
+                begin,
+                self._round_keys(keys, [self._prunings(lane) for lane in group]),
+                plan,
+                self.multipliers(group),
+            )
+            folder = f"{group[0].method}-train-{index}"
+            hooks = {"closed": closed}
+            yield Job(folder, TRAINING, unit, lambda _, group=group: group, hooks)
+
+    def multipliers(self, group: Sequence[Lane]):
+        """The settings of the program that trains tickets, see `searches.fixed`."""
+        if not self.config.keep_multiplier:
+            return ()
+        return np.float32([self._setting(lane).factor for lane in group])
+
+    def _keep(self, lane: Lane, method: Method, setting: Setting, round_: int, view):
+        """Audits what a round leaves, and puts its ticket on the shelf."""
+        where, (weights, mask) = str(lane), view.ticket
+        initial, _ = self.init(seed_keys(lane.seed).init)
+        if round_ == 0:
+            anchor = initial if method.kept_weights else weights
+            self.shelf.put_anchor(lane, anchor, view.model_state)
+        elif not method.kept_weights:
+            audit.same(where, weights, self.shelf.anchor(lane)[0])
+        if method.rewind_step == 0 and not method.kept_weights:
+            prunable = methods.full(self.config, initial)
+            scaled = masks.scale(prunable, initial, setting.factor)
+            # A factor that the program computes may round otherwise.
+            audit.same(where, weights, scaled, rtol=1e-6 if method.parallel else 0.0)
+        if method.hard:
+            audit.no_empty_layer(where, mask)
+            audit.pruned_are_zero(where, view.params, mask)
+        if method.nested and round_:
+            before = self.shelf.ticket(lane._replace(round=lane.round - 1)).mask
+            audit.nested(where, mask, before)
+            if method.rates is not None:
+                audit.counts(where, mask, before, method.rates)
+        self.shelf.put_ticket(lane, view.ticket)
+
+    def _treated(self, lane: Lane) -> tuple[Ticket, Params]:
+        """What a lane trains: the ticket, or a control shown to differ from it."""
+        keys = seed_keys(lane.seed)
+        if lane.treatment == "dense":
+            weights, state = self.init(keys.init)
+            return Ticket(weights, methods.full(self.config, weights)), state
+        ticket = self.shelf.ticket(lane)
+        anchor, state = self.shelf.anchor(lane)
+        if lane.treatment == "ticket":
+            return ticket, state
+        # Shuffling needs values for weights that the ticket's own file leaves out.
+        ticket = ticket._replace(weights=anchor)
+        key = jax.random.fold_in(keys.controls, CONTROLS.index(lane.treatment))
+        key = jax.random.fold_in(key, lane.round)
+        if lane.treatment == "shuffle":
+            control = controls.shuffle(key, ticket)
+        else:
+            factor = self._setting(lane).factor
+
+            def draw(key):
+                weights, _ = self.init(key)
+                return masks.scale(methods.full(self.config, weights), weights, factor)
+
+            control = getattr(controls, lane.treatment)(key, ticket, draw)
+            _, state = self.init(key)
+        control = jax.tree.map(np.asarray, control)
+        audit.differs(str(lane), control, ticket, by=DIFFERS_BY[lane.treatment])
+        return control, state
+
+    def _setting(self, lane: Lane) -> Setting:
+        method = self.methods.get(lane.method)
+        return method.tickets()[lane.round][0] if method else Setting()
+
+    def _prunings(self, lane: Lane) -> int:
+        """How many a lane's ticket has seen: all settings of a seed train alike."""
+        method = self.methods.get(lane.method)
+        return method.tickets()[lane.round][1] if method else 0
+
+    def _round_keys(self, keys: Sequence[Keys], rounds: Sequence[int] | None = None):
+        """Data order and noise: of the seed and the number of prunings alone."""
+        stacked = jnp.stack([k.data for k in keys])
+
+        def of(round_):
+            numbers = [round_] * len(keys) if rounds is None else rounds
+            return _fold_in(stacked, jnp.asarray(numbers, jnp.uint32))
+
+        return of
+
+
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in))
