@@ -90,7 +90,7 @@ class Search:
         keys = jax.random.split(jax.random.key(0), len(self.groups[0]))
         start = jax.eval_shape(jax.vmap(self.what.init), keys)
         self.program, size = resumable.compiled(
-            self.program, keys, *start, keys, self.data
+            self.program, keys, *start, (), keys, self.data
         )
         return size
 
