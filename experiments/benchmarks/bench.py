@@ -27,7 +27,6 @@ class Sizes:
     many: int = 8  # seeds at which layouts, batches and models are compared
     weights: tuple[int, ...] = (1_000_000, 10_000_000)
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
-    convolution_lanes: tuple[int, ...] = (1, 4)
     models: tuple[str, ...] = models.NAMES
     wide_models: tuple[str, ...] = ("lenet_300_100", "resnet_20")
     memory: tuple[tuple[str, int], ...] = (  # model and images
@@ -55,7 +54,6 @@ QUICK = Sizes(
     many=2,
     weights=(1000,),
     convolution_models=(),
-    convolution_lanes=(2,),
     models=("lenet_300_100",),
     wide_models=("lenet_300_100",),
     memory=(("lenet_300_100", 16),),

@@ -17,6 +17,7 @@ from jaxticket.models import convolution
 
 STEPS = 2  # in the loop, and calls outside
 PLAIN = "lax outside"
+TRAPPED = ("lax", "lanes")  # whose gradients miss the fast path in a loop, on CPU
 SLOW = 30  # times as few images for the trap, which takes so much longer
 
 
@@ -44,7 +45,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     `of plain` sets them against `lax.conv` outside: what is possible without loops.
     """
     for layer in layers(bench.sizes.convolution_models) or [TOY]:
-        for networks in bench.sizes.convolution_lanes:
+        for networks in bench.lanes:
             yield from _group(bench, layer, networks)
 
 
@@ -75,10 +76,11 @@ def _steps(program):
 
 def _group(bench, layer, networks):
     works, images = {}, {}
+    on_cpu = jax.default_backend() == "cpu"
     for impl in convolution.IMPLS:
         for where, run in (("outside", _outside), ("in a loop", _inside)):
             batch = bench.sizes.batch_size
-            if impl == "lax" and run is _inside:
+            if impl in TRAPPED and run is _inside and on_cpu:
                 if networks > 1:
                     continue  # as slow again for every network
                 batch = max(1, batch // SLOW)
