@@ -167,7 +167,9 @@ def test_the_released_recipe_runs_with_its_multiplier(tmp_path):
     path = tmp_path / "tickets" / PARALLEL / "seed-0-round-1.npz"
     ticket, about = files.load_ticket(path, like)
     assert about["setting"] == "s0=0.1"
-    assert {leaf.dtype for leaf in jax.tree.leaves(ticket.weights)} == {np.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(ticket.weights)} == {
+        np.dtype("float32")
+    }
 
 
 def test_the_preset_is_the_released_recipe():
