@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import methods
+from experiments import methods, random_keys
 from experiments.config import CONTROLS
 from experiments.methods import Method, Setting
 from experiments.records import Lane
@@ -18,20 +18,6 @@ from jaxticket.base import Params, PRNGKey, Ticket
 
 DIFFERS_BY = {"reinitialise": "weights", "shuffle": "mask", "random": "both"}
 TRAINING = "training"  # what the program that trains tickets goes by
-
-
-class Keys(NamedTuple):
-    """The independent random streams of one seed."""
-
-    init: PRNGKey
-    search: PRNGKey
-    data: PRNGKey
-    controls: PRNGKey
-
-
-def seed_keys(seed: int) -> Keys:
-    """They depend on the seed alone."""
-    return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(0), seed), 4))
 
 
 class Job(NamedTuple):
@@ -100,7 +86,7 @@ class Jobs:
         settings = enumerate(method.settings)
         todo = [(i, setting, seed) for i, setting in settings for seed in self.seeds]
         for index, group in enumerate(lanes.groups(todo, self.width)):
-            keys = [seed_keys(seed) for *_, seed in group]
+            keys = [random_keys.of_seed(seed) for *_, seed in group]
 
             def begin(keys=keys):
                 weights, states = resumable.together([self.init(k.init) for k in keys])
@@ -140,7 +126,7 @@ class Jobs:
                     for _, s, seed in group
                 ],
                 begin,
-                self._round_keys(keys),
+                random_keys.of_rounds(keys),
                 plan,
                 resumable.together([setting.values for _, setting, _ in group]),
             )
@@ -160,7 +146,7 @@ class Jobs:
         begin_step = method.trains_from if method else 0
         plan = resumable.stretches(1, steps, self.config.eval_every, begin=begin_step)
         for index, group in enumerate(lanes.groups(todo, self.width)):
-            keys = [seed_keys(lane.seed) for lane in group]
+            keys = [random_keys.of_seed(lane.seed) for lane in group]
 
             def begin(group=group, keys=keys):
                 tickets, states = zip(
@@ -181,7 +167,7 @@ class Jobs:
                 f"{group[0].method}, training {', '.join(what)}",
                 [str(lane) for lane in group],
                 begin,
-                self._round_keys(keys, [self._prunings(lane) for lane in group]),
+                random_keys.of_rounds(keys, [self._prunings(lane) for lane in group]),
                 plan,
                 self.multipliers(group),
             )
@@ -198,7 +184,7 @@ class Jobs:
     def _keep(self, lane: Lane, method: Method, setting: Setting, round_: int, view):
         """Audits what a round leaves, and puts its ticket on the shelf."""
         where, (weights, mask) = str(lane), view.ticket
-        initial, _ = self.init(seed_keys(lane.seed).init)
+        initial, _ = self.init(random_keys.of_seed(lane.seed).init)
         if round_ == 0:
             anchor = initial if method.kept_weights else weights
             self.shelf.put_anchor(lane, anchor, view.model_state)
@@ -221,7 +207,7 @@ class Jobs:
 
     def _treated(self, lane: Lane) -> tuple[Ticket, Params]:
         """What a lane trains: the ticket, or a control shown to differ from it."""
-        keys = seed_keys(lane.seed)
+        keys = random_keys.of_seed(lane.seed)
         if lane.treatment == "dense":
             weights, state = self.init(keys.init)
             return Ticket(weights, methods.full(self.config, weights)), state
@@ -256,16 +242,3 @@ class Jobs:
         """How many a lane's ticket has seen: all settings of a seed train alike."""
         method = self.methods.get(lane.method)
         return method.tickets()[lane.round][1] if method else 0
-
-    def _round_keys(self, keys: Sequence[Keys], rounds: Sequence[int] | None = None):
-        """Data order and noise: of the seed and the number of prunings alone."""
-        stacked = jnp.stack([k.data for k in keys])
-
-        def of(round_):
-            numbers = [round_] * len(keys) if rounds is None else rounds
-            return _fold_in(stacked, jnp.asarray(numbers, jnp.uint32))
-
-        return of
-
-
-_fold_in = jax.jit(jax.vmap(jax.random.fold_in))

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
+from experiments import optimizers
 from experiments.config import CONV_RATES, Config
 from experiments.settings import Settings
 from jaxticket import masks, models, schedules, scores, searches, selection
@@ -102,50 +101,15 @@ def full(config: Settings, params: Params) -> Mask:
     return masks.full(params, rules[config.prunable])
 
 
-def optimizer(
-    config: Settings, learning_rate: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """The chosen optimiser; its learning rate follows the step within the round."""
-
-    def rate(step):
-        drops = sum(jnp.asarray(step) >= drop for drop in config.learning_rate_drops)
-        return learning_rate * 0.1**drops
-
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
-    by_step = schedules.scale_by_step(rate)
-    if config.optimizer == "adam":  # decay is decoupled, as in AdamW
-        return optax.chain(optax.scale_by_adam(), *decay, by_step)
-    if config.optimizer == "sgd":
-        return optax.chain(*decay, by_step)
-    momentum = optax.trace(0.9, nesterov=config.optimizer == "nesterov")
-    return optax.chain(*decay, momentum, by_step)
-
-
-def of_weights(config: Settings) -> optax.GradientTransformation:
-    """What trains weights."""
-    return optimizer(config, config.learning_rate, config.weight_decay)
-
-
-def of_gated(
-    config: Settings, logit_decay: float = 0.0
-) -> optax.GradientTransformation:
-    """What trains weights and logits together."""
-    logits = optimizer(config, config.logit_learning_rate, logit_decay)
-    return optax.partition(
-        {"weights": of_weights(config), "logits": logits},
-        searches.Gated("weights", "logits"),
-    )
-
-
 def fixed(config: Settings) -> Search:
     """What trains the dense network, and tickets without a multiplier."""
-    return searches.fixed(of_weights(config))
+    return searches.fixed(optimizers.of_weights(config))
 
 
 def trainer(config: Settings) -> Callable[[Any], Search]:
     """What trains all tickets: multiplier of a lane -> search, or () -> search."""
     if config.keep_multiplier:
-        return lambda c: searches.fixed(of_weights(config), multiplier=c)
+        return lambda c: searches.fixed(optimizers.of_weights(config), multiplier=c)
     return lambda _: fixed(config)
 
 
@@ -167,7 +131,7 @@ def method(
         select, rates = _scope(config, params)
         retrain = IMP[name]
         search = searches.imp(
-            of_weights(config),
+            optimizers.of_weights(config),
             density=config.density,
             score=getattr(scores, config.score),
             select=select,
@@ -190,7 +154,7 @@ def method(
     common["trains_from"] = begin if config.resume_schedule else 0
     if name == "iss":
         search = searches.iss(
-            of_gated(config),
+            optimizers.of_gated(config),
             penalty=config.penalty,
             initial_logit=config.s0,
             rewind_step=begin,
@@ -222,7 +186,7 @@ def continuous_sparsification(
     """The search with what all experiments can be told of it."""
     every = epoch_steps if config.temperature_every == "epoch" else 1
     return searches.continuous_sparsification(
-        of_gated(config),
+        optimizers.of_gated(config),
         temperature=schedules.temperature(
             config.final_temperature, steps, epoch_steps=every
         ),

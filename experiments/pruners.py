@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import optax
 
-from experiments import methods
+from experiments import methods, optimizers
 from experiments.methods import Method
 from experiments.settings import Settings
 from jaxticket import prune, scores, searches, slimming
@@ -22,7 +22,7 @@ def method(
     leaves trained weights; the training of its ticket takes the others.
     """
     first = config.search_steps(steps)
-    weights = methods.of_weights(config)
+    weights = optimizers.of_weights(config)
 
     def continuous_sparsification(x):
         return methods.continuous_sparsification(
@@ -31,14 +31,14 @@ def method(
 
     def l0(x):
         return searches.l0(
-            methods.of_gated(config),
+            optimizers.of_gated(config),
             penalty=x["penalty"],
             initial_logit=config.l0_logit,
             weights="trained",
         )
 
     def soft_threshold(x):
-        gated = methods.of_gated(config, logit_decay=config.weight_decay)
+        gated = optimizers.of_gated(config, logit_decay=config.weight_decay)
         return searches.soft_threshold(gated, initial_logit=x["s"])
 
     def gradual(x):

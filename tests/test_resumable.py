@@ -23,7 +23,7 @@ def evaluate(params, model_state, held_out):
     return {"error": jnp.mean((x @ params["w"] - y) ** 2), "n": model_state["n"]}
 
 
-def make_parts(search, per_device=1):
+def make_parts(search, per_device=1, **options):
     """A program of two lanes, and its data."""
     layout = lanes.layout(per_device, jax.devices()[: 2 // per_device])
     program = resumable.program(
@@ -34,6 +34,7 @@ def make_parts(search, per_device=1):
         layout,
         batch_size=8,
         rewind_step=3,
+        **options,
     )
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=(ROWS, 6)), rng.normal(size=(ROWS, 4)))
@@ -211,6 +212,18 @@ def test_densities_and_the_model_state_follow_the_rounds(whole):
     # Ten updates in round 0; then back to the state after three, and seven more.
     np.testing.assert_array_equal(outcome.metrics["n"][[2, 5, 8], 0], [10, 10, 10])
     assert views[0].model_state["n"].tolist() == [3, 3]
+
+
+def test_tickets_with_trained_weights_have_the_model_state_of_now(tmp_path):
+    search = searches.imp(optax.adam(0.05), density=0.5, retrain="finetune")
+    parts = make_parts(lambda _: search, rewind_model=False, ticket_model="trained")
+    _, views = run(parts, tmp_path)
+    # Ten updates, then seven in each of the rounds that begin at step 3.
+    assert [v.model_state["n"].tolist() for v in views.values()] == [
+        [10, 10],
+        [17, 17],
+        [24, 24],
+    ]
 
 
 def test_other_settings_are_refused(parts, tmp_path):
