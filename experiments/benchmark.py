@@ -30,6 +30,7 @@ from experiments.benchmarks import (
     lenet,
     measure,
     memory,
+    parallel,
     program,
     pytorch,
     search,
@@ -44,6 +45,7 @@ SECTIONS = {
     "ceiling": ceiling.rows,
     "lenet": lenet.rows,
     "lanes": widths.rows,
+    "parallel": parallel.rows,
     "program": program.rows,
     "search": search.rows,
     "selection": selection.rows,
@@ -68,6 +70,9 @@ class Config:
     devices: list[int] = setting((1, 2), "numbers of devices to compare")
     lanes: list[int] = setting((1, 2, 4), "numbers of lanes a device to compare")
     batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare")
+    weights: list[int] = setting(
+        (1_000_000, 10_000_000), "sizes of networks to select masks for"
+    )
     repeats: int = setting(5, "of every measurement; whole searches half as many")
     limit: float = setting(
         20.0, "seconds after which no more repetitions of a comparison begin"
@@ -102,6 +107,7 @@ def experiment(config: Config) -> list[measure.Row]:
         devices=config.devices,
         lanes=config.lanes,
         batch_sizes=config.batch_sizes,
+        weights=config.weights,
         repeats=config.repeats,
         limit=config.limit,
         roofline=config.roofline,
@@ -133,7 +139,7 @@ def _check(config: Config) -> None:
             raise ValueError(
                 f"unknown section {name!r}: choose of {', '.join(SECTIONS)}"
             )
-    for name in ("seeds", "devices", "lanes", "batch_sizes"):
+    for name in ("seeds", "devices", "lanes", "batch_sizes", "weights"):
         values = getattr(config, name)
         if not values or min(values) < 1:
             raise ValueError(f"--{name} takes numbers from 1, got {values}")

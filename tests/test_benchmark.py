@@ -15,6 +15,7 @@ QUICK = {
     "devices": (1,),
     "lanes": (1,),
     "batch_sizes": (8,),
+    "weights": (1000,),
     "roofline": True,
 }
 

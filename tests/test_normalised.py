@@ -14,9 +14,9 @@ NAMES = ("resnet_20", "vgg_16")
 SIZE = {"resnet_20": 16, "vgg_16": 32}  # of the images: the least that tests all
 
 
-def example(name, batch=4):
+def example(name, batch=4, **options):
     """A model, its parameters away from where they start, its state and images."""
-    model = models.create(name)
+    model = models.create(name, **options)
     x = jax.random.normal(KEY, (batch, SIZE[name], SIZE[name], 3))
     params, state = jax.jit(model.init)(KEY, x)
     leaves, structure = jax.tree.flatten((params, state))
@@ -185,11 +185,14 @@ def test_resnet_20_trains_as_in_pytorch():
     close({name: stats[name] for name in means}, means)
 
 
+SMALL = {"resnet_20": {"blocks": (1, 1)}, "vgg_16": {"widths": ((8, 8), (40,))}}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_seeds_under_vmap_equal_each_alone(name):
     # In float64: what is just below zero for one may be just above for the other.
     with jax.enable_x64(True):
-        _check_seeds(*example(name))
+        _check_seeds(*example(name, **SMALL[name]))
 
 
 def _check_seeds(model, *arrays):

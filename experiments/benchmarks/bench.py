@@ -25,7 +25,6 @@ class Sizes:
     rounds: int = 5
     epochs: int = 2
     many: int = 8  # seeds at which layouts, batches and models are compared
-    weights: tuple[int, ...] = (1_000_000, 10_000_000)
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
     models: tuple[str, ...] = models.NAMES
     wide_models: tuple[str, ...] = ("lenet_300_100", "resnet_20")
@@ -52,7 +51,6 @@ QUICK = Sizes(
     rounds=2,
     epochs=1,
     many=2,
-    weights=(1000,),
     convolution_models=(),
     models=("lenet_300_100",),
     wide_models=("lenet_300_100",),
@@ -74,6 +72,7 @@ class Bench:
       devices: how many devices, to compare; those that there are.
       lanes: how many to each device, to compare.
       batch_sizes: to compare.
+      weights: of the networks that masks are selected for.
       repeats: of every measurement.
       limit: seconds after which a group of measurements is not repeated.
       roofline: whether memory traffic is set against the machine's.
@@ -85,6 +84,7 @@ class Bench:
     devices: tuple[int, ...]
     lanes: tuple[int, ...]
     batch_sizes: tuple[int, ...]
+    weights: tuple[int, ...]
     repeats: int
     limit: float
     roofline: bool

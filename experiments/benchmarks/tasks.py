@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from experiments import config as settings
 from experiments import methods
@@ -28,6 +29,7 @@ class Task(NamedTuple):
       metrics_of: see `classification.evaluator`.
       train: the training images.
       searches: the name of a method -> a search.
+      gated: an initial logit -> Continuous Sparsification.
     """
 
     config: settings.Config
@@ -36,6 +38,7 @@ class Task(NamedTuple):
     metrics_of: Callable
     train: data.Split
     searches: dict[str, Search]
+    gated: Callable[[ArrayLike], Search]
 
 
 def random_images(dataset: str, count: int, seed: int = 0) -> data.Split:
@@ -96,4 +99,5 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
             "nesterov": methods.fixed(nesterov),
             "imp": imp,
         },
+        lambda s0: methods.continuous_sparsification(config, s0, per_epoch, per_epoch),
     )
