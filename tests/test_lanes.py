@@ -50,14 +50,13 @@ def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(name):
 
 @searching
 def test_turns_and_devices_stand_in_for_each_other(name):
-    for width in (1, 2):
-        layout, program = spread(name, 2, turns=2, width=width)
-        expected = on(program, range(layout.width))
-        for devices, turns in ((4, 1), (2, 1), (1, 4)):
-            layout, program = spread(name, devices, turns, width)
-            found = on(program, range(layout.width))
-            for seed in range(layout.width):
-                assert_same(at(found, seed), at(expected, seed))
+    layout, program = spread(name, 2, turns=2, width=1)
+    expected = on(program, range(layout.width))
+    for devices, turns in ((4, 1), (1, 4)):
+        _, program = spread(name, devices, turns, width=1)
+        found = on(program, range(layout.width))
+        for seed in range(layout.width):
+            assert_same(at(found, seed), at(expected, seed))
 
 
 def test_one_lane_has_no_batch_axis():
