@@ -27,7 +27,10 @@ class Sizes:
     many: int = 8  # seeds at which layouts, batches and models are compared
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
     models: tuple[str, ...] = models.NAMES
-    wide_models: tuple[str, ...] = ("lenet_300_100", "resnet_20")
+    wide_models: tuple[tuple[str, int], ...] = (  # model and the most lanes it is given
+        ("lenet_300_100", 1024),
+        ("resnet_20", 16),
+    )
     memory: tuple[tuple[str, int], ...] = (  # model and images
         ("lenet_300_100", 12_000),
         ("conv_2", 600),
@@ -53,7 +56,7 @@ QUICK = Sizes(
     many=2,
     convolution_models=(),
     models=("lenet_300_100",),
-    wide_models=("lenet_300_100",),
+    wide_models=(("lenet_300_100", 1024),),
     memory=(("lenet_300_100", 16),),
     resnet_batch=4,
     resnet_images=8,

@@ -16,7 +16,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
     Both have the whole machine; `of one alone`: what a search costs beside the others.
     """
-    for model in bench.sizes.wide_models:
+    for model, _ in bench.sizes.wide_models:
         images, _ = trainer.work(bench.sizes, model)
         values = np.linspace(-0.3, 0.3, bench.sizes.many, dtype=np.float32)
         one, several = f"{model}: one alone", f"{model}: {len(values)} values of s0"

@@ -12,16 +12,17 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     `of one` is how many times as long a step of all lanes takes as that of one lane;
     `of sequential`, how many times as many images a second they train as one at a time.
     """
-    for model in bench.sizes.wide_models:
-        yield from _model(bench, model)
+    for model, most in bench.sizes.wide_models:
+        widths = sorted({1, *(width for width in bench.lanes if width <= most)})
+        yield from _model(bench, model, widths)
 
 
-def _model(bench, model):
+def _model(bench, model, widths):
     batch_size = bench.sizes.batch_size
     images, flops = trainer.work(bench.sizes, model)
     product, product_flops = ceiling.sgemm(bench)
     works, counts = {ceiling.SGEMM: product}, {}
-    for width in sorted({1, *bench.lanes}):
+    for width in widths:
         name = f"{model}, lanes {width}"
         works[name], counts[name] = trainer.epoch(
             model,
