@@ -90,7 +90,7 @@ def decide(
     return found
 
 
-def again(recorded: dict, turns: int, make: Callable[[lanes.Layout], Study]) -> Study:
+def again(recorded: dict, make: Callable[[lanes.Layout], Study]) -> Study:
     """The study of an earlier call, with as many searches to a program as it had.
 
     On as many devices as there are now: what one is short of, turns make up for.
@@ -112,7 +112,7 @@ def study(
     """The study of a run, laid out as an earlier call has recorded it, or decided."""
     recorded = common.recorded(folder, "layout")
     if recorded is not None:
-        return again(recorded, turns, make)
+        return again(recorded, make)
     found, needs = decide(wanted, searches, turns, make)
     where = found.layout
     print(f"{where.mesh.size} devices, {where.turns} turns, {needs}", file=sys.stderr)

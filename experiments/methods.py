@@ -53,8 +53,7 @@ class Method(NamedTuple):
         the ticket's. Otherwise tickets are trained afterwards.
       found_after: prunings that a ticket read in round 0 has seen.
       hard: whether a round runs with the mask of its ticket: round 0 then trains the
-        dense network, and a mask without weights in some layer is a broken run. Learned
-        masks may end so; their network is then as good as a constant.
+        dense network.
       nested: whether later masks keep nothing that an earlier one has pruned.
       rewinds: whether a round begins from the ticket's weights.
       kept_weights: whether tickets carry trained weights instead of early ones.

@@ -86,40 +86,25 @@ def mapped(
 def _on_device(f, batched, per_device, turns):
     """What one device computes, on arguments with `turns * per_device` leading rows."""
 
-    def side_by_side(*args):
-        if per_device > 1:
-            axes = tuple(0 if b else None for b in batched)
-            return jax.vmap(f, axes)(*args)
-        # A batch axis of length 1 is not free: XLA then transposes the gradients of
-        # kernels, which takes LeNet 12% of its step on CPU.
-        alone = [
-            jax.tree.map(lambda x: x[0], arg) if b else arg
-            for arg, b in with_flag(args)
-        ]
-        return jax.tree.map(lambda x: x[None], f(*alone))
-
-    def with_flag(args):
-        return zip(args, batched, strict=True)
-
-    def in_turns(*args):
-        sets = [
-            jax.tree.map(lambda x: x.reshape(turns, per_device, *x.shape[1:]), arg)
-            for arg, b in with_flag(args)
-            if b
-        ]
-
+    def run(*args):
         def one(own):
             own = iter(own)
-            return side_by_side(
-                *(next(own) if b else arg for arg, b in with_flag(args))
+            both = zip(args, batched, strict=True)
+            return f(*(next(own) if b else arg for arg, b in both))
+
+        own = [arg for arg, b in zip(args, batched, strict=True) if b]
+        if turns > 1:
+            return jax.lax.map(
+                one, own, batch_size=per_device if per_device > 1 else None
             )
+        if per_device > 1:
+            return jax.vmap(one)(own)
+        # A batch axis of length 1 is not free: XLA then transposes the gradients of
+        # kernels, which takes LeNet 12% of its step on CPU.
+        found = one(jax.tree.map(lambda x: x[0], own))
+        return jax.tree.map(lambda x: x[None], found)
 
-        found = jax.lax.map(one, sets)
-        return jax.tree.map(
-            lambda x: x.reshape(turns * per_device, *x.shape[2:]), found
-        )
-
-    return side_by_side if turns == 1 else in_turns
+    return run
 
 
 def everywhere(layout: Layout, tree: Any) -> Any:

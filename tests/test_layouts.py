@@ -102,6 +102,6 @@ def test_auto_stops_where_memory_ends(memory):
 def test_an_earlier_layout_comes_again_on_other_devices(monkeypatch):
     for there, expected in ((4, (4, 3)), (3, (3, 4)), (1, (1, 12))):
         monkeypatch.setattr(layouts.jax, "device_count", lambda there=there: there)
-        layout = layouts.again({"lanes": 2, "width": 24}, 1, Study).layout
+        layout = layouts.again({"lanes": 2, "width": 24}, Study).layout
         assert (layout.mesh.size, layout.turns) == expected
         assert (layout.per_device, layout.width) == (2, 24)

@@ -13,7 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import jobs, methods, statistics, study, ticket_search
+from experiments import (
+    jobs,
+    layouts,
+    methods,
+    records,
+    statistics,
+    study,
+    ticket_search,
+)
 from experiments.config import Config
 from experiments.settings import resolve
 from jaxticket import audit, files, masks, models
@@ -100,6 +108,38 @@ def test_a_seed_does_not_depend_on_how_many_there_are(done, tmp_path):
     _, rows = done
     alone = run(tmp_path, seeds=1, first_seed=1)
     assert without_seconds(alone) == without_seconds(statistics.select(rows, seed=1))
+
+
+def test_what_auto_decides_is_recorded_and_kept(tmp_path, capsys, monkeypatch):
+    settings = {"lanes": "auto", "methods": ("imp",), "controls": (), "seeds": 8}
+    rows = run(tmp_path, **settings)
+    assert "s a step of all searches" in capsys.readouterr().err
+    layout = json.loads((tmp_path / "config.json").read_text())["layout"]
+    assert layout["lanes"] in (1, 2)
+    assert layout["width"] == 4 * layout["lanes"]
+    monkeypatch.setattr(layouts, "decide", lambda *_: pytest.fail("it tried again"))
+    assert run(tmp_path, **settings) == rows
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_goes_on_with_fewer_devices_to_the_same_bits(
+    tmp_path, monkeypatch, devices
+):
+    settings = {"seeds": 4, "rounds": 2, "controls": ("shuffle",)}
+    expected = run(tmp_path / "whole", **settings)
+    trained = records.Records.trained
+
+    def stopped(self, *args):
+        trained(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.Records, "trained", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", **settings)
+    monkeypatch.setattr(layouts.jax, "device_count", lambda: devices)
+    found = run(tmp_path / "cut", **settings)
+    assert without_seconds(found) == without_seconds(expected)
 
 
 def test_another_configuration_is_refused_by_name(done):

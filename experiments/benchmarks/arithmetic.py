@@ -30,7 +30,7 @@ def traffic(model: str, images: int, batch_size: int) -> float:
 def _one_step(model, images, batch_size):
     """The gradient, the step with its update, and what both take."""
     what = tasks.on_noise(model, images, batch_size)
-    search = what.searches["fixed"]
+    search = what.searches["fixed"](())
     key = jax.random.key(0)
     batch = jax.tree.map(lambda x: x[:batch_size], what.train)
     carry = jax.eval_shape(lambda: training.start(search, key, *what.init(key)))

@@ -1,6 +1,6 @@
 """What the machine can do: matrix products and copies, the measure of all else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,21 @@ def copy(bench: Bench) -> tuple[measure.Work, float]:
         return held
 
     return work, 2 * held[0].nbytes
+
+
+def achieved(
+    times: Mapping[str, measure.Timing], name: str, flops: float, of: float
+) -> dict[str, float]:
+    """GFLOP/s of a piece of work, and their share of sgemm's in the same turns.
+
+    Args:
+      times: of the piece and of `SGEMM`.
+      name: of the piece.
+      flops: of the piece.
+      of: FLOP of `SGEMM`.
+    """
+    share = measure.ratio(times[SGEMM], times[name]) * flops / of
+    return {"GFLOP/s": flops / times[name].median / 1e9, "of sgemm": share}
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:

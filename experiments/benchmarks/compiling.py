@@ -57,7 +57,7 @@ def _whole(sizes, rounds):
     def search(key, rows):
         ticket, model_state = what.init(key)
         return training.run(
-            what.searches["imp"],
+            what.searches["imp"](()),
             what.loss_fn,
             key,
             ticket,

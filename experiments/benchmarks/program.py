@@ -35,7 +35,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
 def _stepwise(images, batch_size):
     what = tasks.on_noise(MODEL, images, batch_size)
-    search = what.searches["fixed"]
+    search = what.searches["fixed"](())
     rows = jax.device_put(what.train)
     key = jax.random.key(0)
     carry = [jax.jit(lambda key: training.start(search, key, *what.init(key)))(key)]

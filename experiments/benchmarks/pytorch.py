@@ -24,7 +24,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 def _lenet(bench):
     images, batch_size = bench.sizes.images, bench.sizes.batch_size
     count = images // batch_size * batch_size
-    works = {PYTORCH: (_loop(images, batch_size), count)}
+    works = {PYTORCH: (_lenet_loop(images, batch_size), count)}
     for seeds in (1, bench.sizes.many):
         name = f"jaxticket, seeds {seeds}"
         works[name] = lenet.throughput(bench, seeds=seeds)[:2]
@@ -69,56 +69,45 @@ def _compare(bench, works):
         )
 
 
-def _loop(images, batch_size) -> measure.Work:
-    """An epoch: images in memory, normalised in the step, shuffled, Adam."""
+def _lenet_loop(images, batch_size) -> measure.Work:
+    """LeNet with Adam."""
     import torch
+    from torch import nn
 
     train = tasks.random_images("mnist", images)
-    device = _device()
-    pixels = torch.from_numpy(train.images.reshape(images, -1)).to(device)
-    labels = torch.from_numpy(train.labels.astype(np.int64)).to(device)
-    network = torch.nn.Sequential(
-        torch.nn.Linear(784, 300),
-        torch.nn.ReLU(),
-        torch.nn.Linear(300, 100),
-        torch.nn.ReLU(),
-        torch.nn.Linear(100, 10),
-    ).to(device)
+    pixels = torch.from_numpy(train.images.reshape(images, -1))
+    layers = [nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Linear(100, 10)).to(_device())
     optimizer = torch.optim.Adam(network.parameters(), lr=1.2e-3)
-
-    def work():
-        order = torch.randperm(images, device=device)
-        for begin in range(0, images - batch_size + 1, batch_size):
-            rows = order[begin : begin + batch_size]
-            logits = network((pixels[rows].float() / 255 - 0.1307) / 0.3081)
-            loss = torch.nn.functional.cross_entropy(logits, labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return loss.item()
-
-    return work
+    return _epoch(network, optimizer, pixels, train.labels, batch_size)
 
 
 def _resnet_loop(images, batch_size, layout) -> measure.Work:
-    """As `_loop`, of ResNet-20 on images of CIFAR-10's shape."""
+    """ResNet-20 with Nesterov's momentum and weight decay."""
     import torch
 
     last = torch.channels_last
     form = last if layout == "channels_last" else torch.contiguous_format
     train = tasks.random_images("cifar10", images)
     pixels = torch.from_numpy(train.images).permute(0, 3, 1, 2)
-    device = _device()
-    pixels = pixels.contiguous(memory_format=form).to(device)
-    labels = torch.from_numpy(train.labels.astype(np.int64)).to(device)
-    network = resnet_20().to(device, memory_format=form)
+    pixels = pixels.contiguous(memory_format=form)
+    network = resnet_20().to(_device(), memory_format=form)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
     )
+    return _epoch(network, optimizer, pixels, train.labels, batch_size)
+
+
+def _epoch(network, optimizer, pixels, labels, batch_size) -> measure.Work:
+    """Images in memory, in random order, normalised in the step."""
+    import torch
+
+    pixels = pixels.to(_device())
+    labels = torch.from_numpy(labels.astype(np.int64)).to(_device())
 
     def work():
-        order = torch.randperm(images, device=device)
-        for begin in range(0, images - batch_size + 1, batch_size):
+        order = torch.randperm(len(labels), device=_device())
+        for begin in range(0, len(labels) - batch_size + 1, batch_size):
             rows = order[begin : begin + batch_size]
             logits = network((pixels[rows].float() / 255 - 0.5) / 0.25)
             loss = torch.nn.functional.cross_entropy(logits, labels[rows])

@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from experiments import config as settings
 from experiments import methods
@@ -28,8 +27,8 @@ class Task(NamedTuple):
       loss_fn: see `training.LossFn`.
       metrics_of: see `classification.evaluator`.
       train: the training images.
-      searches: the name of a method -> a search.
-      gated: an initial logit -> Continuous Sparsification.
+      searches: the name of a method -> the setting of a lane -> its search. Only that
+        of Continuous Sparsification is a number, s0; it is () for the others.
     """
 
     config: settings.Config
@@ -37,8 +36,7 @@ class Task(NamedTuple):
     loss_fn: training.LossFn
     metrics_of: Callable
     train: data.Split
-    searches: dict[str, Search]
-    gated: Callable[[ArrayLike], Search]
+    searches: dict[str, Callable[[Any], Search]]
 
 
 def random_images(dataset: str, count: int, seed: int = 0) -> data.Split:
@@ -82,12 +80,14 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
 
     weights = jax.eval_shape(init, jax.random.key(0))[0].weights
     per_epoch = len(train.labels) // batch_size
-    imp = methods.method(
-        "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
-    ).search(())
-    nesterov = dataclasses.replace(
-        config, optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4
-    )
+
+    def trained(**changes):
+        search = methods.fixed(dataclasses.replace(config, **changes))
+        return lambda _: search
+
+    def continuous_sparsification(s0):
+        return methods.continuous_sparsification(config, s0, per_epoch, per_epoch)
+
     return Task(
         config,
         init,
@@ -95,9 +95,14 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
         classification.evaluator(network, prepare=prepare),
         train,
         {
-            "fixed": methods.fixed(config),
-            "nesterov": methods.fixed(nesterov),
-            "imp": imp,
+            "fixed": trained(),
+            "sgd": trained(optimizer="sgd"),
+            "nesterov": trained(
+                optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4
+            ),
+            "imp": methods.method(
+                "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
+            ).search,
+            "continuous_sparsification": continuous_sparsification,
         },
-        lambda s0: methods.continuous_sparsification(config, s0, per_epoch, per_epoch),
     )

@@ -1,7 +1,7 @@
 """Training as the experiments run it: the same searches, losses, steps and layouts."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +17,9 @@ class Program(NamedTuple):
     """A stretch of training, compiled for a layout.
 
     Attributes:
-      start: `keys -> carry`.
-      stretch: `(carry, keys, data, first, last, round) -> (carry, loss)`; donates.
+      start: `(keys, settings) -> carry`.
+      stretch: `(carry, keys, settings, data, first, last, round) -> (carry, loss)`;
+        donates.
       data: on every device.
       layout: where the lanes are.
     """
@@ -38,12 +39,12 @@ def program(
     where = layout(devices, width)
     search = what.searches[method]
 
-    def start(key):
-        return training.start(search, key, *what.init(key))
+    def start(key, setting):
+        return training.start(search(setting), key, *what.init(key))
 
-    def stretch(carry, key, rows, first, last, round):
+    def stretch(carry, key, setting, rows, first, last, round):
         return training.steps(
-            search,
+            search(setting),
             what.loss_fn,
             carry,
             key,
@@ -55,8 +56,8 @@ def program(
         )
 
     return Program(
-        lanes.mapped(where, start, (True,)),
-        lanes.mapped(where, stretch, (True, True) + (False,) * 4, donate=(0,)),
+        lanes.mapped(where, start, (True, True)),
+        lanes.mapped(where, stretch, (True,) * 3 + (False,) * 4, donate=(0,)),
         lanes.everywhere(where, what.train),
         where,
     )
@@ -78,8 +79,12 @@ def epoch(
     batch_size: int,
     devices: int,
     width: int = 1,
+    settings: Sequence[float] | None = None,
 ) -> tuple[measure.Work, int]:
-    """An epoch of every seed, group after group; and how many images that is."""
+    """An epoch of every seed, group after group; and how many images that is.
+
+    With `settings` every seed has a number of its own, see `Task.searches`.
+    """
     compiled = program(
         model,
         method,
@@ -91,14 +96,20 @@ def epoch(
     steps = images // batch_size
     numbers = [np.int32(x) for x in (0, steps, 0)]
     groups = lanes.groups(range(seeds), compiled.layout.width)
-    keys = [jnp.stack([jax.random.key(seed) for seed in group]) for group in groups]
-    carries = [compiled.start(key) for key in keys]
+    own = [  # a key and a setting for every lane of a group
+        (
+            jnp.stack([jax.random.key(seed) for seed in group]),
+            () if settings is None else jnp.array([settings[seed] for seed in group]),
+        )
+        for group in groups
+    ]
+    carries = [compiled.start(*args) for args in own]
 
     def work():
         losses = []
-        for i, key in enumerate(keys):
+        for i, args in enumerate(own):
             carries[i], loss = compiled.stretch(
-                carries[i], key, compiled.data, *numbers
+                carries[i], *args, compiled.data, *numbers
             )
             losses.append(jax.block_until_ready(loss))
         return losses, carries
@@ -113,7 +124,7 @@ def search_program(what: tasks.Task, where: lanes.Layout) -> resumable.Program:
         return what.metrics_of(params, model_state, held_out)._asdict()
 
     return resumable.program(
-        lambda _: what.searches["imp"],
+        what.searches["imp"],
         what.loss_fn,
         evaluate,
         classification.Metrics._fields,

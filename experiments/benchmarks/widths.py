@@ -36,12 +36,10 @@ def _model(bench, model, widths):
     times = bench.together(works)
     alone = times[f"{model}, lanes 1"]
     for name, count in counts.items():
-        timing, work = times[name], count * flops
+        timing = times[name]
         longer = measure.ratio(timing, alone)
-        share = measure.ratio(times[ceiling.SGEMM], timing) * work / product_flops
         also = {
-            "GFLOP/s": work / timing.median / 1e9,
-            "of sgemm": share,
+            **ceiling.achieved(times, name, count * flops, product_flops),
             "of one": longer,
             "of sequential": count / counts[f"{model}, lanes 1"] / longer,
         }

@@ -41,12 +41,8 @@ def _model(bench, model):
     first = next(iter(counts))
     for name, count in counts.items():
         timing = times[name]
-        work = count * flops
         also = {
-            "GFLOP/s": work / timing.median / 1e9,
-            "of sgemm": measure.ratio(times[ceiling.SGEMM], timing)
-            * work
-            / product_flops,
+            **ceiling.achieved(times, name, count * flops, product_flops),
             "cost of first": measure.ratio(timing, times[first])
             * counts[first]
             / count,

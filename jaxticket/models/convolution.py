@@ -119,16 +119,7 @@ def _im2col(x, kernel, strides, padding):
     return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _lanes(x, kernel, strides, padding):
-    return _lanewise(_lax, strides, padding)(x, kernel)
-
-
-def _lanes_forward(x, kernel, strides, padding):
-    return _lanewise(_lax, strides, padding)(x, kernel), (x, kernel)
-
-
-def _lanes_backward(strides, padding, saved, grad):
+def _lanes_gradients(strides, padding, saved, grad):
     def run(x, kernel, grad):
         pull_back = jax.vjp(lambda x, k: _lax(x, k, strides, padding), x, kernel)[1]
         return pull_back(grad)
@@ -136,27 +127,12 @@ def _lanes_backward(strides, padding, saved, grad):
     return _one_by_one(run)(*saved, grad)
 
 
-_lanes.defvjp(_lanes_forward, _lanes_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _gemm(x, kernel, strides, padding):
-    return _lanewise(_blocked, strides, padding)(x, kernel)
-
-
-def _gemm_forward(x, kernel, strides, padding):
-    return _lanewise(_blocked, strides, padding)(x, kernel), (x, kernel)
-
-
-def _gemm_backward(strides, padding, saved, grad):
+def _gemm_gradients(strides, padding, saved, grad):
     x, kernel = saved
     return (
         _input_gradient(x.shape, kernel, strides, padding, grad),
         kernel_gradient.kernel_gradient(x, grad, kernel.shape[:2], strides, padding),
     )
-
-
-_gemm.defvjp(_gemm_forward, _gemm_backward)
 
 
 def _input_gradient(x_shape, kernel, strides, padding, grad):
@@ -237,6 +213,20 @@ def _one_by_one(run):
     return call
 
 
+def _with_gradients(forward, gradients):
+    """A convolution that runs lane by lane, with gradients of its own."""
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+    def conv(x, kernel, strides, padding):
+        return _lanewise(forward, strides, padding)(x, kernel)
+
+    def save(x, kernel, strides, padding):
+        return _lanewise(forward, strides, padding)(x, kernel), (x, kernel)
+
+    conv.defvjp(save, gradients)
+    return conv
+
+
 def _slices(x, kernel_shape, strides, padding):
     """The input under each kernel offset, row by row: each `[b, h', w', in]`."""
     height, width = kernel_shape[:2]
@@ -260,8 +250,8 @@ def _product(x, matrix):
 
 IMPLS: dict[str, Callable] = {
     "lax": _lax,
-    "lanes": _lanes,
-    "gemm": _gemm,
+    "lanes": _with_gradients(_lax, _lanes_gradients),
+    "gemm": _with_gradients(_blocked, _gemm_gradients),
     "shift": _shift,
     "im2col": _im2col,
 }

@@ -113,17 +113,20 @@ def continuous_sparsification(
         )
 
     def update(grads, state, step):
-        step = jnp.asarray(step, jnp.int32)
-        state = gates.remember(state, step, rewind_step)
-
         def gate(logits):
             soft = soft_gates(logits, state.mask, state.temperature)
             return soft, soft
 
-        gated, inner = gates.descend(
-            optimizer, gate, grads, state.gated, state.optimizer, step, penalty=penalty
+        stepped = gates.update(
+            optimizer,
+            gate,
+            grads,
+            state,
+            step,
+            penalty=penalty,
+            rewind_step=rewind_step,
         )
-        return state._replace(gated=gated, optimizer=inner, temperature=at(step + 1))
+        return stepped._replace(temperature=at(jnp.asarray(step, jnp.int32) + 1))
 
     def advance(state):
         beta = (

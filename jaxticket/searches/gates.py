@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxticket.base import Params, PRNGKey, Scores, State, Step
-from jaxticket.searches.fixed import remember as remember_weights
+from jaxticket.searches.fixed import remember
 
 Weights = Literal["early", "trained"]
 
@@ -38,59 +38,54 @@ def check(*, penalty: ArrayLike, rewind_step: int, weights: str) -> None:
         raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
 
 
-def remember(state: State, step: jax.Array, rewind_step: int) -> State:
-    """A state whose anchor is its weights, if this is step `rewind_step` of round 0."""
-    if rewind_step == 0:  # the anchor is what the search was opened with
-        return state
-    anchor = remember_weights(
-        state.anchor,
-        state.gated.weights,
-        now=step == rewind_step,
-        first=state.round == 0,
-    )
-    return state._replace(anchor=anchor)
-
-
 def realise(weights: Params, gates: Scores) -> Params:
     """What the network runs with: `w * gate`, and `w` where there is no gate."""
     return jax.tree.map(lambda w, g: w if g is None else w * g, weights, gates)
 
 
-def descend(
+def update(
     optimizer: optax.GradientTransformationExtraArgs,
     gates: Callable[[Scores], tuple[Scores, Scores]],
     grads: Params,
-    gated: Gated,
     state: State,
     step: Step,
     *,
     penalty: ArrayLike,
-) -> tuple[Gated, State]:
+    rewind_step: int,
+) -> State:
     """One step of the optimiser on `loss + penalty * sum(penalised)`.
 
     Args:
       optimizer: trains the pair; it is given `step`.
       gates: `logits -> (gates, penalised)`, differentiable.
       grads: of the loss, with respect to `realise(weights, gates)`.
-      gated: the pair.
-      state: the optimiser's.
+      state: of a search, with the fields `gated`, `optimizer`, `anchor` and `round`.
       step: within the round.
       penalty: may be traced.
+      rewind_step: at this step of round 0 the weights become the anchor; at 0 it is
+        what the search was opened with.
 
     Returns:
-      The pair after the step, and the optimiser's state.
+      The state with the pair, the optimiser's state and the anchor after the step.
     """
+    step = jnp.asarray(step, jnp.int32)
+    anchor = state.anchor
+    if rewind_step > 0:
+        anchor = remember(
+            anchor, state.gated.weights, now=step == rewind_step, first=state.round == 0
+        )
 
     def run_with(gated):
         gate, penalised = gates(gated.logits)
         return realise(gated.weights, gate), penalised
 
-    (_, penalised), pull_back = jax.vjp(run_with, gated)
+    (_, penalised), pull_back = jax.vjp(run_with, state.gated)
     # d(penalty * sum(penalised)) / d(penalised) is the penalty itself.
     slope = jax.tree.map(lambda g: jnp.full_like(g, penalty), penalised)
     (grads,) = pull_back((grads, slope))
-    updates, state = optimizer.update(grads, state, gated, step=step)
-    return optax.apply_updates(gated, updates), state
+    updates, inner = optimizer.update(grads, state.optimizer, state.gated, step=step)
+    gated = optax.apply_updates(state.gated, updates)
+    return state._replace(gated=gated, optimizer=inner, anchor=anchor)
 
 
 def uniform(

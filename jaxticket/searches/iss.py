@@ -105,18 +105,16 @@ def iss(
         return IssState(gated, opened, ticket.mask, ticket.weights, zero, key, zero)
 
     def update(grads, state, step):
-        step = jnp.asarray(step, jnp.int32)
-        state = gates.remember(state, step, rewind_step)
-        gated, inner = gates.descend(
+        state = gates.update(
             optimizer,
             lambda logits: sample(state, logits),
             grads,
-            state.gated,
-            state.optimizer,
+            state,
             step,
             penalty=penalty,
+            rewind_step=rewind_step,
         )
-        return state._replace(gated=gated, optimizer=inner, count=state.count + 1)
+        return state._replace(count=state.count + 1)
 
     def advance(state):
         gated = state.gated._replace(logits=fresh(state.gated.logits))

@@ -120,23 +120,21 @@ def l0(
         return L0State(gated, opened, ticket.mask, ticket.weights, zero, gate_key, zero)
 
     def update(grads, state, step):
-        step = jnp.asarray(step, jnp.int32)
-        state = gates.remember(state, step, rewind_step)
-        gated, inner = gates.descend(
+        state = gates.update(
             optimizer,
             lambda logits: sample(state, logits),
             grads,
-            state.gated,
-            state.optimizer,
+            state,
             step,
             penalty=penalty,
+            rewind_step=rewind_step,
         )
-        logits = jax.tree.map(lambda a: jnp.clip(a, LOWEST, HIGHEST), gated.logits)
-        return state._replace(
-            gated=gated._replace(logits=logits),
-            optimizer=inner,
-            count=state.count + 1,
+        gated = state.gated._replace(
+            logits=jax.tree.map(
+                lambda a: jnp.clip(a, LOWEST, HIGHEST), state.gated.logits
+            )
         )
+        return state._replace(gated=gated, count=state.count + 1)
 
     def advance(state):
         return state._replace(round=state.round + 1)
