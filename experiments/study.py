@@ -16,7 +16,7 @@ from experiments.progress import Progress
 from experiments.records import Lane, Records
 from experiments.settings import Settings
 from experiments.shelf import Shelf
-from jaxticket import classification, data, lanes, models, resumable
+from jaxticket import classification, data, lanes, models, programs, resumable
 from jaxticket.base import PRNGKey, Search, Ticket
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
@@ -61,7 +61,7 @@ class Study:
             model, prepare=prepare, augment=data.augment if config.augment else None
         )
         self.metrics_of = classification.evaluator(model, prepare=prepare)
-        self.data = resumable.Data(dataset.train, (dataset.validation, dataset.test))
+        self.data = programs.Data(dataset.train, (dataset.validation, dataset.test))
         like = jax.eval_shape(self.init, jax.random.key(0))
         found = {
             name: build(
@@ -81,7 +81,7 @@ class Study:
         sizes = []
         for name, program in self.programs.items():
             start = jax.eval_shape(functools.partial(self._any_start, name), keys)
-            compiled, size = resumable.compiled(program, *start, keys, self.data)
+            compiled, size = programs.compiled(program, *start, keys, self.data)
             self.programs[name] = compiled
             sizes.append(size)
         return max(sizes)
@@ -168,12 +168,12 @@ class Study:
 
     def _program(
         self, search: Callable[[Any], Search], **options: Any
-    ) -> resumable.Program:
+    ) -> programs.Program:
         def evaluate(params, model_state, held_out):
             both = [self.metrics_of(params, model_state, split) for split in held_out]
             return dict(zip(METRICS, (x for m in both for x in m), strict=True))
 
-        return resumable.program(
+        return programs.program(
             search,
             self.loss_fn,
             evaluate,
@@ -183,7 +183,7 @@ class Study:
             **options,
         )
 
-    def _searcher(self, method: methods.Method) -> resumable.Program:
+    def _searcher(self, method: methods.Method) -> programs.Program:
         return self._program(
             method.search,
             rewind_step=method.rewind_step,

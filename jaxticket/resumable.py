@@ -1,59 +1,19 @@
 """The host's loop: the steps of `training.run` in stretches, with a look between.
 
-A `Program` is one kind of search compiled for all lanes of a layout; each lane may have
-numbers of its own, its settings. `run` calls it stretch by stretch: it evaluates,
-reports, saves and resumes. Each stretch is the same compiled function, so a run that
-was killed and resumed gives bit-identical numbers.
+`run` calls a compiled `programs.Program` stretch by stretch: it evaluates, reports,
+saves and resumes. Each stretch is the same compiled function, so a run that was killed
+and resumed gives bit-identical numbers.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxticket import checkpoint, files, lanes, masks, memory, training
-from jaxticket.base import Params, PRNGKey, Search, Ticket
-
-Settings = Any  # a pytree of numbers that lanes may differ by; () where there are none
-
-
-class View(NamedTuple):
-    """What there is to see of a search between stretches; every leaf `[lanes, ...]`."""
-
-    params: Params
-    ticket: Ticket
-    model_state: training.ModelState  # that belongs to the ticket's weights
-
-
-class Program(NamedTuple):
-    """One kind of search over all lanes: its compiled moves.
-
-    The settings of the lanes are part of the carry.
-
-    Attributes:
-      start: `(keys, tickets, model_states, settings) -> carry`.
-      stretch: `(carry, round_keys, data, first, last, round) -> (carry, metrics)`;
-        `carry` is donated.
-      next_round: `carry -> carry`, donated.
-      view: `carry -> View`.
-      metrics: the names of what a stretch measures.
-    """
-
-    metrics: tuple[str, ...]
-    start: Callable
-    stretch: Callable
-    next_round: Callable
-    view: Callable
-
-
-class Data(NamedTuple):
-    """What a program trains on, and what `evaluate` is given."""
-
-    train: Any
-    held_out: Any
+from jaxticket import checkpoint, files, programs, training
 
 
 class Stretch(NamedTuple):
@@ -63,109 +23,6 @@ class Stretch(NamedTuple):
     first: int
     last: int
     ends: bool
-
-
-def program(
-    search: Callable[[Settings], Search],
-    loss_fn: training.LossFn,
-    evaluate: Callable[[Params, training.ModelState, Any], dict],
-    names: Sequence[str],
-    layout: lanes.Layout,
-    *,
-    batch_size: int,
-    rewind_step: int = 0,
-    rewind_model: bool = True,
-    ticket_model: Literal["early", "trained"] = "early",
-) -> Program:
-    """Compiles a search for a layout.
-
-    Args:
-      search: the settings of a lane -> its search, written for one lane as all are. The
-        settings are traced: one program serves all their values, side by side.
-      loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
-      evaluate: `(params, model_state, held_out) -> {name: scalar}`, after every
-        stretch.
-      names: the names that `evaluate` returns.
-      layout: where the lanes are.
-      batch_size: rows per step.
-      rewind_step: step of round 0 whose model state belongs to the ticket.
-      rewind_model: whether the model state returns there when a round ends.
-      ticket_model: the model state of a `View`: `early` is that of the rewinding step,
-        `trained` that of now, for tickets with trained weights.
-    """
-
-    def start(key, ticket, model_state, settings):
-        return settings, training.start(search(settings), key, ticket, model_state)
-
-    def stretch(carry, key, data, first, last, round):
-        settings, carry = carry
-        ours = search(settings)
-        carry, loss = training.steps(
-            ours,
-            loss_fn,
-            carry,
-            key,
-            data.train,
-            first=first,
-            last=last,
-            round=round,
-            batch_size=batch_size,
-            rewind_step=rewind_step,
-        )
-        params = ours.params(carry.search)
-        return (settings, carry), {
-            "density": masks.density(ours.ticket(carry.search).mask),
-            "train_loss": loss,
-            **evaluate(params, carry.model, data.held_out),
-        }
-
-    def next_round(carry):
-        settings, carry = carry
-        return settings, training.next_round(
-            search(settings), carry, rewind_model=rewind_model
-        )
-
-    def view(carry):
-        settings, carry = carry
-        ours = search(settings)
-        model = carry.model_anchor if ticket_model == "early" else carry.model
-        return View(ours.params(carry.search), ours.ticket(carry.search), model)
-
-    return Program(
-        ("density", "train_loss", *names),
-        lanes.mapped(layout, start, (True,) * 4),
-        lanes.mapped(layout, stretch, (True, True) + (False,) * 4, donate=(0,)),
-        lanes.mapped(layout, next_round, (True,), donate=(0,)),
-        lanes.mapped(layout, view, (True,)),
-    )
-
-
-def compiled(
-    program: Program,
-    keys: PRNGKey,
-    tickets: Ticket,
-    model_states: training.ModelState,
-    settings: Settings,
-    round_keys: PRNGKey,
-    data: Data,
-) -> tuple[Program, int]:
-    """Compiles the stretch of a program before it is called.
-
-    Args:
-      program: from `program`.
-      keys, tickets, model_states, settings: what it starts from, or their shapes and
-        dtypes.
-      round_keys: `[lanes]`, or their shape and dtype.
-      data: likewise; need not be on the devices.
-
-    Returns:
-      The program with its stretch compiled, and the bytes that it takes on each device,
-      see `memory.footprint`.
-    """
-    carry = jax.eval_shape(program.start, keys, tickets, model_states, settings)
-    numbers = [jax.ShapeDtypeStruct((), np.int32)] * 3
-    stretch = program.stretch.lower(carry, round_keys, data, *numbers).compile()
-    return program._replace(stretch=stretch), memory.footprint(stretch)
 
 
 def stretches(
@@ -214,7 +71,7 @@ class Unit(NamedTuple):
     begin: Callable[[], tuple]
     round_keys: Callable[[int], jax.Array]
     plan: Sequence[Stretch]
-    settings: Settings = ()
+    settings: programs.Settings = ()
 
 
 class Outcome(NamedTuple):
@@ -230,15 +87,15 @@ class Outcome(NamedTuple):
 
 
 def run(
-    program: Program,
+    program: programs.Program,
     unit: Unit,
-    data: Data,
+    data: programs.Data,
     folder: str | Path,
     *,
     config: dict,
     save_seconds: float = 30.0,
-    opened: Callable[[int, View], None] = lambda round, view: None,
-    closed: Callable[[int, View], None] = lambda round, view: None,
+    opened: Callable[[int, programs.View], None] = lambda round, view: None,
+    closed: Callable[[int, programs.View], None] = lambda round, view: None,
     watch: Callable[[Stretch, int, dict], None] = lambda stretch, index, metrics: None,
 ) -> Outcome:
     """Runs a unit to its end, from wherever an earlier call was stopped.

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxticket import lanes, masks, resumable, schedules, searches
+from jaxticket import lanes, masks, programs, resumable, schedules, searches
 from jaxticket.base import Ticket
 
 ROWS = 40
@@ -26,7 +26,7 @@ def evaluate(params, model_state, held_out):
 def make_parts(search, per_device=1, **options):
     """A program of two lanes, and its data."""
     layout = lanes.layout(per_device, jax.devices()[: 2 // per_device])
-    program = resumable.program(
+    program = programs.program(
         search,
         loss_fn,
         evaluate,
@@ -39,7 +39,7 @@ def make_parts(search, per_device=1, **options):
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=(ROWS, 6)), rng.normal(size=(ROWS, 4)))
     rows = jax.tree.map(np.float32, rows)
-    data = lanes.everywhere(layout, resumable.Data(rows, rows))
+    data = lanes.everywhere(layout, programs.Data(rows, rows))
     return program, data
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.benchmarks import measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, layout
 from experiments.benchmarks.lenet import MODEL
-from jaxticket import lanes, resumable, training
+from jaxticket import lanes, programs, training
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -41,7 +41,7 @@ def _stretch(sizes, width):
     where = layout(1, width)
     program = trainer.search_program(what, where)
     held_out = tasks.random_images("mnist", sizes.test_images, seed=1)
-    rows = lanes.everywhere(where, resumable.Data(what.train, held_out))
+    rows = lanes.everywhere(where, programs.Data(what.train, held_out))
     keys = jnp.stack([jax.random.key(seed) for seed in range(width)])
     carry = jax.eval_shape(
         program.start, keys, *jax.eval_shape(jax.vmap(what.init), keys), ()

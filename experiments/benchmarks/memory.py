@@ -17,7 +17,7 @@ import jax
 from experiments import common
 from experiments.benchmarks import measure, search, tasks
 from experiments.benchmarks.bench import Bench, layout, place
-from jaxticket import lanes, resumable
+from jaxticket import lanes, programs, resumable
 
 STATUS = Path("/proc/self/status")  # where Linux tells what a process holds
 
@@ -50,7 +50,7 @@ def _search(model: str, seeds: int, images: int, batch_size: int):
     what = tasks.on_noise(model, images, batch_size)
     where = layout(*place(seeds))
     held_out = tasks.random_images(dataset, images, seed=1)
-    both = resumable.Data(what.train, held_out)
+    both = programs.Data(what.train, held_out)
     # All seeds in one program: what its turns keep counts too.
     where = where._replace(turns=-(-seeds // where.width))
     run = search.Search(what, both, seeds, where)

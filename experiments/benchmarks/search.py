@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.benchmarks import arithmetic, lenet, measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, layout, place
-from jaxticket import data, lanes, resumable
+from jaxticket import data, lanes, programs, resumable
 
 # Seconds a ticket on two CPU cores, for reference and not measured here: a twentieth of
 # the 200 that open_lth takes, and what a prototype took with two seeds on two devices.
@@ -66,13 +66,13 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
 def _data(bench):
     if bench.data_dir is None:
-        return resumable.Data(
+        return programs.Data(
             tasks.random_images("mnist", bench.sizes.train_images),
             tasks.random_images("mnist", bench.sizes.test_images, seed=1),
         )
     mnist = data.load("mnist", data_dir=bench.data_dir)
     both = zip(mnist.train, mnist.validation, strict=True)
-    return resumable.Data(data.Split(*map(np.concatenate, both)), mnist.test)
+    return programs.Data(data.Split(*map(np.concatenate, both)), mnist.test)
 
 
 class Search:
@@ -89,7 +89,7 @@ class Search:
         """Compiles the stretch; the bytes that it takes on each device."""
         keys = jax.random.split(jax.random.key(0), len(self.groups[0]))
         start = jax.eval_shape(jax.vmap(self.what.init), keys)
-        self.program, size = resumable.compiled(
+        self.program, size = programs.compiled(
             self.program, keys, *start, (), keys, self.data
         )
         return size

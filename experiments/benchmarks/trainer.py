@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.benchmarks import arithmetic, measure, tasks
 from experiments.benchmarks.bench import Sizes, layout
-from jaxticket import classification, lanes, resumable, training
+from jaxticket import classification, lanes, programs, training
 
 
 class Program(NamedTuple):
@@ -34,7 +34,7 @@ class Program(NamedTuple):
 def program(
     model: str, method: str, *, images: int, batch_size: int, devices: int, width: int
 ) -> Program:
-    """Compiled as `resumable.program` does it, without the evaluation."""
+    """Compiled as `programs.program` does it, without the evaluation."""
     what = tasks.on_noise(model, images, batch_size)
     where = layout(devices, width)
     search = what.searches[method]
@@ -117,13 +117,13 @@ def epoch(
     return work, seeds * steps * batch_size
 
 
-def search_program(what: tasks.Task, where: lanes.Layout) -> resumable.Program:
+def search_program(what: tasks.Task, where: lanes.Layout) -> programs.Program:
     """IMP as the experiments compile it, with a test after every stretch."""
 
     def evaluate(params, model_state, held_out):
         return what.metrics_of(params, model_state, held_out)._asdict()
 
-    return resumable.program(
+    return programs.program(
         what.searches["imp"],
         what.loss_fn,
         evaluate,
