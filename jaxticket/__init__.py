@@ -25,12 +25,15 @@ from jaxticket.pruning import prune
 from jaxticket.searches import (
     Gated,
     continuous_sparsification,
+    edge_popup,
     fixed,
     gradual,
     imp,
     iss,
+    jackpot,
     l0,
     soft_threshold,
+    supermask,
 )
 from jaxticket.training import run
 
@@ -44,11 +47,13 @@ __all__ = [
     "continuous_sparsification",
     "controls",
     "data",
+    "edge_popup",
     "files",
     "fixed",
     "gradual",
     "imp",
     "iss",
+    "jackpot",
     "l0",
     "lanes",
     "masks",
@@ -63,5 +68,6 @@ __all__ = [
     "selection",
     "slimming",
     "soft_threshold",
+    "supermask",
     "training",
 ]

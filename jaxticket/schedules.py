@@ -70,6 +70,38 @@ def drop_fraction(initial: ArrayLike, stop: int) -> Schedule:
     )
 
 
+def cosine(steps: int, *, epoch_steps: int = 1) -> Schedule:
+    """From 1 to 0 along a cosine: `(1 + cos(pi * e / E)) / 2`.
+
+    `e` is the epoch that `step` lies in and `E` the number of epochs. It serves as the
+    course of a learning rate, and as the rate of lottery jackpots' short restriction.
+
+    Args:
+      steps: steps in a round.
+      epoch_steps: steps that share one value; 1, the default, lets it fall at every
+        step.
+
+    Reference:
+      Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023, released code.
+    """
+    passed = _passed(steps, epoch_steps)
+    return lambda step: (1 + jnp.cos(jnp.pi * passed(step))) / 2
+
+
+def quartic(steps: int, *, epoch_steps: int = 1) -> Schedule:
+    """From 1 to 0 by the fourth power: `(1 - e / E) ** 4`, see `cosine`."""
+    passed = _passed(steps, epoch_steps)
+    return lambda step: (1 - passed(step)) ** 4
+
+
+def _passed(steps: int, epoch_steps: int) -> Schedule:
+    """The fraction of the epochs that lie before the one of a step."""
+    if steps < 1 or epoch_steps < 1:
+        raise ValueError(f"steps and epoch_steps must be >= 1: {steps}, {epoch_steps}")
+    epochs = -(-steps // epoch_steps)
+    return lambda step: jnp.minimum((step // epoch_steps) / epochs, 1.0)
+
+
 def scale_by_step(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by `-schedule(step)`: a learning rate that follows the round.
 

@@ -17,14 +17,18 @@ from jaxticket import (
     Search,
     Ticket,
     continuous_sparsification,
+    edge_popup,
     fixed,
     gradual,
     imp,
     iss,
+    jackpot,
     l0,
+    schedules,
     scores,
     selection,
     soft_threshold,
+    supermask,
 )
 
 ROUNDS, STEPS, DENSITY, LOGIT = 3, 4, 13 / 16, -0.05
@@ -101,6 +105,8 @@ class Case(NamedTuple):
       resets: a ticket that is read when a round opens is empty.
       hard: the parameters are zero where the ticket's mask is.
       stores: the state keeps weights that the parameters hide.
+      straight: the gradient of a weight that is not kept moves its score.
+      returns: weights that the given mask has lost may come back.
       random: the ticket depends on the key.
       rewinds: a round starts from the weights of the ticket.
       anchor: step of the first round whose weights are the ticket's; None: the trained.
@@ -116,6 +122,8 @@ class Case(NamedTuple):
     resets: bool = False
     hard: bool = True
     stores: bool = False
+    straight: bool = False
+    returns: bool = False
     random: bool = False
     rewinds: bool = False
     anchor: int | None = None
@@ -220,6 +228,28 @@ def thinning(course, **options):
     )
 
 
+def freezing(make, **options):
+    """A search over frozen weights."""
+    promises = {"nested": False, "anchor": 0} | options
+    return Case(
+        make,
+        **promises,
+        stores=True,
+        straight=True,
+        keeps_momentum=True,
+        weights=lambda state: state.weights,
+        optimizer=lambda state: state.optimizer,
+    )
+
+
+def winning(**options):
+    return freezing(
+        functools.partial(jackpot, MOMENTUM, **options),
+        course=lambda alive: [alive] * (STEPS + 1),
+        returns=True,
+    )
+
+
 CASES = {
     "fixed-adamw": training(ADAMW),
     "fixed-momentum": training(MOMENTUM),
@@ -291,6 +321,24 @@ CASES = {
         keeps_momentum=True,
         weights=lambda state: state.gated.weights,
         optimizer=lambda state: state.optimizer,
+    ),
+    "jackpot": winning(),
+    "jackpot-restricted": winning(
+        absolute=False,
+        pruned_score=0.99,
+        restriction=schedules.quartic(STEPS),
+    ),
+    "edge-popup": freezing(
+        functools.partial(edge_popup, MOMENTUM, density=0.5),
+        course=lambda alive: [[12, 9]] * (STEPS + 1),
+        random=True,
+    ),
+    "supermask": freezing(functools.partial(supermask, MOMENTUM), random=True),
+    "supermask-rescaled": freezing(
+        functools.partial(supermask, MOMENTUM, rescale=True),
+        anchor=None,
+        scale=None,
+        random=True,
     ),
 }
 

@@ -9,6 +9,7 @@ import toy
 
 from jaxticket import (
     continuous_sparsification,
+    edge_popup,
     fixed,
     gradual,
     imp,
@@ -51,6 +52,10 @@ def thinning(density):
     return gradual(cases.MOMENTUM, final_density=density, stop=4, every=2)
 
 
+def popping(density):
+    return edge_popup(cases.MOMENTUM, density=density)
+
+
 # Name -> a search of some numbers, and two settings of these.
 FAMILIES = {
     "fixed": (lambda rate: fixed(optax.sgd(rate)), [(0.1,), (0.01,)]),
@@ -58,9 +63,10 @@ FAMILIES = {
     "cs": (gating, [(0.1, 0.0), (-0.05, 0.003)]),
     "iss": (drawing, [(0.1, 0.0), (-0.05, 0.003)]),
     "gradual": (thinning, [(0.8,), (0.4,)]),
+    "edge_popup": (popping, [(0.8,), (0.4,)]),
 }
 families = pytest.mark.parametrize("name", FAMILIES)
-searching = pytest.mark.parametrize("name", ["imp", "cs", "iss", "gradual"])
+searching = pytest.mark.parametrize("name", ["imp", "cs", "iss", "gradual", "edge_popup"])
 
 
 def whole(name, loss=noisy, rounds=2, epochs=EPOCHS):

@@ -1,0 +1,75 @@
+"""Edge-popup: a sub-network of random weights, by a score for every edge."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxticket import masks, selection
+from jaxticket.base import Search
+from jaxticket.searches import frozen, gates
+
+EQUAL = selection.per_layer(selection.equal)
+
+
+def edge_popup(
+    optimizer: optax.GradientTransformation,
+    *,
+    density: ArrayLike = 0.5,
+    select: selection.Select = EQUAL,
+) -> Search:
+    """Learns which edges of a frozen, usually random network to keep.
+
+    Every weight `w` has a score `s`, drawn uniformly from `(-1, 1) / sqrt(fan_in)`. The
+    network runs with `w * h(|s|)`, where `h` keeps the highest fraction `density` of
+    each layer, and `ds = dL/d(w h) * w * sign(s)` for all scores, kept or not.
+
+    The paper's networks have no biases, and normalisation without parameters; biases
+    that start at 0 and are frozen, as all else here, come to the same. What the weights
+    are drawn from matters: see `controls.kaiming_constant`.
+
+    Args:
+      optimizer: trains the scores; the paper's is SGD at 0.1 with momentum 0.9, cosine
+        schedule, and weight decay 1e-4 of the scores. It is given `step`, see
+        `schedules.scale_by_step`.
+      density: the fraction of the given ticket's weights that the mask keeps, called
+        `prune_rate` in the released code. May be traced.
+      select: how the layers share the density, see `selection`; all alike by default.
+        The counts of the first mask are those of all.
+
+    Returns:
+      A `Search` of one round without end. Its ticket holds the given weights.
+
+    Raises:
+      ValueError: density outside (0, 1].
+
+    Reference:
+      Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", 2020.
+    """
+    if isinstance(density, float | int) and not 0 < density <= 1:
+        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+
+    def opened(key, ticket):
+        kernels = masks.prunable_like(ticket.weights, ticket.mask)
+        draws = gates.uniform(key, jnp.zeros((), jnp.int32), kernels, -1.0, 1.0)
+        scores = jax.tree.map(
+            lambda u, w: (u / math.sqrt(fan_in(w.shape))).astype(w.dtype),
+            draws,
+            kernels,
+        )
+        mask = select(jax.tree.map(jnp.abs, scores), ticket.mask, density)
+        return scores, mask, ticket.mask
+
+    def choose(state, step):
+        del step
+        ranks = jax.tree.map(jnp.abs, state.scores)
+        return frozen.keep_highest(ranks, state.mask, state.allowed)
+
+    return frozen.search(optimizer, opened=opened, choose=choose, slope=jnp.sign)
+
+
+def fan_in(shape: tuple[int, ...]) -> int:
+    """Inputs of a unit: of `[in, out]` and `[height, width, in, out]` kernels."""
+    return max(math.prod(shape[:-1]), 1)

@@ -1,0 +1,137 @@
+"""What the searches over frozen weights share: only a score for each weight moves."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxticket import masks, selection
+from jaxticket.base import (
+    Mask,
+    Params,
+    PRNGKey,
+    Scores,
+    Search,
+    State,
+    Step,
+    Ticket,
+)
+
+
+class FrozenState(NamedTuple):
+    """State of a search over frozen weights.
+
+    Attributes:
+      weights: the given ticket's; they never change.
+      scores: what is trained, one for each weight that can be kept.
+      mask: what the network runs with.
+      allowed: what the mask is chosen from.
+      optimizer: of the scores.
+      key: for masks that are drawn.
+      count: updates so far, int32.
+      changed: entries of the mask that they have changed, in all: uint32, and past
+        that it begins again at 0, which differences do not notice.
+    """
+
+    weights: Params
+    scores: Scores
+    mask: Mask
+    allowed: Mask
+    optimizer: State
+    key: PRNGKey
+    count: jax.Array
+    changed: jax.Array
+
+
+def search(
+    optimizer: optax.GradientTransformation,
+    *,
+    opened: Callable[[PRNGKey, Ticket], tuple[Scores, Mask, Mask]],
+    choose: Callable[[FrozenState, Step], Mask],
+    slope: Callable[[jax.Array], jax.Array],
+    gain: Callable[[FrozenState], Scores] | None = None,
+) -> Search:
+    """A search that trains scores `s` through a hard mask `h(s)`, straight through.
+
+    The network runs with `w * h(s)`. The mask has no useful gradient, so its own stands
+    for that of a smooth function of the scores: `ds = dL/d(w h) * w * slope(s)`, for
+    all scores, of weights that are kept and of those that are not.
+
+    Args:
+      optimizer: trains the scores. It is given `step`, see `schedules.scale_by_step`.
+      opened: `(key, ticket) -> (scores, mask, allowed)`: what the search begins with.
+      choose: `(state, step) -> mask`, after every update of the scores; the state holds
+        the mask before it, and the key that `opened` was given.
+      slope: derivative of the smooth function.
+      gain: `state -> factors` that the weights of each leaf are multiplied by: a mask
+        tree of scalars. Constant under differentiation.
+
+    Returns:
+      A `Search` of one round without end. Its ticket holds the given weights, times the
+      gain, and the mask.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(key, ticket):
+        masks.check(ticket.mask, ticket.weights)
+        scores, mask, allowed = opened(key, ticket)
+        inner, zero = optimizer.init(scores), jnp.zeros((), jnp.int32)
+        changed = zero.astype(jnp.uint32)
+        return FrozenState(
+            ticket.weights, scores, mask, allowed, inner, key, zero, changed
+        )
+
+    def update(grads, state, step):
+        realised = masks.prunable_like(weights(state), state.mask)
+        grads = jax.tree.map(
+            lambda s, g, w, a: jnp.where(a, g * w * slope(s), 0).astype(s.dtype),
+            state.scores,
+            masks.prunable_like(grads, state.mask),
+            realised,
+            state.allowed,
+        )
+        updates, inner = optimizer.update(
+            grads, state.optimizer, state.scores, step=step
+        )
+        moved = state._replace(
+            scores=optax.apply_updates(state.scores, updates),
+            optimizer=inner,
+            count=state.count + 1,
+        )
+        mask = choose(moved, step)
+        changed = masks.count(jax.tree.map(jnp.logical_xor, mask, state.mask))
+        return moved._replace(
+            mask=mask, changed=state.changed + changed.astype(jnp.uint32)
+        )
+
+    def advance(state):
+        return state
+
+    def weights(state):
+        if gain is None:
+            return state.weights
+        return jax.tree.map(
+            lambda w, c: w if c is None else w * c.astype(w.dtype),
+            state.weights,
+            gain(state),
+        )
+
+    def params(state):
+        return masks.apply(state.mask, weights(state))
+
+    def ticket(state):
+        return Ticket(weights(state), state.mask)
+
+    return Search(init, update, advance, params, ticket)
+
+
+def keep_highest(scores: Scores, mask: Mask, allowed: Mask) -> Mask:
+    """The highest scores of each layer, as many as `mask` keeps there."""
+    return jax.tree.map(
+        lambda m, s, a: selection.top([s], [a], masks.count([m]))[0],
+        mask,
+        scores,
+        allowed,
+    )

@@ -1,0 +1,100 @@
+"""Supermasks: how likely each frozen weight is to be kept, learned by drawing masks."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxticket import masks
+from jaxticket.base import Search
+from jaxticket.searches import frozen, gates
+
+Read = Literal["sample", "threshold"]
+
+
+def supermask(
+    optimizer: optax.GradientTransformation,
+    *,
+    initial_logit: ArrayLike = 0.0,
+    rescale: bool = False,
+    read: Read = "sample",
+) -> Search:
+    """Learns Bernoulli masks over frozen, usually random weights.
+
+    Every weight `w` has a logit `s`. After each step a mask `m ~ Bernoulli(sigmoid(s))`
+    is drawn, the network runs with `w * m`, and `ds = dL/d(w m) * w * sigmoid'(s)`,
+    straight through the draw. So it is in tests: a test sees the mask last drawn.
+
+    Args:
+      optimizer: trains the logits; the paper's is SGD at 100 with momentum 0.9: the
+        gradient is small, with `w` and `sigmoid' <= 1/4` in it. It is given `step`, see
+        `schedules.scale_by_step`.
+      initial_logit: the first `s`; at 0 half of the weights are kept. May be traced.
+      rescale: dynamic weight rescaling: the weights of a layer are multiplied by how
+        many there are over how many the mask keeps. The factor counts as a constant in
+        the gradient.
+      read: the ticket's mask: `sample` is the one last drawn, as published, and
+        `threshold` keeps what is more likely kept than not, `sigmoid(s) > 1/2`.
+
+    Returns:
+      A `Search` of one round without end. Its ticket holds the given weights, or with
+      `rescale` their multiples.
+
+    Raises:
+      ValueError: an unknown `read`.
+
+    Reference:
+      Zhou et al., "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask",
+      2019, section 5, and its code.
+    """
+    if read not in get_args(Read):
+        raise ValueError(f"read must be one of {get_args(Read)}, got {read!r}")
+
+    def draw(key, count, logits, allowed):
+        return jax.tree.map(
+            lambda s, u, a: a & (u < jax.nn.sigmoid(s.astype(u.dtype))),
+            logits,
+            gates.uniform(key, count, logits),
+            allowed,
+        )
+
+    def opened(key, ticket):
+        logits = jax.tree.map(
+            lambda w: jnp.full_like(w, initial_logit),
+            masks.prunable_like(ticket.weights, ticket.mask),
+        )
+        return logits, draw(key, jnp.int32(0), logits, ticket.mask), ticket.mask
+
+    def choose(state, step):
+        del step
+        return draw(state.key, state.count, state.scores, state.allowed)
+
+    def gain(state):
+        def factor(s, a, m):
+            wide = jnp.promote_types(s.dtype, jnp.float32)
+            every, kept = (masks.count([x]).astype(wide) for x in (a, m))
+            return every / jnp.maximum(kept, 1)
+
+        return jax.tree.map(factor, state.scores, state.allowed, state.mask)
+
+    def slope(s):
+        p = jax.nn.sigmoid(s)
+        return p * (1 - p)
+
+    search = frozen.search(
+        optimizer,
+        opened=opened,
+        choose=choose,
+        slope=slope,
+        gain=gain if rescale else None,
+    )
+    if read == "sample":
+        return search
+
+    def ticket(state):
+        likely = jax.tree.map(lambda s, a: a & (s > 0), state.scores, state.allowed)
+        return search.ticket(state._replace(mask=likely))
+
+    return search._replace(ticket=ticket)

@@ -1,0 +1,210 @@
+"""Searches over frozen weights against plain-numpy transcriptions of their equations.
+
+The network, its gradient and the optimiser by hand are those of `test_references`.
+"""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from test_references import (
+    KERNELS,
+    ROUNDS,
+    SHAPES,
+    STEPS,
+    batch,
+    check,
+    descend_all,
+    draw,
+    drawn,
+    follow,
+    gradient,
+    mask_tree,
+    masked,
+    ones,
+    optimizer,
+    some,
+)
+
+from jaxticket import Ticket, edge_popup, jackpot, schedules, supermask
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def learn(
+    s,
+    mask,
+    *,
+    slope,
+    choose,
+    weights=lambda mask: draw(),
+    read=lambda s, mask: mask,
+):
+    """Scores by momentum SGD under masks that `choose` makes of them, by hand.
+
+    Returns the parameters before and after every step, and a ticket a round.
+    """
+    velocity, path, tickets, count = dict.fromkeys(KERNELS, 0.0), [], [], 0
+    for round_ in range(ROUNDS):
+        for step in range(STEPS + 1):
+            w = weights(mask)
+            path.append(masked(mask, w))
+            if step == STEPS:
+                break
+            dw, count = gradient(path[-1], *batch(round_, step)), count + 1
+            ds = {name: dw[name] * w[name] * slope(s[name]) for name in KERNELS}
+            s, velocity = descend_all(s, ds, velocity, step)
+            mask = {
+                name: choose(name, s[name], mask[name], step, count) for name in KERNELS
+            }
+        found = read(s, mask)
+        tickets.append((weights(found), found))
+    return path, tickets
+
+
+def highest(score, kept):
+    """The `kept` highest of a layer, the first of equal ones."""
+    mask = np.zeros(score.size, bool)
+    mask[np.argsort(-score.ravel(), kind="stable")[:kept]] = True
+    return mask.reshape(score.shape)
+
+
+def half():
+    """The larger half of the weights of each layer."""
+    w = draw()
+    return {name: highest(np.abs(w[name]), w[name].size // 2) for name in KERNELS}
+
+
+def test_jackpot_of_2021():
+    """`h = 0` for the `prune_num` lowest `|s|`; `ds = dh sign(s)`."""
+    s = {name: np.where(m, 1.0, 0.95) for name, m in half().items()}
+    kept = {name: m.sum() for name, m in half().items()}
+    expected = learn(
+        s,
+        half(),
+        slope=np.sign,
+        choose=lambda name, s, m, *_: highest(np.abs(s), kept[name]),
+    )
+    check(follow(jackpot(optimizer()), half()), expected, rtol=1e-11)
+    assert moved(expected), "a reference that decides nothing"
+
+
+def swapped(rate):
+    """The buffer `b` of the code of 2023 after a step."""
+
+    def choose(name, s, b, step, count):
+        del name, count
+        s, b = s.ravel(), b.ravel().copy()
+        thr = np.sort(s)[(~b).sum() - 1]
+        into, out = np.flatnonzero(~b & (s > thr)), np.flatnonzero(b & (s <= thr))
+        assert len(into) == len(out), "no ties in this test"
+        q = math.ceil(len(into) * rate(step))
+        b[into[np.argsort(-s[into])[:q]]] = True
+        b[out[np.argsort(s[out])[:q]]] = False
+        return b.reshape(SHAPES["w1"] if b.size == 12 else SHAPES["w2"])
+
+    return choose
+
+
+RATES = {
+    "full": (lambda step: 1.0, lambda step: 1.0),
+    "quartic": (schedules.quartic(STEPS), lambda step: (1 - step / STEPS) ** 4),
+    "quartic by epochs": (
+        schedules.quartic(STEPS, epoch_steps=2),
+        lambda step: (1 - step // 2 / 3) ** 4,
+    ),
+    "cosine": (
+        schedules.cosine(STEPS),
+        lambda step: (1 + math.cos(math.pi * step / STEPS)) / 2,
+    ),
+    "none": (lambda step: 0.0, lambda step: 0.0),
+}
+
+
+def of_2023(rate):
+    s = {name: np.where(m, 1.0, 0.95) for name, m in half().items()}
+    return learn(s, half(), slope=np.ones_like, choose=swapped(rate))
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_jackpot_of_2023(name):
+    """Short restriction: of `n` swaps the best `ceil(rate n)`."""
+    ours, rate = RATES[name]
+    search = jackpot(optimizer(), pruned_score=0.95, absolute=False, restriction=ours)
+    expected = of_2023(rate)
+    check(follow(search, half()), expected, rtol=1e-11)
+    assert moved(expected) == (name != "none")
+    if name == "quartic":  # else the restriction decides nothing
+        free, bound = (path for path, _ in (of_2023(RATES["full"][1]), expected))
+        assert any((a["w1"] != b["w1"]).any() for a, b in zip(free, bound, strict=True))
+
+
+def test_without_a_restriction_all_swaps_are_made():
+    options = {"pruned_score": 0.95, "absolute": False}
+    free = follow(jackpot(optimizer(), **options), half())
+    check(free, of_2023(RATES["full"][1]), rtol=1e-11)
+
+
+@pytest.mark.parametrize("alive", [ones(), some()], ids=["all", "some"])
+def test_edge_popup(alive):
+    search = edge_popup(optimizer(), density=0.5)
+    state = search.init(jax.random.key(0), Ticket(draw(), mask_tree(alive)))
+    u = drawn(state.key, 0, -1.0, 1.0)
+    s = {name: u[name] / np.sqrt(SHAPES[name][0]) for name in KERNELS}
+    kept = {name: alive[name].sum() // 2 for name in KERNELS}
+
+    def choose(name, s, *_):
+        return highest(np.where(alive[name], np.abs(s), -1), kept[name])
+
+    first = {name: choose(name, s[name]) for name in KERNELS}
+    expected = learn(s, first, slope=np.sign, choose=choose)
+    check(follow(search, alive), expected, rtol=1e-11)
+    assert moved(expected), "a reference that decides nothing"
+
+
+@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize("read", ["sample", "threshold"])
+@pytest.mark.parametrize("alive", [ones(), some()], ids=["all", "some"])
+def test_supermask(rescale, read, alive):
+    search = supermask(optimizer(), initial_logit=0.1, rescale=rescale, read=read)
+    state = search.init(jax.random.key(0), Ticket(draw(), mask_tree(alive)))
+
+    def sigmoid(s):
+        return 1 / (1 + np.exp(-s))
+
+    def choose(name, s, _mask, _step, count):
+        return alive[name] & (drawn(state.key, count)[name] < sigmoid(s))
+
+    def weights(mask):
+        if not rescale:
+            return draw()
+        factors = {
+            name: alive[name].sum() / max(mask[name].sum(), 1) for name in KERNELS
+        }
+        return {name: w * factors.get(name, 1.0) for name, w in draw().items()}
+
+    def likely(s, mask):
+        return {name: alive[name] & (sigmoid(s[name]) > 0.5) for name in mask}
+
+    s = {name: np.full(SHAPES[name], 0.1) for name in KERNELS}
+    first = {name: choose(name, s[name], None, None, 0) for name in KERNELS}
+    expected = learn(
+        s,
+        first,
+        slope=lambda s: sigmoid(s) * (1 - sigmoid(s)),
+        choose=choose,
+        weights=weights,
+        read=likely if read == "threshold" else lambda s, mask: mask,
+    )
+    check(follow(search, alive), expected, rtol=1e-11)
+    kept, all_ = (
+        sum(m.sum() for m in mask.values()) for mask in (expected[1][-1][1], alive)
+    )
+    assert 0 < kept < all_, "a reference that decides nothing"
+
+
+def moved(expected):
+    """Whether the mask of the end is another than that of the start."""
+    path, _ = expected
+    return any(((path[0][n] != 0) != (path[-1][n] != 0)).any() for n in KERNELS)
