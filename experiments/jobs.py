@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import methods, random_keys
 from experiments.config import CONTROLS
-from experiments.methods import Method, Setting
+from experiments.methods import Method, Network, Setting
 from experiments.records import Lane
 from experiments.settings import Settings
 from experiments.shelf import Shelf
@@ -19,6 +19,7 @@ from jaxticket.base import Params, PRNGKey, Ticket
 
 DIFFERS_BY = {"reinitialise": "weights", "shuffle": "mask", "random": "both"}
 TRAINING = "training"  # what the program that trains tickets goes by
+TUNING = "tuning"  # that which trains tickets further
 
 
 class Job(NamedTuple):
@@ -58,22 +59,39 @@ class Jobs:
         self.init = init
         self.width = width
         self.seeds = range(config.first_seed, config.first_seed + config.seeds)
+        self._openings = {
+            name: jax.jit(method.opens)
+            for name, method in methods.items()
+            if method.opens is not None
+        }
 
     def all(self) -> Iterator[Job]:
         """In order: a job may need the tickets of those before it."""
-        if not any(method.hard for method in self.methods.values()):
+        if not any(method.trains_dense for method in self.methods.values()):
             dense = [Lane("dense", "dense", seed, 0) for seed in self.seeds]
-            yield from self._training(dense, None)
+            yield from self._training(dense, self._dense_steps())
         for name, method in self.methods.items():
             yield from self._searching(name, method)
             trained = [] if method.trains_ticket else ["ticket"]
-            todo = [
-                Lane(name, treatment, seed, number, setting.label)
-                for number, (setting, _) in method.tickets().items()
-                for treatment in [*trained, *self.config.controls]
-                for seed in self.seeds
-            ]
-            yield from self._training(todo, method)
+            yield from self._training(
+                self._lanes(name, method, [*trained, *self.config.controls]),
+                self.config.steps if method.train_steps is None else method.train_steps,
+                method.trains_from,
+            )
+            if method.tune_steps:
+                tuned = self._lanes(name, method, ["tuned"])
+                yield from self._training(tuned, method.tune_steps, program=TUNING)
+
+    def _dense_steps(self) -> int:
+        return self.config.steps
+
+    def _lanes(self, name: str, method: Method, treatments: Sequence[str]):
+        return [
+            Lane(name, treatment, seed, number, setting.label)
+            for number, (setting, _) in method.tickets().items()
+            for treatment in treatments
+            for seed in self.seeds
+        ]
 
     def _searching(self, name: str, method: Method) -> Iterator[Job]:
         """Searches with all settings and seeds; they leave tickets on the shelf."""
@@ -82,6 +100,7 @@ class Jobs:
             method.steps,
             min(self.config.eval_every, method.steps),
             resume=method.resumes_at,
+            look=method.looks,
         )
         kind = "ticket" if method.trains_ticket else "search"
         settings = enumerate(method.settings)
@@ -89,17 +108,17 @@ class Jobs:
         for index, group in enumerate(lanes.groups(todo, self.width)):
             keys = [random_keys.of_seed(seed) for *_, seed in group]
 
-            def begin(keys=keys):
-                weights, states = resumable.together([self.init(k.init) for k in keys])
-                mask = jax.vmap(lambda w: methods.full(self.config, w))(weights)
-                return (
-                    jnp.stack([k.search for k in keys]),
-                    Ticket(weights, mask),
-                    states,
+            def begin(group=group, keys=keys):
+                tickets, states = zip(
+                    *(self._opened(name, setting, seed) for _, setting, seed in group),
+                    strict=True,
                 )
+                search_keys = jnp.stack([k.search for k in keys])
+                both = resumable.together(tickets), resumable.together(states)
+                return search_keys, *both
 
             def lanes_of(round_, group=group):
-                if round_ == 0 and method.hard:
+                if round_ == 0 and method.trains_dense:
                     return [Lane("dense", "dense", seed, 0) for *_, seed in group]
                 return [
                     Lane(name, kind, seed, i + 1 if s.label else round_, s.label)
@@ -141,11 +160,19 @@ class Jobs:
             folder = f"{name}-search-{index}"
             yield Job(folder, name, unit, lanes_of, hooks, finds)
 
-    def _training(self, todo: Sequence[Lane], method: Method | None) -> Iterator[Job]:
-        """Trains tickets, controls or the dense network under their masks."""
-        steps = self.config.steps
-        begin_step = method.trains_from if method else 0
-        plan = resumable.stretches(1, steps, self.config.eval_every, begin=begin_step)
+    def _training(
+        self,
+        todo: Sequence[Lane],
+        steps: int,
+        begin_step: int = 0,
+        program: str = TRAINING,
+    ) -> Iterator[Job]:
+        """Trains tickets, controls or the dense network under their masks.
+
+        In no steps they are only tested.
+        """
+        every = min(self.config.eval_every, max(steps, 1))
+        plan = resumable.stretches(1, steps, every, begin=begin_step, look=not steps)
         for index, group in enumerate(lanes.groups(todo, self.width)):
             keys = [random_keys.of_seed(lane.seed) for lane in group]
 
@@ -160,21 +187,23 @@ class Jobs:
             def closed(_, view, group=group):
                 for lane, one in zip(group, resumable.apart(view), strict=True):
                     audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
+                    if lane.treatment == "dense" and self._openings:
+                        self.shelf.put_anchor(lane, one.params, one.model_state)
 
             what = dict.fromkeys(
                 f"{lane.treatment} {lane.setting or lane.round}" for lane in group
             )
             unit = resumable.Unit(
-                f"{group[0].method}, training {', '.join(what)}",
+                f"{group[0].method}, {program} {', '.join(what)}",
                 [str(lane) for lane in group],
                 begin,
                 random_keys.of_rounds(keys, [self._prunings(lane) for lane in group]),
                 plan,
-                self.multipliers(group),
+                self.multipliers(group) if program == TRAINING else (),
             )
-            folder = f"{group[0].method}-train-{index}"
+            folder = f"{group[0].method}-{program}-{index}"
             hooks = {"closed": closed}
-            yield Job(folder, TRAINING, unit, lambda _, group=group: group, hooks)
+            yield Job(folder, program, unit, lambda _, group=group: group, hooks)
 
     def multipliers(self, group: Sequence[Lane]):
         """The settings of the program that trains tickets, see `searches.fixed`."""
@@ -185,17 +214,17 @@ class Jobs:
     def _keep(self, lane: Lane, method: Method, setting: Setting, round_: int, view):
         """Audits what a round leaves, and puts its ticket on the shelf."""
         where, (weights, mask) = str(lane), view.ticket
-        initial, _ = self.init(random_keys.of_seed(lane.seed).init)
+        given, _ = self._opened(lane.method, setting, lane.seed)
         if round_ == 0:
-            anchor = initial if method.kept_weights else weights
+            anchor = given.weights if method.kept_weights else weights
             self.shelf.put_anchor(lane, anchor, view.model_state)
         elif not method.kept_weights:
             audit.same(where, weights, self.shelf.anchor(lane)[0])
         if method.rewind_step == 0 and not method.kept_weights:
-            prunable = methods.full(self.config, initial)
-            scaled = masks.scale(prunable, initial, setting.factor)
+            scaled = masks.scale(given.mask, given.weights, setting.factor)
             # A factor that the program computes may round otherwise.
-            audit.same(where, weights, scaled, rtol=1e-6 if method.parallel else 0.0)
+            traced = method.parallel and setting.factor != 1
+            audit.same(where, weights, scaled, rtol=1e-6 if traced else 0.0)
         try:
             audit.no_empty_layer(where, mask)
         except audit.AuditError as error:
@@ -211,6 +240,17 @@ class Jobs:
                 audit.counts(where, mask, before, method.rates)
         self.shelf.put_ticket(lane, view.ticket)
 
+    def _opened(self, name: str, setting: Setting, seed: int) -> tuple[Ticket, Params]:
+        """What a search starts from: a ticket and its model state."""
+        keys = random_keys.of_seed(seed)
+        initial = Network(*self.init(keys.init))
+        if name not in self._openings:
+            full = methods.full(self.config, initial.weights)
+            return Ticket(initial.weights, full), initial.model_state
+        trained = Network(*self.shelf.anchor(Lane("dense", "dense", seed, 0)))
+        key = jax.random.fold_in(keys.controls, len(CONTROLS))
+        return self._openings[name](key, setting.values, initial, trained)
+
     def _treated(self, lane: Lane) -> tuple[Ticket, Params]:
         """What a lane trains: the ticket, or a control shown to differ from it."""
         keys = random_keys.of_seed(lane.seed)
@@ -219,7 +259,7 @@ class Jobs:
             return Ticket(weights, methods.full(self.config, weights)), state
         ticket = self.shelf.ticket(lane)
         anchor, state = self.shelf.anchor(lane)
-        if lane.treatment == "ticket":
+        if lane.treatment in ("ticket", "tuned"):
             return ticket, state
         # Shuffling needs values for weights that the ticket's own file leaves out.
         ticket = ticket._replace(weights=anchor)

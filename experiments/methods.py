@@ -10,7 +10,8 @@ from experiments import optimizers
 from experiments.config import CONV_RATES, Config
 from experiments.settings import Settings
 from jaxticket import masks, models, schedules, scores, searches, selection
-from jaxticket.base import Mask, Params, Search
+from jaxticket.base import Mask, Params, PRNGKey, Search, Ticket
+from jaxticket.training import ModelState
 
 # Retraining rule of each relative of IMP.
 IMP = {
@@ -35,6 +36,19 @@ class Setting(NamedTuple):
     factor: float = 1.0
 
 
+class Network(NamedTuple):
+    """The values of a network."""
+
+    weights: Params
+    model_state: ModelState
+
+
+# `(key, values, initial, trained) -> (ticket, model state)`: what a search starts from,
+# with the key of the seed's controls, the values of the lane's `Setting`, and the dense
+# `Network` before and after its training.
+Opening = Callable[[PRNGKey, Any, Network, Network], tuple[Ticket, ModelState]]
+
+
 class Method(NamedTuple):
     """A search, and the promises that its audit holds it to.
 
@@ -52,14 +66,21 @@ class Method(NamedTuple):
       trains_ticket: whether a round trains the ticket itself, so that its results are
         the ticket's. Otherwise tickets are trained afterwards.
       found_after: prunings that a ticket read in round 0 has seen.
-      hard: whether a round runs with the mask of its ticket: round 0 then trains the
-        dense network.
+      hard: whether a round runs with the mask of its ticket.
       nested: whether later masks keep nothing that an earlier one has pruned.
       rewinds: whether a round begins from the ticket's weights.
       kept_weights: whether tickets carry trained weights instead of early ones.
       ticket_model: whether their model state is that of `rewind_step` or of the end.
       rates: the fraction of the survivors that a pruning keeps, of all or by leaf; None
         where the method does not promise it.
+      opens: what a search starts from, see `Opening`; None: the dense network as it is
+        initialised.
+      frozen: whether the weights of tickets are bit for bit those it starts from.
+      looks: whether there is a look before the first step.
+      train_steps: of the training of a ticket; None: those of the dense network. With 0
+        the ticket is tested as it is.
+      tune_steps: of the training of its tickets' weights that comes in addition.
+      measures: name -> `(state before, state after) -> scalar` of a stretch.
     """
 
     search: Callable[[Any], Search]
@@ -77,10 +98,21 @@ class Method(NamedTuple):
     kept_weights: bool = False
     ticket_model: str = "early"
     rates: dict[str, float] | float | None = None
+    opens: Opening | None = None
+    frozen: bool = False
+    looks: bool = False
+    train_steps: int | None = None
+    tune_steps: int = 0
+    measures: dict[str, Callable[[Any, Any], jax.Array]] = {}
 
     @property
     def parallel(self) -> bool:
         return bool(self.settings[0].label)
+
+    @property
+    def trains_dense(self) -> bool:
+        """Whether round 0 is the training of the dense network."""
+        return self.hard and self.opens is None
 
     def number(self, setting: int, round_: int) -> int:
         """What results call the round of a ticket: of setting, or of prunings."""
@@ -96,7 +128,11 @@ class Method(NamedTuple):
 
 def full(config: Settings, params: Params) -> Mask:
     """The mask that keeps everything which may be pruned."""
-    rules = {"kernels": masks.is_kernel, "convolutions": models.is_convolution}
+    rules = {
+        "kernels": masks.is_kernel,
+        "hidden": models.is_hidden,
+        "convolutions": models.is_convolution,
+    }
     return masks.full(params, rules[config.prunable])
 
 
@@ -110,6 +146,11 @@ def trainer(config: Settings) -> Callable[[Any], Search]:
     if config.keep_multiplier:
         return lambda c: searches.fixed(optimizers.of_weights(config), multiplier=c)
     return lambda _: fixed(config)
+
+
+def tuner(config: Settings) -> Callable[[Any], Search]:
+    """What trains the weights of tickets further."""
+    return lambda _: searches.fixed(optimizers.of_tuning(config))
 
 
 def method(

@@ -5,38 +5,65 @@ import optax
 
 from experiments.settings import Settings
 from jaxticket import schedules, searches
+from jaxticket.base import Schedule
 
 
 def optimizer(
-    config: Settings, learning_rate: float, weight_decay: float
+    name: str, rate: Schedule, weight_decay: float
 ) -> optax.GradientTransformation:
-    """The chosen optimiser; its learning rate follows the step within the round."""
+    """An optimiser whose learning rate follows the step within the round."""
+    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    by_step = schedules.scale_by_step(rate)
+    if name == "adam":  # decay is decoupled, as in AdamW
+        return optax.chain(optax.scale_by_adam(), *decay, by_step)
+    if name == "sgd":
+        return optax.chain(*decay, by_step)
+    momentum = optax.trace(0.9, nesterov=name == "nesterov")
+    return optax.chain(*decay, momentum, by_step)
+
+
+def dropping(config: Settings, learning_rate: float) -> Schedule:
+    """A learning rate that falls where the settings say."""
 
     def rate(step):
         drops = sum(jnp.asarray(step) >= drop for drop in config.learning_rate_drops)
         return learning_rate * 0.1**drops
 
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
-    by_step = schedules.scale_by_step(rate)
-    if config.optimizer == "adam":  # decay is decoupled, as in AdamW
-        return optax.chain(optax.scale_by_adam(), *decay, by_step)
-    if config.optimizer == "sgd":
-        return optax.chain(*decay, by_step)
-    momentum = optax.trace(0.9, nesterov=config.optimizer == "nesterov")
-    return optax.chain(*decay, momentum, by_step)
+    return rate
 
 
 def of_weights(config: Settings) -> optax.GradientTransformation:
     """What trains weights."""
-    return optimizer(config, config.learning_rate, config.weight_decay)
+    rate = dropping(config, config.learning_rate)
+    return optimizer(config.optimizer, rate, config.weight_decay)
 
 
 def of_gated(
     config: Settings, logit_decay: float = 0.0
 ) -> optax.GradientTransformation:
     """What trains weights and logits together."""
-    logits = optimizer(config, config.logit_learning_rate, logit_decay)
+    rate = dropping(config, config.logit_learning_rate)
+    logits = optimizer(config.optimizer, rate, logit_decay)
     return optax.partition(
         {"weights": of_weights(config), "logits": logits},
         searches.Gated("weights", "logits"),
     )
+
+
+def of_scores(config: Settings, steps: int, every: int) -> optax.GradientTransformation:
+    """What trains the scores of a mask: momentum on a cosine over `steps` steps.
+
+    Decay goes through the momentum, as in PyTorch: then it shrinks scores ten times as
+    much.
+    """
+    course = schedules.cosine(steps, epoch_steps=every)
+    return optimizer(
+        "momentum",
+        lambda step: config.score_learning_rate * course(step),
+        config.score_weight_decay,
+    )
+
+
+def of_tuning(config: Settings) -> optax.GradientTransformation:
+    """What trains the weights of a mask that was searched, without decay."""
+    return optimizer("momentum", lambda _: config.tune_learning_rate, 0.0)

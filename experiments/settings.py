@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from jaxticket import data, models
 
 OPTIMIZERS = ("adam", "sgd", "momentum", "nesterov")
-PRUNABLE = ("kernels", "convolutions")
+PRUNABLE = ("kernels", "hidden", "convolutions")
 DTYPES = ("float32", "bfloat16")
 MODELS = {"cifar10": "conv_2", "cifar100": "conv_2"}
 
@@ -33,6 +33,7 @@ class Settings:
     PRESETS: ClassVar[dict] = {}
     EXCLUSIVE: ClassVar[tuple] = (("steps", "epochs"),)
     VERDICTS: ClassVar[bool] = True
+    batch_statistics: ClassVar[str] = "free"
 
     dataset: str = setting(
         "digits", "digits (embedded), or a TFDS image set: mnist, ..."
@@ -47,7 +48,9 @@ class Settings:
         "float32", f"what the network computes in, one of {DTYPES}; weights are float32"
     )
     prunable: str | None = setting(
-        None, "kernels, or convolutions alone (without those of shortcuts)"
+        None,
+        "kernels, hidden: those but the output layer's, or convolutions alone (without "
+        "those of shortcuts)",
     )
     methods: list[str] | None = setting(None, "which methods, with commas")
     seeds: int = setting(5, "how many seeds")

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import methods
-from experiments.jobs import TRAINING, Job, Jobs
+from experiments.jobs import TRAINING, TUNING, Job, Jobs
 from experiments.progress import Progress
 from experiments.records import Lane, Records
 from experiments.settings import Settings
@@ -57,8 +57,11 @@ class Study:
         )
         example = prepare(jnp.asarray(dataset.train.images[:1]))
         self.init = jax.jit(lambda key: model.init(key, example))
-        self.loss_fn = classification.cross_entropy(
-            model, prepare=prepare, augment=data.augment if config.augment else None
+        self.loss_fn = functools.partial(
+            classification.cross_entropy,
+            model,
+            prepare=prepare,
+            augment=data.augment if config.augment else None,
         )
         self.metrics_of = classification.evaluator(model, prepare=prepare)
         self.data = programs.Data(dataset.train, (dataset.validation, dataset.test))
@@ -72,7 +75,11 @@ class Study:
         shelf = Shelf(self.folder, *like)
         self.jobs = Jobs(config, found, shelf, self.init, layout.width)
         self.programs = {name: self._searcher(m) for name, m in found.items()}
-        self.programs[TRAINING] = self._program(methods.trainer(config))
+        self.programs[TRAINING] = self._program(
+            methods.trainer(config), ticket_model="trained"
+        )
+        if any(method.tune_steps for method in found.values()):
+            self.programs[TUNING] = self._program(methods.tuner(config))
         self.records = Records(self.folder, epoch_steps)
 
     def compile(self) -> int:
@@ -114,7 +121,9 @@ class Study:
         weights, states = jax.vmap(self.init)(keys)
         mask = jax.vmap(lambda w: methods.full(self.config, w))(weights)
         lanes = self.layout.width
-        if name == TRAINING:
+        if name == TUNING:
+            settings = ()
+        elif name == TRAINING:
             settings = self.jobs.multipliers([Lane("dense", "dense", 0, 0)] * lanes)
         else:
             values = self.jobs.methods[name].settings[0].values
@@ -167,7 +176,12 @@ class Study:
             )
 
     def _program(
-        self, search: Callable[[Any], Search], **options: Any
+        self,
+        search: Callable[[Any], Search],
+        *,
+        train: bool = True,
+        names: Sequence[str] = (),
+        **options: Any,
     ) -> programs.Program:
         def evaluate(params, model_state, held_out):
             both = [self.metrics_of(params, model_state, split) for split in held_out]
@@ -175,17 +189,23 @@ class Study:
 
         return programs.program(
             search,
-            self.loss_fn,
+            self.loss_fn(train=train),
             evaluate,
-            METRICS,
+            (*METRICS, *names),
             self.layout,
             batch_size=self.config.batch_size,
             **options,
         )
 
     def _searcher(self, method: methods.Method) -> programs.Program:
+        def measure(before, after):
+            return {name: f(before, after) for name, f in method.measures.items()}
+
         return self._program(
             method.search,
+            train=self.config.batch_statistics == "free",
+            names=tuple(method.measures),
+            measure=measure,
             rewind_step=method.rewind_step,
             rewind_model=method.rewinds,
             ticket_model=method.ticket_model,

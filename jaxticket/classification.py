@@ -25,14 +25,18 @@ def cross_entropy(
     *,
     prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
     augment: Callable[[PRNGKey, jax.Array], jax.Array] | None = None,
+    train: bool = True,
 ) -> LossFn:
-    """The mean cross-entropy of a `Split`'s batch, in training mode.
+    """The mean cross-entropy of a `Split`'s batch.
 
     Args:
       model: the network.
       prepare: images as they are stored -> what the network takes; runs in every step,
         so that data stay small on the device.
       augment: `(key, images) -> images`, before `prepare`.
+      train: run the network in training mode, with dropout, and normalised by the
+        batch, whose statistics move the running ones; otherwise as in a test, with
+        statistics that stay.
 
     Returns:
       `(params, model_state, batch, key) -> (loss, model_state)`.
@@ -44,7 +48,7 @@ def cross_entropy(
         if augment is not None:
             images = augment(augment_key, images)
         logits, model_state = model.apply(
-            params, model_state, prepare(images), train=True, key=model_key
+            params, model_state, prepare(images), train=train, key=model_key
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(
             logits.astype(jnp.float32), batch.labels

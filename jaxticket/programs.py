@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxticket import lanes, masks, memory, training
-from jaxticket.base import Params, PRNGKey, Search, Ticket
+from jaxticket.base import Params, PRNGKey, Search, State, Ticket
 
 Settings = Any  # a pytree of numbers that lanes may differ by; () where there are none
 
@@ -63,6 +63,7 @@ def program(
     rewind_step: int = 0,
     rewind_model: bool = True,
     ticket_model: Literal["early", "trained"] = "early",
+    measure: Callable[[State, State], dict] = lambda before, after: {},
 ) -> Program:
     """Compiles a search for a layout.
 
@@ -72,13 +73,15 @@ def program(
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
       evaluate: `(params, model_state, held_out) -> {name: scalar}`, after every
         stretch.
-      names: the names that `evaluate` returns.
+      names: the names that `evaluate` and `measure` return.
       layout: where the lanes are.
       batch_size: rows per step.
       rewind_step: step of round 0 whose model state belongs to the ticket.
       rewind_model: whether the model state returns there when a round ends.
       ticket_model: the model state of a `View`: `early` is that of the rewinding step,
         `trained` that of now, for tickets with trained weights.
+      measure: `(before, after) -> {name: scalar}` of the search's states around every
+        stretch.
     """
 
     def start(key, ticket, model_state, settings):
@@ -86,7 +89,7 @@ def program(
 
     def stretch(carry, key, data, first, last, round):
         settings, carry = carry
-        ours = search(settings)
+        ours, before = search(settings), carry.search
         carry, loss = training.steps(
             ours,
             loss_fn,
@@ -104,6 +107,7 @@ def program(
             "density": masks.density(ours.ticket(carry.search).mask),
             "train_loss": loss,
             **evaluate(params, carry.model, data.held_out),
+            **measure(before, carry.search),
         }
 
     def next_round(carry):

@@ -26,7 +26,13 @@ class Stretch(NamedTuple):
 
 
 def stretches(
-    rounds: int, steps: int, every: int, *, begin: int = 0, resume: int = 0
+    rounds: int,
+    steps: int,
+    every: int,
+    *,
+    begin: int = 0,
+    resume: int = 0,
+    look: bool = False,
 ) -> list[Stretch]:
     """The plan of a run: rounds of `steps` steps, a look after `every` of them.
 
@@ -36,14 +42,18 @@ def stretches(
       every: steps between evaluations; the last of a round may be shorter.
       begin: the step with which the first round begins.
       resume: the step with which every other round begins.
+      look: look before the first step too, in a stretch of no steps; then one round may
+        have no others.
     """
+    if look and steps == 0:
+        return [Stretch(0, 0, 0, True)]
     training.check_sizes(rounds=rounds, steps=steps, every=every)
     if not (0 <= begin < steps and 0 <= resume < steps):
         raise ValueError(
             f"a round of {steps} steps cannot begin at step {max(begin, resume)}: "
             "rewind to an earlier step or take more"
         )
-    plan = []
+    plan = [Stretch(0, begin, begin, False)] if look else []
     for round_ in range(rounds):
         now = resume if round_ else begin
         bounds = [now, *(s for s in range(every, steps, every) if s > now), steps]
@@ -159,7 +169,8 @@ def run(
                 *(np.int32(x) for x in (stretch.first, stretch.last, stretch.round)),
             )
             metrics = {name: np.asarray(value) for name, value in metrics.items()}
-            _check_finite(unit, stretch, metrics["train_loss"])
+            if stretch.last > stretch.first:  # no steps have no loss
+                _check_finite(unit, stretch, metrics["train_loss"])
             for name, value in metrics.items():
                 history.metrics[name][index] = value
             history.seconds[index] = time.monotonic() - begun

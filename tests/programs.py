@@ -66,7 +66,9 @@ FAMILIES = {
     "edge_popup": (popping, [(0.8,), (0.4,)]),
 }
 families = pytest.mark.parametrize("name", FAMILIES)
-searching = pytest.mark.parametrize("name", ["imp", "cs", "iss", "gradual", "edge_popup"])
+searching = pytest.mark.parametrize(
+    "name", ["imp", "cs", "iss", "gradual", "edge_popup"]
+)
 
 
 def whole(name, loss=noisy, rounds=2, epochs=EPOCHS):

@@ -1,0 +1,164 @@
+"""Lottery jackpots: better masks over trained weights that stay as they are.
+
+The dense network of each seed is trained. Then masks of several densities are searched
+over its frozen weights, side by side in one program: from the mask of the largest
+magnitudes (`jackpot`), with short restriction (`jackpot_restricted`), and from a random
+mask of the same layer densities (`jackpot_from_random`), beside these two masks without
+a search (`magnitude`, `random`). Accuracy is measured before the first step and after
+every epoch of search; the report shows how fast each search gets where, how much of the
+mask changes in a step, and how far the masks of other criteria overlap with those
+found. Without flags: the digits of scikit-learn, under two minutes on two cores.
+
+    python -m experiments.jackpots
+
+On MNIST, LeNet-300-100 and a small convolutional network:
+
+    python -m experiments.jackpots --dataset=mnist --data_dir=../shared/tfds
+    python -m experiments.jackpots --dataset=mnist --data_dir=../shared/tfds \\
+        --model=lenet_5
+
+The published tables: VGG-19 and the double-width ResNet-32 on CIFAR-10, 30 epochs of
+search at batch 256; needs an accelerator. Their best test accuracies of any epoch are
+93.88 and 93.70% at density 10%, 93.49 and 92.90% at 5% (released code):
+
+    python -m experiments.jackpots --dataset=cifar10 --data_dir=../shared/tfds \\
+        --model=vgg_19 --dtype=bfloat16
+
+`--pretrained=FILE.safetensors` takes the weights of all seeds from a PyTorch-style
+state dictionary instead of training them. With `--tune_epochs=10` the weights that a
+mask keeps are trained afterwards ("S+T"). Outputs and resumption are those of
+`experiments.ticket_search`, as are most flags.
+
+Reference:
+  Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023.
+"""
+
+import dataclasses
+from typing import ClassVar, Self
+
+from experiments import common, jackpot_methods, run, settings
+from experiments.settings import setting
+
+METHODS = (
+    "jackpot",
+    "jackpot_restricted",
+    "jackpot_from_random",
+    "magnitude",
+    "random",
+)
+ANY = {
+    "methods": METHODS,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "learning_rate_drops": (),
+    "weight_decay": 0.0,
+    "augment": False,
+    "prunable": "hidden",
+    "batch_size": 128,
+    "epochs": 10,
+    "search_epochs": 10,
+    "tune_epochs": 0,
+}
+PUBLISHED = ANY | {
+    "optimizer": "nesterov",
+    "learning_rate": 0.1,
+    "learning_rate_drops": (0.5, 0.75),
+    "weight_decay": 5e-4,
+    "augment": True,
+    "batch_size": 256,
+    "epochs": 160,
+    "search_epochs": 30,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """All settings of the study. `None`: what suits data set and model."""
+
+    METHODS: ClassVar = METHODS
+    PRESETS: ClassVar = {
+        ("digits", "lenet_300_100"): ANY
+        | {"learning_rate": 4e-3, "epochs": 15, "batch_size": 60},
+        ("cifar10", "vgg_19"): PUBLISHED,
+        ("cifar10", "resnet_32"): PUBLISHED,
+        None: ANY,
+    }
+    EXCLUSIVE: ClassVar = (
+        *settings.Settings.EXCLUSIVE,
+        ("search_steps", "search_epochs"),
+        ("tune_steps", "tune_epochs"),
+    )
+    VERDICTS: ClassVar = False
+    controls: ClassVar = ()  # a mask of trained weights is no ticket to train
+
+    methods: list[str] | None = setting(None, f"any of {METHODS}, with commas")
+    densities: list[float] = setting((0.2, 0.1, 0.05, 0.02), "with commas")
+    rates: str = setting(
+        "global",
+        f"how the layers share a density, one of {tuple(jackpot_methods.RATES)}: by "
+        "one magnitude for all, all alike, or Erdos-Renyi-Kernel",
+    )
+    search_epochs: int | None = setting(None, "passes over the data in a search")
+    search_steps: int | None = setting(None, "optimiser steps of a search, not epochs")
+    score_learning_rate: float = setting(
+        0.1, "of the scores, by SGD with momentum 0.9 on a cosine schedule"
+    )
+    score_weight_decay: float = setting(5e-4, "of the scores")
+    restriction: str = setting(
+        "quartic", "short restriction's rate: quartic, cosine, or none (always 1)"
+    )
+    schedules_every: str = setting(
+        "epoch", "learning rate and restriction change every epoch or every step"
+    )
+    batch_statistics: str = setting(
+        "free",
+        "those of normalisations move in a search (free, as released) or not: frozen",
+    )
+    tune_epochs: int | None = setting(
+        None, "passes that train the weights of every mask found; 0: none"
+    )
+    tune_steps: int | None = setting(None, "the same in optimiser steps")
+    tune_learning_rate: float = setting(0.01, "learning rate of that training")
+    pretrained: str | None = setting(
+        None, "safetensors file of the dense network's weights, in PyTorch's names"
+    )
+    output_dir: str = setting("runs/jackpots", "where everything is written")
+
+    def check(self) -> None:
+        super().check()
+        settings.each("densities", self.densities, settings.density)
+        settings.one_of("rates", self.rates, jackpot_methods.RATES)
+        settings.one_of(
+            "restriction", self.restriction, (*jackpot_methods.RESTRICTIONS, "none")
+        )
+        settings.one_of("schedules_every", self.schedules_every, ("epoch", "step"))
+        settings.one_of("batch_statistics", self.batch_statistics, ("free", "frozen"))
+        settings.above_zero("score_learning_rate", self.score_learning_rate)
+        settings.above_zero("tune_learning_rate", self.tune_learning_rate)
+        settings.not_negative("score_weight_decay", self.score_weight_decay)
+        for name in ("search_epochs", "search_steps"):
+            if getattr(self, name) is not None:
+                settings.least(self, **{name: 1})
+        for name in ("tune_epochs", "tune_steps"):
+            if getattr(self, name) is not None:
+                settings.least(self, **{name: 0})
+
+    def searches(self) -> int:
+        return self.seeds * len(self.densities)
+
+    def in_steps(self, epoch_steps: int) -> Self:
+        config = super().in_steps(epoch_steps)
+        return dataclasses.replace(
+            config,
+            search_steps=config.search_steps or config.search_epochs * epoch_steps,
+            tune_steps=config.tune_steps or (config.tune_epochs or 0) * epoch_steps,
+        )
+
+
+def experiment(config: Config) -> list[dict]:
+    """Searches as the settings say; see `run.run`."""
+    return run.run("Lottery jackpots", config, jackpot_methods.method)
+
+
+if __name__ == "__main__":
+    common.main(experiment, Config)
