@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from experiments import methods, optimizers
@@ -53,7 +54,7 @@ def method(
 def changed(before, after) -> jax.Array:
     """Entries of the mask that change in a step, on average over a stretch."""
     steps = after.count - before.count
-    return (after.changed - before.changed) / jax.numpy.maximum(steps, 1)
+    return (after.changed - before.changed) / jnp.maximum(steps, 1)
 
 
 def _jackpot(name: str, config: Settings, epoch_steps: int) -> Search:

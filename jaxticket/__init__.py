@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from jaxticket import (
+    analysis,
     audit,
     classification,
     controls,
@@ -41,6 +42,7 @@ __all__ = [
     "Gated",
     "Search",
     "Ticket",
+    "analysis",
     "as_optax",
     "audit",
     "classification",

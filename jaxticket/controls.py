@@ -1,13 +1,16 @@
 """Controls: tickets that differ from a ticket in one respect only.
 
 What a ticket is worth shows in the comparison: with other values under the same mask,
-with the same values under another mask, with both of them new.
+with the same values under another mask, with both of them new, with nothing left of the
+values but their signs.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxticket import masks, selection
 from jaxticket.base import Mask, Params, PRNGKey, Ticket
@@ -35,6 +38,86 @@ def random(key: PRNGKey, ticket: Ticket, init: Callable[[PRNGKey], Params]) -> T
     """A random ticket of the same layer densities: new mask, new weights."""
     mask_key, init_key = jax.random.split(key)
     return Ticket(init(init_key), _shuffled(mask_key, ticket.mask))
+
+
+def signed_constant(ticket: Ticket) -> Ticket:
+    """The same mask and signs; in every layer one magnitude, its standard deviation.
+
+    That of the whole layer, pruned weights included (Zhou et al. 2019). Leaves that are
+    never pruned stay as they are.
+    """
+    return _revalued(ticket, lambda i, w: jnp.sign(w) * jnp.std(w))
+
+
+def kaiming_constant(ticket: Ticket, *, density: ArrayLike = 1.0) -> Ticket:
+    """The same mask and signs; in every layer the magnitude `sqrt(2 / fan_in)`.
+
+    The signed Kaiming constant, the best start of edge-popup. Leaves that are never
+    pruned stay as they are: networks of the paper have no biases, zeros do the same.
+
+    Args:
+      ticket: its prunable leaves are kernels `[..., in, out]`.
+      density: fraction of the fan that a search will leave, for the variance of what is
+        left. The published results come from 1. May be traced. The released
+        `scale_fan` has one minus it by mistake, which is the same at one half.
+
+    Raises:
+      ValueError: a prunable leaf of fewer than two dimensions, or density outside
+        (0, 1].
+
+    Reference:
+      Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", 2020.
+    """
+    _check_kernels(ticket, density)
+    return _revalued(
+        ticket, lambda i, w: jnp.sign(w) * _kaiming(w, density).astype(w.dtype)
+    )
+
+
+def kaiming_normal(key: PRNGKey, ticket: Ticket, *, density: ArrayLike = 1.0) -> Ticket:
+    """The same mask over new normal weights of deviation `sqrt(2 / fan_in)`.
+
+    Args:
+      key: for the new draw; must differ from the one the ticket was initialised with.
+      ticket: see `kaiming_constant`.
+      density: see `kaiming_constant`.
+
+    Raises:
+      ValueError: see `kaiming_constant`.
+    """
+    _check_kernels(ticket, density)
+
+    def draw(i, w):
+        normal = jax.random.normal(jax.random.fold_in(key, i), w.shape, w.dtype)
+        return normal * _kaiming(w, density).astype(w.dtype)
+
+    return _revalued(ticket, draw)
+
+
+def _check_kernels(ticket: Ticket, density: ArrayLike) -> None:
+    if isinstance(density, float | int) and not 0 < density <= 1:
+        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(ticket.mask):
+        if leaf.ndim < 2:
+            raise ValueError(
+                f"prunable leaf {masks.name(path)!r} has shape {leaf.shape}; "
+                "a fan is that of a kernel [..., in, out]"
+            )
+
+
+def _kaiming(kernel: jax.Array, density: ArrayLike) -> jax.Array:
+    fan_in = math.prod(kernel.shape[:-1])
+    return jnp.sqrt(2 / (jnp.asarray(density, jnp.float32) * fan_in))
+
+
+def _revalued(ticket: Ticket, value: Callable[[int, jax.Array], jax.Array]) -> Ticket:
+    """The same mask over `value(i, w)` in place of every prunable leaf, the `i`-th."""
+    prunable = masks.prunable_like(ticket.weights, ticket.mask)
+    leaves, tree = jax.tree.flatten(prunable)
+    values = tree.unflatten([value(i, w) for i, w in enumerate(leaves)])
+    return ticket._replace(
+        weights=jax.tree.map(lambda w, v: w if v is None else v, ticket.weights, values)
+    )
 
 
 def _shuffled(key: PRNGKey, mask: Mask) -> Mask:

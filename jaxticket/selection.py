@@ -39,15 +39,46 @@ def per_layer(allocation: Allocation) -> Select:
     """
 
     def select(scores, mask, density):
-        def layer(alive, scores, density):
-            return top([scores], [alive], keep(masks.count([alive]), density))[0]
-
-        # The mask comes first: its None leaves say which scores do not count.
-        return jax.tree.map(
-            layer, mask, masks.prunable_like(scores, mask), allocation(mask, density)
+        counts = jax.tree.map(
+            lambda alive, density: keep(masks.count([alive]), density),
+            mask,
+            allocation(mask, density),
         )
+        return _top_of_each(scores, mask, counts)
 
     return select
+
+
+def like(reference: Mask) -> Select:
+    """Keeps of each layer as many of the highest scores as `reference` does.
+
+    The counts are exact, and the density that the `Select` is given plays no part. A
+    layer that has fewer weights left keeps them all.
+
+    Args:
+      reference: a mask tree, `None` where the masks to select from are `None`.
+    """
+
+    def select(scores, mask, density):
+        del density
+        counts = jax.tree.map(
+            lambda alive, kept: jnp.minimum(masks.count([alive]), masks.count([kept])),
+            mask,
+            reference,
+        )
+        return _top_of_each(scores, mask, counts)
+
+    return select
+
+
+def _top_of_each(scores: Scores, mask: Mask, counts: Scores) -> Mask:
+    # The mask comes first: its None leaves say which scores do not count.
+    return jax.tree.map(
+        lambda alive, scores, k: top([scores], [alive], k)[0],
+        mask,
+        masks.prunable_like(scores, mask),
+        counts,
+    )
 
 
 def equal(mask: Mask, density: ArrayLike) -> Scores:

@@ -1,5 +1,7 @@
 """Controls: what changes, what must not, and that chance is chance."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,94 @@ def test_a_shuffle_of_a_full_or_empty_layer_changes_nothing():
     for lost in (0, 30):
         ticket = toy.ticket(lost=lost)
         assert all(leaves_equal(controls.shuffle(jax.random.key(0), ticket), ticket))
+
+
+# Other values of the same signs.
+
+NET = {"conv": (3, 3, 4, 8), "same": (3, 3, 4, 8), "dense": (5, 6), "bias": (6,)}
+FANS = {"conv": 36, "same": 36, "dense": 5}
+
+
+def net(dtype=jnp.float32):
+    """Kernels of mean 1 and deviation 2, a zero among them, and what is not pruned."""
+    rng = np.random.default_rng(0)
+    weights = {n: jnp.asarray(rng.normal(1, 2, s), dtype) for n, s in NET.items()}
+    weights["dense"] = weights["dense"].at[0, 0].set(0)
+    mask = masks.full(weights)
+    return Ticket(weights, mask | {"conv": weights["conv"] > 1})
+
+
+def deviations(ticket):
+    """Over the whole layer, what is pruned included; of the population."""
+    return {n: np.std(np.asarray(ticket.weights[n], np.float64)) for n in FANS}
+
+
+def kaiming(density=1.0):
+    return {n: np.sqrt(2) / np.sqrt(density * fan) for n, fan in FANS.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("control", "constants"),
+    [
+        (controls.signed_constant, deviations),
+        (controls.kaiming_constant, lambda _: kaiming()),
+        (lambda t: controls.kaiming_constant(t, density=0.3), lambda _: kaiming(0.3)),
+    ],
+    ids=["deviation", "kaiming", "scaled"],
+)
+def test_signed_constants(control, constants, dtype):
+    ticket = net(dtype)
+    found = jax.jit(control)(ticket)
+    for n, constant in constants(ticket).items():
+        expected = np.sign(np.asarray(ticket.weights[n], np.float64)) * constant
+        assert found.weights[n].dtype == dtype
+        assert not found.weights[n].weak_type
+        rtol = 1e-6 if dtype == "float32" else 1e-2
+        np.testing.assert_allclose(
+            np.asarray(found.weights[n], np.float64), expected, rtol=rtol
+        )
+        np.testing.assert_array_equal(found.mask[n], ticket.mask[n])
+    np.testing.assert_array_equal(found.weights["bias"], ticket.weights["bias"])
+    assert found.mask["bias"] is None
+
+
+def test_kaiming_normal_weights_are_a_new_draw():
+    """Not a permutation of the old, not twice the same, and of the right deviation."""
+    ticket, key = net(), jax.random.key(3)
+    found = controls.kaiming_normal(key, ticket, density=0.5)
+    for n, deviation in kaiming(0.5).items():
+        w = np.asarray(found.weights[n], np.float64)
+        assert found.weights[n].dtype == jnp.float32
+        assert np.isin(w, ticket.weights[n]).mean() < 0.01
+        # Four deviations of a mean and of a variance of normal numbers.
+        assert abs(w.mean()) < 4 * deviation / np.sqrt(w.size)
+        assert abs(w.var() / deviation**2 - 1) < 4 * np.sqrt(2 / w.size)
+    assert np.isin(found.weights["conv"], found.weights["same"]).mean() < 0.01
+    assert found.weights["bias"] is ticket.weights["bias"]
+    assert all(leaves_equal(found.mask, ticket.mask))
+    other = controls.kaiming_normal(jax.random.key(4), ticket, density=0.5)
+    assert np.isin(found.weights["conv"], other.weights["conv"]).mean() < 0.01
+    again = controls.kaiming_normal(key, ticket)  # the density is a factor only
+    np.testing.assert_allclose(
+        found.weights["conv"], again.weights["conv"] * np.sqrt(2), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["kaiming_constant", "kaiming_normal"])
+def test_kaiming_densities_are_mapped_and_checked(name):
+    control = getattr(controls, name)
+    if name == "kaiming_normal":
+        control = functools.partial(control, jax.random.key(0))
+    densities = np.array([0.2, 1.0], np.float32)
+    mapped = jax.vmap(lambda density: control(net(), density=density))(densities)
+    for i, density in enumerate(densities.tolist()):
+        one = control(net(), density=density).weights["conv"]
+        np.testing.assert_allclose(mapped.weights["conv"][i], one, rtol=1e-6)
+    for density in (0, 1.5):
+        with pytest.raises(ValueError, match=rf"in \(0, 1\]; got {density}"):
+            control(net(), density=density)
+    weights = net().weights
+    everything = Ticket(weights, masks.full(weights, lambda path, leaf: True))
+    with pytest.raises(ValueError, match=r"leaf 'bias' has shape \(6,\); a fan"):
+        control(everything)

@@ -1,4 +1,4 @@
-"""Scores against numpy, and pruning in one shot and in several."""
+"""Pruning in one shot and in several."""
 
 import functools
 
@@ -19,32 +19,6 @@ SELECTS = {
 
 def kernels(tree):
     return np.concatenate([np.ravel(tree[layer]["kernel"]) for layer in toy.SHAPES])
-
-
-@pytest.mark.parametrize(
-    ("score", "formula"),
-    [
-        (scores.magnitude, lambda w, w0: np.abs(w)),
-        (scores.movement, lambda w, w0: np.abs(w - w0)),
-        (scores.magnitude_increase, lambda w, w0: np.abs(w) - np.abs(w0)),
-    ],
-)
-def test_scores(score, formula):
-    weights, initial = toy.ticket(0).weights, toy.ticket(1).weights
-    found = score(weights, initial=initial, key=None)
-    expected = jax.tree.map(lambda *w: formula(*map(np.asarray, w)), weights, initial)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
-def test_random_scores_come_from_their_key():
-    weights = toy.ticket().weights
-    one, again, other = (
-        kernels(scores.random(weights, initial=None, key=jax.random.key(seed)))
-        for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one, again)
-    assert len({*one, *other}) == 2 * len(one)  # all differ, between leaves too
-    assert ((one >= 0) & (one < 1)).all()
 
 
 def test_one_shot_keeps_the_largest_of_what_is_left():

@@ -291,6 +291,41 @@ def test_at_rates_names_what_it_does_not_know():
         selection.at_rates({"z": 0.5})(ones(), 0.8)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_like_keeps_as_many_of_each_layer_as_another_mask(seed):
+    """The highest of each, whatever the density asked for, and never what is gone."""
+    rng = np.random.default_rng(seed)
+    reference = {n: rng.random(s) < 0.6 for n, s in TREE.items()} | {"never": None}
+    reference["d"][:] = seed == 0
+    scores = normal(seed) | {"never": np.full((2, 2), np.inf, np.float32)}
+    alive = ones() | {"never": None}
+    alive["c"][1:] = False  # 10 weights, of which the other mask has about 36
+    for density in (0.0, 0.37, 1.0):
+        kept = jax.jit(selection.like(reference))(scores, alive, density)
+        assert kept["never"] is None
+        for n in TREE:
+            k = min(reference[n].sum(), alive[n].sum())
+            expected = stable_sort(scores[n].ravel(), alive[n].ravel(), k)
+            np.testing.assert_array_equal(np.ravel(kept[n]), expected, err_msg=n)
+
+
+def test_like_under_vmap():
+    references = {
+        n: np.random.default_rng(0).random((4, *s)) < 0.3 for n, s in TREE.items()
+    }
+    kept = jax.vmap(lambda m: selection.like(m)(normal(), ones(), None))(references)
+    for n in TREE:
+        counts = [leaf.reshape(4, -1).sum(1) for leaf in (kept[n], references[n])]
+        np.testing.assert_array_equal(*counts)
+
+
+def test_like_of_another_network_is_an_error():
+    with pytest.raises(ValueError):
+        selection.like(ones() | {"never": np.ones(2, bool)})(
+            normal() | {"never": np.ones(2)}, ones() | {"never": None}, 1.0
+        )
+
+
 # The numbers of the papers.
 
 

@@ -55,7 +55,7 @@ def edge_popup(
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
         draws = gates.uniform(key, jnp.zeros((), jnp.int32), kernels, -1.0, 1.0)
         scores = jax.tree.map(
-            lambda u, w: (u / math.sqrt(fan_in(w.shape))).astype(w.dtype),
+            lambda u, w: (u / math.sqrt(math.prod(w.shape[:-1]))).astype(w.dtype),
             draws,
             kernels,
         )
@@ -65,11 +65,6 @@ def edge_popup(
     def choose(state, step):
         del step
         ranks = jax.tree.map(jnp.abs, state.scores)
-        return frozen.keep_highest(ranks, state.mask, state.allowed)
+        return selection.like(state.mask)(ranks, state.allowed, None)
 
     return frozen.search(optimizer, opened=opened, choose=choose, slope=jnp.sign)
-
-
-def fan_in(shape: tuple[int, ...]) -> int:
-    """Inputs of a unit: of `[in, out]` and `[height, width, in, out]` kernels."""
-    return max(math.prod(shape[:-1]), 1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxticket import masks, selection
+from jaxticket import masks
 from jaxticket.base import (
     Mask,
     Params,
@@ -125,13 +125,3 @@ def search(
         return Ticket(weights(state), state.mask)
 
     return Search(init, update, advance, params, ticket)
-
-
-def keep_highest(scores: Scores, mask: Mask, allowed: Mask) -> Mask:
-    """The highest scores of each layer, as many as `mask` keeps there."""
-    return jax.tree.map(
-        lambda m, s, a: selection.top([s], [a], masks.count([m]))[0],
-        mask,
-        scores,
-        allowed,
-    )

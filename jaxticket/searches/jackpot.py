@@ -81,7 +81,7 @@ def jackpot(
 
     def choose(state, step):
         ranks = jax.tree.map(jnp.abs, state.scores) if absolute else state.scores
-        wanted = frozen.keep_highest(ranks, state.mask, state.allowed)
+        wanted = selection.like(state.mask)(ranks, state.allowed, None)
         if restriction is None:
             return wanted
         return swap(ranks, state.mask, wanted, restriction(step))

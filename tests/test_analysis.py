@@ -1,0 +1,113 @@
+"""Overlap against chance: by enumeration, by shuffling, and of very many weights."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxticket import analysis, controls, masks
+
+overlap = jax.jit(analysis.overlap)
+
+
+def every(n, k):
+    """All masks of `k` among `n`: `[masks, n]`."""
+    chosen = itertools.combinations(range(n), k)
+    return np.array([[i in kept for i in range(n)] for kept in chosen])
+
+
+def transcribed(mask, other):
+    """Of hypergeometric layers, from exact integers: mean and deviation."""
+    mean = variance = kept = 0
+    for m, o in zip(jax.tree.leaves(mask), jax.tree.leaves(other), strict=True):
+        n, k, j = m.size, int(m.sum()), int(o.sum())
+        mean += k * j / n
+        variance += k * j * (n - k) * (n - j) / (n * n * (n - 1)) if n > 1 else 0
+        kept += k
+    return mean / max(kept, 1), math.sqrt(variance) / max(kept, 1)
+
+
+@pytest.mark.parametrize("kept", [(2, 1), (0, 3), (5, 1), (1, 4)])
+@pytest.mark.parametrize("others", [(3, 2), (0, 1), (5, 4), (1, 0)])
+def test_chance_is_what_all_pairs_of_masks_have(kept, others):
+    """Two layers, of 5 and 4 weights: one mask stays, the other is any."""
+    mask = {"a": np.arange(5) < kept[0], "b": np.arange(4) >= 4 - kept[1], "c": None}
+    pairs = itertools.product(every(5, others[0]), every(4, others[1]))
+    shared = [
+        (np.sum(mask["a"] & a) + np.sum(mask["b"] & b)) / sum(kept) for a, b in pairs
+    ]
+    other = {"a": every(5, others[0])[-1], "b": every(4, others[1])[-1], "c": None}
+    found = overlap(mask, other)
+    np.testing.assert_allclose(found.observed, shared[-1], rtol=1e-6)
+    np.testing.assert_allclose(found.expected, np.mean(shared), rtol=1e-6)
+    np.testing.assert_allclose(found.deviation, np.std(shared), rtol=1e-6, atol=1e-9)
+
+
+def test_shuffled_masks_overlap_as_chance_has_it():
+    ticket = toy.ticket(lost=9)  # 21 of 30 and 15 of 24 are kept
+    other = jax.tree.map(
+        lambda m: jnp.arange(m.size).reshape(m.shape) < 10, ticket.mask
+    )
+
+    def measured(key):
+        return overlap(controls.shuffle(key, ticket).mask, other)
+
+    found = jax.jit(jax.vmap(measured))(jax.random.split(jax.random.key(1), 3000))
+    assert (found.expected == found.expected[0]).all()
+    expected, deviation = float(found.expected[0]), float(found.deviation[0])
+    z = (found.observed - expected) / deviation
+    assert abs(np.mean(z)) < 4 / np.sqrt(3000)
+    # The deviation of a variance of 3000 nearly normal numbers is sqrt(2 / 3000).
+    assert abs(np.var(z) - 1) < 4 * np.sqrt(2 / 3000)
+
+
+layers = st.fixed_dictionaries(
+    {"a": hnp.arrays(bool, (3, 4)), "b": st.none(), "c": hnp.arrays(bool, (1, 1))}
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(layers, layers)
+def test_against_exact_integers(mask, other):
+    found, (mean, deviation) = overlap(mask, other), transcribed(mask, other)
+    assert found.observed == masks.overlap(mask, other)
+    np.testing.assert_allclose(found.expected, mean, rtol=1e-6)
+    np.testing.assert_allclose(found.deviation, deviation, rtol=1e-6)
+    by_layer = analysis.layer_overlaps(mask, other)
+    assert by_layer["b"] is None
+    for name in ("a", "c"):
+        alone = {name: mask[name]}, {name: other[name]}
+        np.testing.assert_allclose(by_layer[name][1:], transcribed(*alone), rtol=1e-6)
+        assert by_layer[name].observed == masks.overlap(*alone)
+
+
+def test_layers_without_weights_and_masks_without_any():
+    empty, none = np.zeros((0, 3), bool), np.zeros(4, bool)
+    assert overlap([none], [~none]) == (0, 0, 0)
+    found = overlap([empty, ~none], [empty, np.arange(4) < 1])
+    np.testing.assert_allclose(found, (0.25, 0.25, 0))
+
+
+def test_many_weights():
+    """Products of counts overflow integers; differences need their last digits."""
+    one, other = np.zeros((2, 2 * 10**7), bool)
+    one[: 12 * 10**6], other[10**7 - 1 :] = True, True
+    found, (mean, deviation) = overlap([one], [other]), transcribed([one], [other])
+    np.testing.assert_allclose(found.expected, mean, rtol=2e-7)
+    np.testing.assert_allclose(found.deviation, deviation, rtol=1e-6)
+    other[:-1], other[-1] = True, False
+    found, (_, deviation) = overlap([one], [other]), transcribed([one], [other])
+    np.testing.assert_allclose(found.deviation, deviation, rtol=1e-6)
+
+
+def test_masks_of_different_networks_are_an_error():
+    mask = toy.ticket().mask
+    with pytest.raises(ValueError):
+        analysis.overlap(mask, mask["dense"])

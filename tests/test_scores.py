@@ -1,0 +1,338 @@
+"""Scores against numpy, and what selection makes of them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxticket import Ticket, imp, masks, prune, scores, selection
+
+KEY = jax.random.key(1)
+few = settings(deadline=None, max_examples=40)
+alone = selection.per_layer(selection.equal)
+
+
+def kernels(tree):
+    return np.concatenate([np.ravel(tree[layer]["kernel"]) for layer in toy.SHAPES])
+
+
+def doubled(weights):
+    """Gradients of either sign, zeros among them, that depend on the weights."""
+    return jax.tree.map(lambda w: jnp.where(w > 1, 0, 2 * w**2 - 1), weights)
+
+
+def slope(w):
+    return np.where(w > 1, 0, 2 * w**2 - 1)
+
+
+def percentile(values, w):
+    """The fraction of the weights that are not zero that each value reaches."""
+    alive = w != 0
+    return np.sum(values[alive] <= values[..., None], axis=-1) / max(alive.sum(), 1)
+
+
+def same(w, w0):
+    return np.sign(w) == np.sign(w0)
+
+
+def smaller(sign):
+    """Of two percentiles; both magnitudes ranked upwards, or both downwards."""
+    return lambda w, w0: np.minimum(
+        percentile(sign * np.abs(w), w), percentile(sign * np.abs(w0), w)
+    )
+
+
+# Name -> the score, and its formula for one layer.
+SCORES = {
+    "magnitude": (scores.magnitude, lambda w, w0: np.abs(w)),
+    "small_final": (scores.small_final, lambda w, w0: -np.abs(w)),
+    "large_init": (scores.large_init, lambda w, w0: np.abs(w0)),
+    "small_init": (scores.small_init, lambda w, w0: -np.abs(w0)),
+    "movement": (scores.movement, lambda w, w0: np.abs(w - w0)),
+    "magnitude_increase": (
+        scores.magnitude_increase,
+        lambda w, w0: np.abs(w) - np.abs(w0),
+    ),
+    "large_init_large_final": (scores.large_init_large_final, smaller(1)),
+    "small_init_small_final": (scores.small_init_small_final, smaller(-1)),
+    "gradient": (scores.gradient(doubled), lambda w, w0: np.abs(slope(w))),
+    "snip": (scores.snip(doubled), lambda w, w0: np.abs(slope(w) * w)),
+    "snip_at_initial": (
+        scores.at_initial(scores.snip(doubled)),
+        lambda w, w0: np.abs(slope(w0) * w0),
+    ),
+    "large_final_same_sign": (
+        scores.same_sign(scores.magnitude),
+        lambda w, w0: np.where(same(w, w0), np.abs(w), 0),
+    ),
+    "large_final_diff_sign": (
+        scores.diff_sign(scores.magnitude),
+        lambda w, w0: np.where(same(w, w0), 0, np.abs(w)),
+    ),
+    "magnitude_increase_same_sign": (  # of which many are below the zeros
+        scores.same_sign(scores.magnitude_increase),
+        lambda w, w0: np.where(same(w, w0), np.abs(w) - np.abs(w0), 0),
+    ),
+}
+
+
+def trained(coarse):
+    """Weights that have lost some, and those before; coarse ones have many ties."""
+    ticket, initial = toy.ticket(0, lost=4), toy.ticket(1).weights
+    weights = masks.apply(ticket.mask, ticket.weights)
+    if coarse:
+        weights, initial = (jax.tree.map(jnp.round, w) for w in (weights, initial))
+    return weights, initial
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("name", SCORES)
+def test_scores(name, coarse):
+    score, formula = SCORES[name]
+    weights, initial = jax.tree.map(np.float64, trained(coarse))
+    found = jax.jit(lambda w, w0: score(w, initial=w0, key=None))(weights, initial)
+    expected = jax.tree.map(formula, weights, initial)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected
+    )
+    if not coarse:
+        assert len({*kernels(found)}) > 5, "a score that decides nothing"
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_pruning_by_any_score_keeps_its_highest(name):
+    """And exactly as many as asked for, of what was left; mapped over seeds."""
+    score, formula = SCORES[name]
+    weights, initial = trained(coarse=False)
+    ticket = Ticket(weights, toy.ticket(lost=4).mask)
+    found = prune(ticket, score, 0.5, initial=initial, select=alone).mask
+    for layer, left in {"dense": 13, "head": 10}.items():  # of 26 and 20
+        w, w0, alive, kept = (
+            np.asarray(tree[layer]["kernel"]).ravel()
+            for tree in (weights, initial, ticket.mask, found)
+        )
+        values = formula(w, w0)
+        assert kept.sum() == left
+        assert not kept[~alive].any()
+        assert values[kept].min() >= values[alive & ~kept].max()
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_keep_the_types_of_weights_and_can_be_mapped(name):
+    score, _ = SCORES[name]
+    lanes = [toy.ticket(seed).weights for seed in range(4)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *lanes)
+    mapped = jax.vmap(lambda w, w0: score(w, initial=w0, key=None))(
+        jax.tree.map(lambda x: x[:2], stacked), jax.tree.map(lambda x: x[2:], stacked)
+    )
+    for i in range(2):
+        one = score(lanes[i], initial=lanes[i + 2], key=None)
+        jax.tree.map(
+            lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), mapped, one
+        )
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(mapped))
+
+
+def test_random_scores_come_from_their_key():
+    weights = toy.ticket().weights
+    one, again, other = (
+        kernels(scores.random(weights, initial=None, key=jax.random.key(seed)))
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert len({*one, *other}) == 2 * len(one)  # all differ, between leaves too
+    assert ((one >= 0) & (one < 1)).all()
+
+
+# Two magnitudes above a common percentile.
+
+
+def both_above(first, second, alive, k):
+    """Bisection: the highest common percentile at which at least `k` are kept."""
+    ordered = [np.sort(x[alive]) for x in (first, second)]
+    low, high = 0, alive.sum() - 1  # at the first threshold all are kept
+
+    def kept(j):
+        return alive & (first >= ordered[0][j]) & (second >= ordered[1][j])
+
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if kept(middle).sum() >= k else (low, middle - 1)
+    return kept(low)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def highest(score, w, w0, alive, k):
+    return selection.top(score([w], initial=[w0]), [alive], k)[0]
+
+
+@few
+@given(
+    hnp.arrays(np.float32, (2, 24), elements=st.floats(-8, 8, width=16)),
+    hnp.arrays(bool, 24),
+    st.integers(1, 24),
+)
+def test_the_smaller_percentile_is_what_bisection_finds(values, alive, k):
+    """With ties too, where bisection may keep more than were asked for."""
+    w, w0 = np.where(alive, values[0], 0), values[1]
+    alive = w != 0
+    k = min(k, alive.sum())
+    if k == 0:
+        return
+    for sign, score in [
+        (1, scores.large_init_large_final),
+        (-1, scores.small_init_small_final),
+    ]:
+        expected = both_above(sign * np.abs(w0), sign * np.abs(w), alive, k)
+        found = highest(score, w, w0, alive, expected.sum())
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_percentiles_are_comparable_between_layers():
+    """Else a global selection would empty the small layers."""
+    rng = np.random.default_rng(0)
+    weights, initial = (
+        [rng.normal(size=n).astype(np.float32) for n in (2000, 100)] for _ in range(2)
+    )
+    ticket = Ticket(weights, [jnp.ones(n, bool) for n in (2000, 100)])
+    found = prune(ticket, scores.large_init_large_final, 0.25, initial=initial)
+    large, small = (float(m.mean()) for m in found.mask)
+    assert abs(large - 0.25) < 0.02
+    assert abs(small - 0.25) < 0.2
+
+
+def test_percentiles_of_nothing_and_of_nan():
+    found = scores.large_init_large_final(
+        [jnp.zeros(3), jnp.array([1.0, jnp.nan, 3.0])],
+        initial=[jnp.ones(3), jnp.array([5.0, 6.0, 7.0])],
+    )
+    np.testing.assert_array_equal(found[0], [0, 0, 0])
+    np.testing.assert_array_equal(np.isnan(found[1]), [False, True, False])
+
+
+# Ties at random.
+
+special = st.sampled_from([0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf])
+finite = st.floats(width=32, allow_subnormal=False)
+tied = hnp.arrays(np.float32, 30, elements=special | finite)
+
+
+def split(flat):
+    return {"a": flat[:12].reshape(3, 4), "b": flat[12:13], "c": flat[13:]}
+
+
+def given_scores(weights, *, initial=None, key=None):
+    """The score that is its weights."""
+    return weights
+
+
+@jax.jit
+def orders(values, key):
+    return scores.ties_at_random(given_scores)(values, key=key)
+
+
+@few
+@given(tied, st.integers(0, 2**31 - 1))
+def test_ties_at_random_is_an_order_of_all_leaves(values, seed):
+    """Distinct, in the order of the scores across leaves, NaN lowest, -0.0 as 0.0."""
+    found = orders(split(values), jax.random.key(seed))
+    flat = np.concatenate([np.ravel(found[n]) for n in "abc"])
+    ranks = flat.view(np.int32) - 2**23
+    assert sorted(ranks) == list(range(30))
+    assert (np.argsort(flat) == np.argsort(ranks)).all()
+    lowest = np.where(np.isnan(values), -1, np.unique(values, return_inverse=True)[1])
+    assert (np.diff(lowest[np.argsort(ranks)]) >= 0).all()
+
+
+def test_equal_scores_are_kept_equally_often():
+    """Of 12 zeros beside 6 ones, 9 to keep: all ones, and each zero 3 times in 12."""
+    weights = {"a": jnp.zeros((2, 4)), "b": jnp.ones(6), "c": jnp.zeros(4)}
+    mask = jax.tree.map(lambda w: jnp.ones(w.shape, bool), weights)
+
+    def kept(key):
+        values = scores.ties_at_random(given_scores)(weights, key=key)
+        return selection.top(values, mask, 9)
+
+    many = jax.jit(jax.vmap(kept))(jax.random.split(KEY, 2000))
+    assert np.asarray(many["b"]).all()
+    zeros = np.concatenate([many["a"].reshape(2000, 8), many["c"]], axis=1)
+    assert (zeros.sum(1) == 3).all()
+    z = (zeros.sum(0) - 500) / np.sqrt(2000 * 0.25 * 0.75)
+    assert np.abs(z).max() < 4
+    pairs = np.einsum("ni,nj->ij", zeros, zeros, dtype=float)[np.triu_indices(12, 1)]
+    share = 3 * 2 / (12 * 11)
+    assert np.abs(pairs / 2000 - share).max() < 4.5 * np.sqrt(share / 2000)
+
+
+def test_ties_at_random_serve_both_selects():
+    """Zeros are chosen from only where there is nothing better in reach."""
+    weights, initial = trained(coarse=False)
+    ticket = Ticket(weights, toy.ticket(lost=4).mask)
+    base = scores.same_sign(scores.magnitude)
+    zero = kernels(base(weights, initial=initial)) == 0
+    alive = kernels(ticket.mask)
+    for select in (selection.global_top, alone):
+        first, one, other = (
+            kernels(
+                prune(ticket, score, 0.8, initial=initial, key=key, select=select).mask
+            )
+            for score, key in [
+                (base, None),
+                (scores.ties_at_random(base), jax.random.key(0)),
+                (scores.ties_at_random(base), jax.random.key(1)),
+            ]
+        )
+        assert first.sum() == one.sum() == other.sum() == 37
+        for kept in (first, one, other):
+            assert kept[alive & ~zero].all()
+        assert (one != other).any()
+        assert (first != one).any()
+
+
+def test_ties_at_random_of_random_scores_keep_their_order():
+    """The score's own key is not the one that breaks the ties."""
+    weights = {"w": jnp.zeros(2000)}
+    seen = {}
+
+    def score(weights, *, initial=None, key):
+        seen["key"], seen["values"] = key, scores.random(weights, key=key)
+        return seen["values"]
+
+    found = scores.ties_at_random(score)(weights, key=KEY)["w"]
+    assert (np.argsort(found) == np.argsort(seen["values"]["w"], stable=True)).all()
+    assert (jax.random.key_data(seen["key"]) != jax.random.key_data(KEY)).any()
+
+
+# In an iterated search.
+
+
+def test_criteria_in_iterative_pruning():
+    """Every score serves `imp`; a round keeps what the numpy formula ranks highest."""
+    weights = toy.init(KEY)
+    ticket = Ticket(weights, masks.full(weights))
+    score = scores.ties_at_random(SCORES["large_final_same_sign"][0])
+    search = imp(optax.sgd(0.5), density=0.5, score=score, select=alone)
+    grads = toy.init(jax.random.key(7))
+    state = search.init(KEY, ticket)
+    for left in (27, 13):  # of 30 and 24, of 15 and 12; halves round down
+        state = search.update(grads, state, 0)
+        before = jax.tree.map(np.asarray, search.params(state))
+        alive = kernels(search.ticket(state).mask)
+        state = search.advance(state)
+        kept = kernels(search.ticket(state).mask)
+        assert kept.sum() == left
+        assert not (kept & ~alive).any()
+        for place in (slice(0, 30), slice(30, 54)):
+            w, w0 = kernels(before)[place], kernels(weights)[place]
+            values = np.where(same(w, w0), np.abs(w), 0)
+            assert values[kept[place]].min() >= (
+                values[alive[place] & ~kept[place]].max()
+            )
