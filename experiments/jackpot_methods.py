@@ -2,13 +2,10 @@
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from experiments import methods, optimizers
+from experiments import mask_search, methods, optimizers
 from experiments.methods import Method, Network
-from experiments.settings import Settings
 from jaxticket import controls, prune, schedules, scores, searches, selection
 from jaxticket.base import Params, Search, Ticket
 
@@ -21,7 +18,12 @@ RESTRICTIONS = {"quartic": schedules.quartic, "cosine": schedules.cosine}
 
 
 def method(
-    name: str, config: Settings, params: Params, *, steps: int, epoch_steps: int
+    name: str,
+    config: mask_search.Config,
+    params: Params,
+    *,
+    steps: int,
+    epoch_steps: int,
 ) -> Method:
     """Builds a method, as `methods.method` does.
 
@@ -36,42 +38,32 @@ def method(
         if searched
         else searches.jackpot(optax.set_to_zero())
     )
-    return Method(
-        lambda _: search,
-        rounds=1,
+    return mask_search.method(
+        search,
         steps=config.search_steps if searched else 0,
-        settings=methods.settings("density", sorted(config.densities, reverse=True)),
-        trains_ticket=True,
-        hard=True,
-        ticket_model="trained",
         opens=functools.partial(_opened, config, random),
-        looks=True,
-        tune_steps=config.tune_steps or 0,
-        measures={"changed": changed} if searched else {},
+        settings=methods.settings("density", sorted(config.densities, reverse=True)),
+        tune_steps=config.tune_steps,
     )
 
 
-def changed(before, after) -> jax.Array:
-    """Entries of the mask that change in a step, on average over a stretch."""
-    steps = after.count - before.count
-    return (after.changed - before.changed) / jnp.maximum(steps, 1)
-
-
-def _jackpot(name: str, config: Settings, epoch_steps: int) -> Search:
-    every = epoch_steps if config.schedules_every == "epoch" else 1
+def _jackpot(name: str, config: mask_search.Config, epoch_steps: int) -> Search:
+    every = mask_search.every(config, epoch_steps)
     optimizer = optimizers.of_scores(config, config.search_steps, every)
-    if name != "jackpot_restricted":
+    if name in ("jackpot", "jackpot_from_random"):
         return searches.jackpot(optimizer)
-    restriction = RESTRICTIONS.get(config.restriction, lambda *_, **__: None)
+    rate = RESTRICTIONS[config.restriction](config.search_steps, epoch_steps=every)
     return searches.jackpot(
         optimizer,
         absolute=False,
         pruned_score=0.99,
-        restriction=restriction(config.search_steps, epoch_steps=every),
+        restriction=rate if name == "jackpot_restricted" else None,
     )
 
 
-def _opened(config: Settings, random: bool, key, values, initial, trained: Network):
+def _opened(
+    config: mask_search.Config, random: bool, key, values, initial, trained: Network
+):
     del initial
     ticket = Ticket(trained.weights, methods.full(config, trained.weights))
     ticket = prune(

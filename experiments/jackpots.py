@@ -2,12 +2,13 @@
 
 The dense network of each seed is trained. Then masks of several densities are searched
 over its frozen weights, side by side in one program: from the mask of the largest
-magnitudes (`jackpot`), with short restriction (`jackpot_restricted`), and from a random
-mask of the same layer densities (`jackpot_from_random`), beside these two masks without
-a search (`magnitude`, `random`). Accuracy is measured before the first step and after
-every epoch of search; the report shows how fast each search gets where, how much of the
-mask changes in a step, and how far the masks of other criteria overlap with those
-found. Without flags: the digits of scikit-learn, under two minutes on two cores.
+magnitudes (`jackpot`, the released code of 2021), the same by the code of 2023 with
+short restriction and without (`jackpot_restricted`, `jackpot_unrestricted`), and from a
+random mask of the same layer densities (`jackpot_from_random`), beside these two masks
+without a search (`magnitude`, `random`). Accuracy is measured before the first step and
+after every epoch of search; the report shows how fast each search gets where, how much
+of the mask changes in a step, and how far the masks of other criteria overlap with
+those found. Without flags: the digits of scikit-learn, under two minutes on two cores.
 
     python -m experiments.jackpots
 
@@ -36,12 +37,13 @@ Reference:
 import dataclasses
 from typing import ClassVar, Self
 
-from experiments import common, jackpot_methods, run, settings
+from experiments import common, jackpot_methods, mask_search, run, settings
 from experiments.settings import setting
 
 METHODS = (
     "jackpot",
     "jackpot_restricted",
+    "jackpot_unrestricted",
     "jackpot_from_random",
     "magnitude",
     "random",
@@ -72,7 +74,7 @@ PUBLISHED = ANY | {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Settings):
+class Config(mask_search.Config):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS
@@ -84,31 +86,19 @@ class Config(settings.Settings):
         None: ANY,
     }
     EXCLUSIVE: ClassVar = (
-        *settings.Settings.EXCLUSIVE,
-        ("search_steps", "search_epochs"),
+        *mask_search.Config.EXCLUSIVE,
         ("tune_steps", "tune_epochs"),
     )
-    VERDICTS: ClassVar = False
-    controls: ClassVar = ()  # a mask of trained weights is no ticket to train
 
     methods: list[str] | None = setting(None, f"any of {METHODS}, with commas")
-    densities: list[float] = setting((0.2, 0.1, 0.05, 0.02), "with commas")
     rates: str = setting(
         "global",
         f"how the layers share a density, one of {tuple(jackpot_methods.RATES)}: by "
         "one magnitude for all, all alike, or Erdos-Renyi-Kernel",
     )
-    search_epochs: int | None = setting(None, "passes over the data in a search")
-    search_steps: int | None = setting(None, "optimiser steps of a search, not epochs")
-    score_learning_rate: float = setting(
-        0.1, "of the scores, by SGD with momentum 0.9 on a cosine schedule"
-    )
-    score_weight_decay: float = setting(5e-4, "of the scores")
     restriction: str = setting(
-        "quartic", "short restriction's rate: quartic, cosine, or none (always 1)"
-    )
-    schedules_every: str = setting(
-        "epoch", "learning rate and restriction change every epoch or every step"
+        "quartic",
+        f"short restriction's rate, one of {(*jackpot_methods.RESTRICTIONS,)}",
     )
     batch_statistics: str = setting(
         "free",
@@ -126,33 +116,18 @@ class Config(settings.Settings):
 
     def check(self) -> None:
         super().check()
-        settings.each("densities", self.densities, settings.density)
         settings.one_of("rates", self.rates, jackpot_methods.RATES)
-        settings.one_of(
-            "restriction", self.restriction, (*jackpot_methods.RESTRICTIONS, "none")
-        )
-        settings.one_of("schedules_every", self.schedules_every, ("epoch", "step"))
+        settings.one_of("restriction", self.restriction, jackpot_methods.RESTRICTIONS)
         settings.one_of("batch_statistics", self.batch_statistics, ("free", "frozen"))
-        settings.above_zero("score_learning_rate", self.score_learning_rate)
         settings.above_zero("tune_learning_rate", self.tune_learning_rate)
-        settings.not_negative("score_weight_decay", self.score_weight_decay)
-        for name in ("search_epochs", "search_steps"):
-            if getattr(self, name) is not None:
-                settings.least(self, **{name: 1})
         for name in ("tune_epochs", "tune_steps"):
             if getattr(self, name) is not None:
                 settings.least(self, **{name: 0})
 
-    def searches(self) -> int:
-        return self.seeds * len(self.densities)
-
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)
-        return dataclasses.replace(
-            config,
-            search_steps=config.search_steps or config.search_epochs * epoch_steps,
-            tune_steps=config.tune_steps or (config.tune_epochs or 0) * epoch_steps,
-        )
+        steps = config.tune_steps or (config.tune_epochs or 0) * epoch_steps
+        return dataclasses.replace(config, tune_steps=steps)
 
 
 def experiment(config: Config) -> list[dict]:

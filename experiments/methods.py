@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from experiments import optimizers
 from experiments.config import CONV_RATES, Config
@@ -221,12 +222,18 @@ def method(
 
 
 def continuous_sparsification(
-    config: Settings, s0, steps: int, epoch_steps: int, **options
+    config: Settings,
+    s0,
+    steps: int,
+    epoch_steps: int,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    **options,
 ) -> Search:
     """The search with what all experiments can be told of it."""
     every = epoch_steps if config.temperature_every == "epoch" else 1
     return searches.continuous_sparsification(
-        optimizers.of_gated(config),
+        optimizers.of_gated(config) if optimizer is None else optimizer,
         temperature=schedules.temperature(
             config.final_temperature, steps, epoch_steps=every
         ),
@@ -260,20 +267,30 @@ def _scope(config: Config, params: Params):
     """The selection, and the fractions it keeps where they are known beforehand."""
     prunable = full(config, params)
     names = masks.names(prunable)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(prunable)]
     if config.scope == "global":
         return selection.global_top, config.density
     if config.scope == "lottery":
-        conv = CONV_RATES.get(config.model, 1.0)
-        rates = {n: conv for n, s in zip(names, shapes, strict=True) if len(s) > 2}
-        rates |= dict.fromkeys(_output(names, shapes), 0.5)
-        rates = {n: rates.get(n, 1.0) for n in names}
+        rates = lottery_rates(config, params)
         kept = {n: 1 - rate * (1 - config.density) for n, rate in rates.items()}
         return selection.per_layer(selection.at_rates(rates)), kept
     if config.scope == "layer":
         kept = dict.fromkeys(names, config.density)
         return selection.per_layer(selection.equal), kept
     return selection.per_layer(getattr(selection, config.scope)), None
+
+
+def lottery_rates(config: Settings, params: Params) -> dict[str, float]:
+    """How fast the Lottery Ticket paper prunes each layer, in units of the dense ones.
+
+    The output layer at half the rate, and convolutions at that of `CONV_RATES`.
+    """
+    prunable = full(config, params)
+    names = masks.names(prunable)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(prunable)]
+    conv = CONV_RATES.get(config.model, 1.0)
+    rates = {n: conv for n, s in zip(names, shapes, strict=True) if len(s) > 2}
+    rates |= dict.fromkeys(_output(names, shapes), 0.5)
+    return {n: rates.get(n, 1.0) for n in names}
 
 
 def _output(names: list[str], shapes: list[tuple]) -> list[str]:

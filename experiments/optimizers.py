@@ -44,9 +44,21 @@ def of_gated(
     """What trains weights and logits together."""
     rate = dropping(config, config.logit_learning_rate)
     logits = optimizer(config.optimizer, rate, logit_decay)
+    return gated(of_weights(config), logits)
+
+
+def of_gates(config: Settings) -> optax.GradientTransformation:
+    """What trains logits, and leaves the weights as they are."""
+    rate = dropping(config, config.logit_learning_rate)
+    return gated(optax.set_to_zero(), optimizer(config.optimizer, rate, 0.0))
+
+
+def gated(
+    weights: optax.GradientTransformation, logits: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """One optimiser for the weights, another for the logits."""
     return optax.partition(
-        {"weights": of_weights(config), "logits": logits},
-        searches.Gated("weights", "logits"),
+        {"weights": weights, "logits": logits}, searches.Gated("weights", "logits")
     )
 
 
@@ -61,6 +73,16 @@ def of_scores(config: Settings, steps: int, every: int) -> optax.GradientTransfo
         "momentum",
         lambda step: config.score_learning_rate * course(step),
         config.score_weight_decay,
+    )
+
+
+def of_logits(config: Settings, steps: int, every: int) -> optax.GradientTransformation:
+    """What trains the logits of a mask that is drawn: momentum, never decayed."""
+    course = schedules.cosine(steps, epoch_steps=every)
+    if config.mask_schedule == "constant":
+        course = jnp.ones_like
+    return optimizer(
+        "momentum", lambda step: config.mask_learning_rate * course(step), 0.0
     )
 
 
