@@ -69,7 +69,8 @@ class Jobs:
         """In order: a job may need the tickets of those before it."""
         if not any(method.trains_dense for method in self.methods.values()):
             dense = [Lane("dense", "dense", seed, 0) for seed in self.seeds]
-            yield from self._training(dense, self._dense_steps())
+            given = self.config.pretrained is not None
+            yield from self._training(dense, 0 if given else self.config.steps)
         for name, method in self.methods.items():
             yield from self._searching(name, method)
             trained = [] if method.trains_ticket else ["ticket"]
@@ -81,9 +82,6 @@ class Jobs:
             if method.tune_steps:
                 tuned = self._lanes(name, method, ["tuned"])
                 yield from self._training(tuned, method.tune_steps, program=TUNING)
-
-    def _dense_steps(self) -> int:
-        return self.config.steps
 
     def _lanes(self, name: str, method: Method, treatments: Sequence[str]):
         return [

@@ -27,6 +27,8 @@ class Settings:
         serves every other pair.
       EXCLUSIVE: pairs of settings that say the same in two ways.
       VERDICTS: whether a ticket can win: it then trains as the dense network does.
+      batch_statistics: whether those of normalisations are free in a search.
+      pretrained: file of the dense network's weights, where it is not trained.
     """
 
     METHODS: ClassVar[tuple[str, ...]] = ()
@@ -34,6 +36,7 @@ class Settings:
     EXCLUSIVE: ClassVar[tuple] = (("steps", "epochs"),)
     VERDICTS: ClassVar[bool] = True
     batch_statistics: ClassVar[str] = "free"
+    pretrained: ClassVar[str | None] = None
 
     dataset: str = setting(
         "digits", "digits (embedded), or a TFDS image set: mnist, ..."

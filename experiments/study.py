@@ -57,6 +57,14 @@ class Study:
         )
         example = prepare(jnp.asarray(dataset.train.images[:1]))
         self.init = jax.jit(lambda key: model.init(key, example))
+        if config.pretrained is not None:
+            given = models.pretrained.load(
+                config.pretrained,
+                config.model,
+                num_classes=dataset.num_classes,
+                image=example.shape[1:],
+            )
+            self.init = lambda key: given  # of every seed
         self.loss_fn = functools.partial(
             classification.cross_entropy,
             model,

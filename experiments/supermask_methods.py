@@ -56,7 +56,9 @@ def method(
     kind = name.removesuffix(CONSTANT)
     every, length = mask_search.every(config, epoch_steps), config.search_steps
     values = controls.signed_constant if name.endswith(CONSTANT) else lambda t: t
-    densities = methods.settings("density", sorted(config.densities, reverse=True))
+
+    def densities(values):
+        return methods.settings("density", sorted(values, reverse=True))
 
     def opens(key, values_, initial: Network, trained: Network):
         del key, values_, trained
@@ -96,7 +98,7 @@ def method(
             lambda x: searches.edge_popup(optimizer, density=x["density"]),
             steps=length,
             opens=functools.partial(_kaiming, config, name == "edge_popup"),
-            settings=densities,
+            settings=densities(config.popup_densities),
         )
     rates = methods.lottery_rates(config, params)
 
@@ -117,7 +119,7 @@ def method(
         searches.jackpot(optax.set_to_zero()),
         steps=0,
         opens=pruned,
-        settings=densities,
+        settings=densities(config.densities),
     )
 
 

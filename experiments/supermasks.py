@@ -21,7 +21,7 @@ learning of the mask:
 Edge-popup of Conv-4 on CIFAR-10, 100 epochs at density 50%; needs an accelerator:
 
     python -m experiments.supermasks --dataset=cifar10 --data_dir=../shared/tfds \\
-        --model=conv_4 --methods=edge_popup,edge_popup_normal --densities=0.5
+        --model=conv_4 --methods=edge_popup,edge_popup_normal
 
 Outputs and resumption are those of `experiments.ticket_search`, as are most flags.
 
@@ -89,8 +89,9 @@ class Config(mask_search.Config):
 
     methods: list[str] | None = setting(None, f"any of {METHODS}, with commas")
     densities: list[float] = setting(
-        (0.8, 0.5, 0.2, 0.1), "of edge-popup, and of the criteria's masks, with commas"
+        (0.8, 0.5, 0.2, 0.1), "of the criteria's masks, with commas"
     )
+    popup_densities: list[float] = setting((0.5,), "of edge-popup, with commas")
     score_weight_decay: float = setting(1e-4, "of the scores of edge-popup")
     mask_learning_rate: float = setting(
         100.0, "of the logits of learned masks, by SGD with momentum 0.9"
@@ -109,11 +110,16 @@ class Config(mask_search.Config):
 
     def check(self) -> None:
         super().check()
+        settings.each("popup_densities", self.popup_densities, settings.density)
         settings.above_zero("mask_learning_rate", self.mask_learning_rate)
         settings.one_of("mask_schedule", self.mask_schedule, ("constant", "cosine"))
         settings.one_of("read", self.read, ("sample", "threshold"))
         settings.one_of("scale_fan", self.scale_fan, FANS)
         settings.finite("s0", self.s0)
+
+    def searches(self) -> int:
+        settings = (self.densities, self.popup_densities, self.s0_values)
+        return self.seeds * max(map(len, settings))
 
 
 def experiment(config: Config) -> list[dict]:

@@ -64,7 +64,7 @@ def test_every_method_has_a_row_for_every_seed_and_setting(run):
     rows, folder, _ = run
     there = statistics.read_results(folder / "results.csv")
     assert [r["test_accuracy"] for r in there] == [r["test_accuracy"] for r in rows]
-    numbers = {"learned": 1, "rescaled_constant": 1}
+    numbers = {"learned": 1, "rescaled_constant": 1, "edge_popup": 1}
     for method in CONFIG.methods:
         here = statistics.select(rows, method=method, treatment="ticket")
         found = {(row["seed"], row["round"]) for row in here}
@@ -192,6 +192,7 @@ def test_a_mask_may_be_read_by_its_threshold(tmp_path):
     ("change", "message"),
     [
         ({"densities": (1.3,)}, "--densities.*got 1.3"),
+        ({"popup_densities": (0.5, 0.5)}, "--popup_densities: given twice"),
         ({"methods": ("learnt",)}, "unknown method 'learnt'"),
         ({"read": "mean"}, "unknown read 'mean'"),
         ({"scale_fan": "fan"}, "unknown scale_fan 'fan'"),
