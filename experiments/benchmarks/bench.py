@@ -26,7 +26,12 @@ class Sizes:
     epochs: int = 2
     many: int = 8  # seeds at which layouts, batches and models are compared
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
-    models: tuple[str, ...] = models.NAMES
+    models: tuple[str, ...] = tuple(
+        name for name in models.NAMES if name not in ("resnet_50", "vgg_19_bn")
+    )
+    jackpots: tuple[str, ...] = ("lenet_300_100", "resnet_50")
+    jackpot_batch: int = 8  # on CPU, elsewhere:
+    full_batch: int = 256
     wide_models: tuple[tuple[str, int], ...] = (  # model and the most lanes it is given
         ("lenet_300_100", 1024),
         ("resnet_20", 16),
@@ -56,6 +61,7 @@ QUICK = Sizes(
     many=2,
     convolution_models=(),
     models=("lenet_300_100",),
+    jackpots=("lenet_300_100",),
     wide_models=(("lenet_300_100", 1024),),
     memory=(("lenet_300_100", 16),),
     resnet_batch=4,

@@ -24,26 +24,38 @@ STATUS = Path("/proc/self/status")  # where Linux tells what a process holds
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
     """Megabytes at the peak, and their ratio to the prediction; on CPU under Linux."""
-    if jax.default_backend() != "cpu" or not STATUS.exists():
+    if not measurable():
         print("memory: only measured on CPU under Linux, left out", file=sys.stderr)
         return
     sizes = bench.sizes
     for model, images in sizes.memory:
         for seeds in (1, sizes.many):
-            numbers = (seeds, images, sizes.batch_size)
-            command = [sys.executable, "-m", __name__, model, *map(str, numbers)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True)
-            peak, predicted = json.loads(said.stdout.splitlines()[-1])
-            yield measure.number(
-                "memory",
-                f"{model}, seeds {seeds}: peak of a search",
-                "MB",
-                peak / 1e6,
-                {"predicted MB": predicted / 1e6, "of predicted": peak / predicted},
-            )
+            yield row("memory", "imp", model, seeds, images, sizes.batch_size)
 
 
-def _search(model: str, seeds: int, images: int, batch_size: int):
+def measurable() -> bool:
+    """Whether the system tells what a process holds, and that is all there is."""
+    return jax.default_backend() == "cpu" and STATUS.exists()
+
+
+def row(
+    section: str, method: str, model: str, seeds: int, images: int, batch_size: int
+) -> measure.Row:
+    """The peak of one search, in a process of its own."""
+    numbers = map(str, (seeds, images, batch_size))
+    command = [sys.executable, "-m", __name__, method, model, *numbers]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    peak, predicted = json.loads(said.stdout.splitlines()[-1])
+    return measure.number(
+        section,
+        f"{model}, seeds {seeds}: peak of a search",
+        "MB",
+        peak / 1e6,
+        {"predicted MB": predicted / 1e6, "of predicted": peak / predicted},
+    )
+
+
+def _search(method: str, model: str, seeds: int, images: int, batch_size: int):
     """Peak and predicted bytes of two rounds of a few steps, with all their tests."""
     common.use_devices(compilation_cache=False)
     dataset = tasks.dataset_of(model)
@@ -53,7 +65,7 @@ def _search(model: str, seeds: int, images: int, batch_size: int):
     both = programs.Data(what.train, held_out)
     # All seeds in one program: what its turns keep counts too.
     where = where._replace(turns=-(-seeds // where.width))
-    run = search.Search(what, both, seeds, where)
+    run = search.Search(what, both, seeds, where, method)
     size = where.mesh.size * run.compile_stretch()
     run.compile(rounds=2)
     run.data = None
@@ -74,4 +86,4 @@ def _held(what: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_search(sys.argv[1], *map(int, sys.argv[2:]))))
+    print(json.dumps(_search(*sys.argv[1:3], *map(int, sys.argv[3:]))))

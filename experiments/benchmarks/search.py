@@ -78,9 +78,9 @@ def _data(bench):
 class Search:
     """The search of some seeds, group after group, by the loop of the experiments."""
 
-    def __init__(self, what, dataset, seeds, where):
+    def __init__(self, what, dataset, seeds, where, method="imp"):
         self.what = what
-        self.program = trainer.search_program(what, where)
+        self.program = trainer.search_program(what, where, method)
         self.data = lanes.everywhere(where, dataset)
         self.groups = lanes.groups(range(seeds), where.width)
         self.init = jax.jit(jax.vmap(what.init))

@@ -8,14 +8,30 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments import config as settings
 from experiments import methods
 from experiments.settings import resolve
-from jaxticket import classification, data, masks, models, training
+from jaxticket import (
+    classification,
+    data,
+    masks,
+    models,
+    prune,
+    scores,
+    searches,
+    training,
+)
 from jaxticket.base import Search, Ticket
 
-DATASETS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+DATASETS = {
+    "mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "imagenet": (224, 224, 3),  # of noise: no such data set is read
+}
+CLASSES = {"imagenet": 1000}
+DENSITY = 0.1  # of a jackpot
 
 
 class Task(NamedTuple):
@@ -55,7 +71,9 @@ def on_noise(model: str, images: int, batch_size: int) -> Task:
 
 def dataset_of(model: str) -> str:
     """The data set whose images a model of the zoo is made for."""
-    return "mnist" if model in ("mlp", "lenet_300_100") else "cifar10"
+    if model in ("mlp", "lenet_300_100", "lenet_5"):
+        return "mnist"
+    return "imagenet" if model in ("resnet_50", "vgg_19_bn") else "cifar10"
 
 
 def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
@@ -70,7 +88,7 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
             epochs=1,
         )
     )
-    network = models.create(model, num_classes=10)
+    network = models.create(model, num_classes=CLASSES.get(dataset, 10))
     prepare = data.normalizer("standard", train.images, name=dataset)
     example = prepare(jnp.asarray(train.images[:1]))
 
@@ -88,6 +106,14 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     def continuous_sparsification(s0):
         return methods.continuous_sparsification(config, s0, per_epoch, per_epoch)
 
+    def jackpot(_):
+        search = searches.jackpot(optax.sgd(0.1, momentum=0.9))
+
+        def init(key, ticket):
+            return search.init(key, prune(ticket, scores.magnitude, DENSITY))
+
+        return search._replace(init=init)
+
     return Task(
         config,
         init,
@@ -104,5 +130,6 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
                 "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
             ).search,
             "continuous_sparsification": continuous_sparsification,
+            "jackpot": jackpot,
         },
     )

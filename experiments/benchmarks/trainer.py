@@ -117,14 +117,16 @@ def epoch(
     return work, seeds * steps * batch_size
 
 
-def search_program(what: tasks.Task, where: lanes.Layout) -> programs.Program:
-    """IMP as the experiments compile it, with a test after every stretch."""
+def search_program(
+    what: tasks.Task, where: lanes.Layout, method: str = "imp"
+) -> programs.Program:
+    """A search as the experiments compile it, with a test after every stretch."""
 
     def evaluate(params, model_state, held_out):
         return what.metrics_of(params, model_state, held_out)._asdict()
 
     return programs.program(
-        what.searches["imp"],
+        what.searches[method],
         what.loss_fn,
         evaluate,
         classification.Metrics._fields,

@@ -1,0 +1,41 @@
+"""A step of a jackpot search, up to ResNet-50 at 224x224: images a second, memory."""
+
+from collections.abc import Iterator
+
+import jax
+
+from experiments.benchmarks import measure, memory, trainer
+from experiments.benchmarks.bench import Bench
+
+
+def rows(bench: Bench) -> Iterator[measure.Row]:
+    """One search on one device, beside the training of the same network.
+
+    `of training`: the time of a step over that of SGD with momentum, which updates the
+    weights and selects nothing. Then the memory of the search, see `memory`.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    batch = bench.sizes.jackpot_batch if on_cpu else bench.sizes.full_batch
+    for model in bench.sizes.jackpots:
+        works = {}
+        for method in ("nesterov", "jackpot"):
+            works[method], images = trainer.epoch(
+                model,
+                method,
+                seeds=1,
+                images=2 * batch,
+                batch_size=batch,
+                devices=1,
+            )
+        times = bench.together(works)
+        for method, name in (("nesterov", "training"), ("jackpot", "jackpot search")):
+            yield measure.rate(
+                "jackpots",
+                f"{model}, batch {batch}: {name}",
+                times[method],
+                "images/s",
+                images,
+                {"of training": measure.ratio(times[method], times["nesterov"])},
+            )
+        if memory.measurable():
+            yield memory.row("jackpots", "jackpot", model, 1, 2 * batch, batch)
