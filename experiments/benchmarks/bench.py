@@ -9,6 +9,8 @@ from experiments import layouts
 from experiments.benchmarks import measure
 from jaxticket import lanes, models
 
+_IMAGENET = ("resnet_50", "vgg_19_bn")  # made for other images than are drawn here
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -26,7 +28,9 @@ class Sizes:
     epochs: int = 2
     many: int = 8  # seeds at which layouts, batches and models are compared
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
-    models: tuple[str, ...] = models.NAMES
+    models: tuple[str, ...] = tuple(
+        name for name in models.NAMES if name not in _IMAGENET
+    )
     wide_models: tuple[tuple[str, int], ...] = (  # model and the most lanes it is given
         ("lenet_300_100", 1024),
         ("resnet_20", 16),

@@ -55,7 +55,7 @@ def on_noise(model: str, images: int, batch_size: int) -> Task:
 
 def dataset_of(model: str) -> str:
     """The data set whose images a model of the zoo is made for."""
-    return "mnist" if model in ("mlp", "lenet_300_100") else "cifar10"
+    return "mnist" if model in ("mlp", "lenet_300_100", "lenet_5") else "cifar10"
 
 
 def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:

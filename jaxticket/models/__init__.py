@@ -29,11 +29,16 @@ __all__ = [
 NAMES = (
     "mlp",
     "lenet_300_100",
+    "lenet_5",
     "conv_2",
     "conv_4",
     "conv_6",
     "resnet_20",
+    "resnet_32",
+    "resnet_50",
     "vgg_16",
+    "vgg_19",
+    "vgg_19_bn",
 )
 
 
