@@ -13,7 +13,7 @@ from jaxticket.models.model import (
     from_linen,
     from_nnx,
 )
-from jaxticket.models.rules import is_convolution
+from jaxticket.models.rules import is_convolution, is_hidden
 
 __all__ = [
     "NAMES",
@@ -24,6 +24,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "is_convolution",
+    "is_hidden",
 ]
 
 NAMES = (

@@ -12,3 +12,12 @@ def is_convolution(path: tuple, leaf: jax.Array) -> bool:
     the shortcuts nor the output layer: what Continuous Sparsification prunes.
     """
     return masks.is_kernel(path, leaf) and masks.name(path).startswith("conv_")
+
+
+def is_hidden(path: tuple, leaf: jax.Array) -> bool:
+    """Every kernel but that of the layer `output`.
+
+    Of a network whose other layers are convolutions, all of these, the projections of
+    its shortcuts among them: what lottery jackpots prune.
+    """
+    return masks.is_kernel(path, leaf) and not masks.name(path).startswith("output/")
