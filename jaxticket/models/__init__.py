@@ -6,6 +6,7 @@ Importing this imports no network library; `create` imports flax.
 import difflib
 import importlib
 
+from jaxticket.models import pretrained
 from jaxticket.models.model import (
     Model,
     from_equinox,
@@ -25,6 +26,7 @@ __all__ = [
     "from_nnx",
     "is_convolution",
     "is_hidden",
+    "pretrained",
 ]
 
 NAMES = (
