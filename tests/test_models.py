@@ -44,26 +44,49 @@ def init_shapes(model, *shape):
         ("conv_6", (8, 8, 1), 1_143_360 + 256 * 256 + 68_096),
         ("resnet_20", (32, 32, 3), 267_696 + 2560 + 640),
         ("vgg_16", (32, 32, 3), 14_710_464 + 5120),
+        ("lenet_5", (28, 28, 1), 150 + 2400 + 48_000 + 10_080 + 840),
+        ("vgg_19", (32, 32, 3), 20_018_880 + 5120),
+        ("resnet_32", (32, 32, 3), 1_844_064 + 1280),
+        ("resnet_50", (224, 224, 3), 23_454_912 + 20_480),
+        ("vgg_19_bn", (224, 224, 3), 20_018_880 + 25_088 * 4096 + 4096 * 4106),
     ],
 )
 def test_weight_counts(name, shape, expected):
     assert count(init_shapes(models.create(name), *shape)) == expected
 
 
-@pytest.mark.parametrize("shape", [(7, 8, 1), (8, 8)])
-def test_too_small_images_are_refused(shape):
-    with pytest.raises(ValueError, match=r"got images of shape .* at least 8x8"):
-        init_shapes(models.create("conv_6"), *shape)
+@pytest.mark.parametrize(
+    ("name", "shape", "smallest"),
+    [("conv_6", (7, 8, 1), 8), ("conv_6", (8, 8), 8), ("lenet_5", (12, 11, 1), 12)],
+)
+def test_too_small_images_are_refused(name, shape, smallest):
+    needed = rf"got images of shape .* at least {smallest}x{smallest}"
+    with pytest.raises(ValueError, match=needed):
+        init_shapes(models.create(name), *shape)
+
+
+def test_unknown_shortcut():
+    with pytest.raises(ValueError, match="shortcut is 'none'; it must be 'projection'"):
+        init_shapes(models.create("resnet_20", shortcut="none"), 8, 8, 3)
+
+
+NARROW = {
+    "resnet_32": {"blocks": (1, 1, 1)},
+    "resnet_50": {"width": 8, "blocks": (1, 2)},
+    "vgg_19": {"widths": ((8, 8), (16,))},
+    "vgg_19_bn": {"widths": ((8, 8), (16,)), "hidden": (32, 32)},
+}
 
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_zoo_computes_in_bfloat16_with_float32_params(name):
-    model = models.create(name, num_classes=3, dtype=jnp.bfloat16)
+    options = {"num_classes": 3, **NARROW.get(name, {})}
+    model = models.create(name, dtype=jnp.bfloat16, **options)
     x = jax.random.normal(KEY, (2, 32, 32, 1))
     params, state = jax.jit(model.init)(KEY, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     logits, _ = model.apply(params, state, x)
-    exact, _ = models.create(name, num_classes=3).apply(params, state, x)
+    exact, _ = models.create(name, **options).apply(params, state, x)
     assert logits.shape == (2, 3)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, exact, atol=0.05)
@@ -93,11 +116,12 @@ def test_unknown_name():
 
 
 def test_import_is_light():
-    code = "import sys, jaxticket.models; print('flax' in sys.modules)"
+    heavy = "{'flax', 'safetensors'}"
+    code = f"import sys, jaxticket.models; print({heavy} & sys.modules.keys())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "False\n"
+    assert done.stdout == "set()\n"
 
 
 def linen():
@@ -190,6 +214,7 @@ CASES = [  # image, kernel, in, out, strides, padding
     ((8, 9), (5, 5), 6, 2, (2, 2), "SAME"),
     ((9, 9), (5, 3), 6, 2, (2, 1), "VALID"),
     ((8, 8), (3, 3), 5, 2, (1, 1), ((0, 2), (1, 0))),
+    ((13, 10), (7, 7), 3, 4, (2, 2), ((3, 3), (3, 3))),
 ]
 OURS = [impl for impl in convolution.IMPLS if impl != "lax"]
 

@@ -1,4 +1,4 @@
-"""ResNet-20 and VGG-16: against NumPy and PyTorch, their statistics, over seeds."""
+"""Networks for small images: against NumPy and PyTorch, their statistics, seeds."""
 
 import math
 
@@ -11,7 +11,8 @@ from jaxticket import masks, models
 
 KEY = jax.random.key(0)
 NAMES = ("resnet_20", "vgg_16")
-SIZE = {"resnet_20": 16, "vgg_16": 32}  # of the images: the least that tests all
+# Of the images: the least that tests all, odd where every second pixel is taken.
+SIZE = {"resnet_20": 16, "resnet_32": 11, "vgg_16": 32}
 
 
 def example(name, batch=4, **options):
@@ -74,6 +75,20 @@ class Numpy:
             x = np.maximum(x + normed(2 * block + 2, y), 0)
         return self.output(x)
 
+    def resnet_32(self, x):
+        def normed(layer, x, stride=1):
+            return self.norm(f"norm_{layer}", self.conv(f"conv_{layer}", x, stride))
+
+        x = np.maximum(normed(0, x), 0)
+        for block in range(5):
+            halves = block in (2, 4)
+            y = np.maximum(normed(2 * block + 1, x, 2 if halves else 1), 0)
+            if halves:  # to twice the channels, the old ones in the middle
+                x, more = x[:, ::2, ::2], np.zeros_like(x[:, ::2, ::2, ::2])
+                x = np.concatenate([more, x, more], -1)
+            x = np.maximum(x + normed(2 * block + 2, y), 0)
+        return self.output(x)
+
     def vgg_16(self, x):
         pooled = (1, 3, 6, 9, 12)
         for layer in range(13):
@@ -95,9 +110,10 @@ def close(actual, expected, rtol=1e-4):
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "resnet_32"])
 def test_forward_pass_equals_numpy(name, train):
-    model, params, state, x = example(name)
+    short = {"width": 4, "blocks": (2, 2, 1)}
+    model, params, state, x = example(name, **short if name == "resnet_32" else {})
     logits, new_state = jax.jit(model.apply, static_argnames="train")(
         params, state, x, train=train
     )
@@ -225,18 +241,41 @@ def test_bfloat16_keeps_statistics_in_float32(name):
     assert (logits != expected[0]).any()
 
 
-def test_what_is_pruned():
-    params = jax.eval_shape(
-        models.create("resnet_20").init, KEY, jnp.zeros((2, 32, 32, 3))
-    )[0]
+def init_shapes(name, shape, num_classes=10):
+    model = models.create(name, num_classes)
+    return jax.eval_shape(model.init, KEY, jnp.zeros((2, *shape)))[0]
 
-    def size(prunable):
-        mask = jax.eval_shape(lambda: masks.full(zeros, prunable))
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(mask))
 
+def prunable(params, rule):
+    """How many weights the rule lets prune."""
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-    assert size(models.is_convolution) == 267_696
-    assert size(masks.is_kernel) == 267_696 + 2560 + 640
+    mask = jax.eval_shape(lambda: masks.full(zeros, rule))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(mask))
+
+
+def test_what_is_pruned():
+    params = init_shapes("resnet_20", (32, 32, 3))
+    assert prunable(params, models.is_convolution) == 267_696
+    assert prunable(params, models.is_hidden) == 267_696 + 2560
+    assert prunable(params, masks.is_kernel) == 267_696 + 2560 + 640
     shortcuts = [params[f"shortcut_{stage}"]["kernel"] for stage in (1, 2)]
     assert [leaf.shape for leaf in shortcuts] == [(1, 1, 16, 32), (1, 1, 32, 64)]
     assert sum(leaf.size for leaf in shortcuts) == 2560
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("lenet_300_100", (28, 28, 1), 265_200),
+        ("lenet_5", (28, 28, 1), 61_470 - 840),
+        ("vgg_19", (32, 32, 3), 20_018_880),
+        ("resnet_32", (32, 32, 3), 1_844_064),
+        ("resnet_50", (224, 224, 3), 23_454_912),
+    ],
+)
+def test_all_but_the_output_layer_can_be_pruned(name, shape, expected):
+    params = init_shapes(name, shape)
+    assert prunable(params, models.is_hidden) == expected
+    assert (
+        prunable(params, masks.is_kernel) == expected + params["output"]["kernel"].size
+    )

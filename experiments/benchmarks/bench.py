@@ -9,6 +9,8 @@ from experiments import layouts
 from experiments.benchmarks import measure
 from jaxticket import lanes, models
 
+_IMAGENET = ("resnet_50", "vgg_19_bn")  # made for other images than are drawn here
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -27,7 +29,7 @@ class Sizes:
     many: int = 8  # seeds at which layouts, batches and models are compared
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
     models: tuple[str, ...] = tuple(
-        name for name in models.NAMES if name not in ("resnet_50", "vgg_19_bn")
+        name for name in models.NAMES if name not in _IMAGENET
     )
     jackpots: tuple[str, ...] = ("lenet_300_100", "resnet_50")
     jackpot_batch: int = 8  # on CPU, elsewhere:

@@ -6,6 +6,7 @@ Importing this imports no network library; `create` imports flax.
 import difflib
 import importlib
 
+from jaxticket.models import pretrained
 from jaxticket.models.model import (
     Model,
     from_equinox,
@@ -25,16 +26,22 @@ __all__ = [
     "from_nnx",
     "is_convolution",
     "is_hidden",
+    "pretrained",
 ]
 
 NAMES = (
     "mlp",
     "lenet_300_100",
+    "lenet_5",
     "conv_2",
     "conv_4",
     "conv_6",
     "resnet_20",
+    "resnet_32",
+    "resnet_50",
     "vgg_16",
+    "vgg_19",
+    "vgg_19_bn",
 )
 
 

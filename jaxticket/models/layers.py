@@ -38,9 +38,50 @@ class Conv(nn.Module):
         return y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
 
 
+def centred(
+    features: int,
+    size: int,
+    stride: int,
+    *,
+    dtype: jnp.dtype | None,
+    impl: str,
+    name: str,
+) -> nn.Module:
+    """A square convolution without bias, padded by half its size as in PyTorch.
+
+    With "SAME" strides would pad at the end alone.
+    """
+    return Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        padding=((size // 2, size // 2),) * 2,
+        use_bias=False,
+        dtype=dtype,
+        impl=impl,
+        name=name,
+    )
+
+
 def dense(features: int, *, dtype: jnp.dtype | None, name: str) -> nn.Module:
     """A fully connected layer, initialised as all layers of the zoo are."""
     return nn.Dense(features, dtype=dtype, kernel_init=glorot_normal, name=name)
+
+
+def hidden(
+    x: jax.Array,
+    widths: Sequence[int],
+    *,
+    dropout: float,
+    dtype: jnp.dtype | None,
+    train: bool,
+) -> jax.Array:
+    """The ReLU layers `fc_0`, `fc_1`, ... on flattened inputs, each with dropout."""
+    x = x.reshape(x.shape[0], -1)
+    for layer, width in enumerate(widths):
+        x = nn.relu(dense(width, dtype=dtype, name=f"fc_{layer}")(x))
+        x = nn.Dropout(dropout, deterministic=not train)(x)
+    return x
 
 
 def logits(num_classes: int, x: jax.Array, *, dtype: jnp.dtype | None) -> jax.Array:
@@ -49,11 +90,10 @@ def logits(num_classes: int, x: jax.Array, *, dtype: jnp.dtype | None) -> jax.Ar
     return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
 
-def check_images(shape: Sequence[int], *, poolings: int) -> None:
-    """Refuses images that so many halvings would leave without a pixel."""
-    smallest = 2**poolings
+def check_images(shape: Sequence[int], *, smallest: int) -> None:
+    """Refuses images of which the network would leave no pixel."""
     if len(shape) != 4 or min(shape[1:3]) < smallest:
         raise ValueError(
-            f"got images of shape {shape}; {poolings} poolings need "
+            f"got images of shape {shape}; the network needs "
             f"[batch, height, width, channels] of at least {smallest}x{smallest}"
         )

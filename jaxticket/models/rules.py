@@ -15,5 +15,9 @@ def is_convolution(path: tuple, leaf: jax.Array) -> bool:
 
 
 def is_hidden(path: tuple, leaf: jax.Array) -> bool:
-    """Every kernel but those of the output layer: what lottery jackpots prune."""
+    """Every kernel but that of the layer `output`.
+
+    Of a network whose other layers are convolutions, all of these, the projections of
+    its shortcuts among them: what lottery jackpots prune.
+    """
     return masks.is_kernel(path, leaf) and not masks.name(path).startswith("output/")

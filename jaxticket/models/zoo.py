@@ -5,64 +5,14 @@ that a rule by path tells convolutions, hidden layers and the output layer apart
 projections of a residual network are `shortcut_1`, ....
 """
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxticket.models import convolution, layers
+from jaxticket.models.bottleneck import Bottlenecks
+from jaxticket.models.plain import MLP, ConvNet, LeNet5
 from jaxticket.models.resnet import ResNet
 from jaxticket.models.vgg import VGG
 
-
-class MLP(nn.Module):
-    """Fully connected ReLU layers on flattened inputs of any shape.
-
-    Attributes:
-      num_classes: width of the output layer.
-      hidden: widths of the hidden layers.
-      dropout: fraction of each hidden layer's activations dropped in training.
-      dtype: computed in, or None for that of the inputs and parameters, which stay
-        float32; the logits are float32 at least.
-    """
-
-    num_classes: int = 10
-    hidden: tuple[int, ...] = (300, 100)
-    dropout: float = 0.0
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps `[batch, ...]` to logits `[batch, num_classes]`."""
-        x = x.reshape(x.shape[0], -1)
-        for layer, width in enumerate(self.hidden):
-            x = nn.relu(layers.dense(width, dtype=self.dtype, name=f"fc_{layer}")(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return layers.logits(self.num_classes, x, dtype=self.dtype)
-
-
-class ConvNet(MLP):
-    """Pairs of 3x3 convolutions, each followed by 2x2 max-pooling, then an `MLP`.
-
-    Attributes:
-      widths: channels of each pair.
-      impl: of the convolutions, see `convolution.conv`.
-    """
-
-    hidden: tuple[int, ...] = (256, 256)
-    widths: tuple[int, ...] = (64,)
-    impl: str = "auto"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
-        layers.check_images(x.shape, poolings=len(self.widths))
-        for pair, width in enumerate(self.widths):
-            for layer in (2 * pair, 2 * pair + 1):
-                name = f"conv_{layer}"
-                conv = layers.Conv(width, dtype=self.dtype, impl=self.impl, name=name)
-                x = nn.relu(conv(x))
-            x = convolution.max_pool(x)
-        return super().__call__(x, train=train)
+_VGG_19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 
 
 def mlp(num_classes: int = 10, **options) -> nn.Module:
@@ -73,6 +23,11 @@ def mlp(num_classes: int = 10, **options) -> nn.Module:
 def lenet_300_100(num_classes: int = 10, **options) -> nn.Module:
     """LeNet-300-100: 266,200 weights for 28x28 images and 10 classes."""
     return MLP(num_classes, hidden=(300, 100), **options)
+
+
+def lenet_5(num_classes: int = 10, **options) -> nn.Module:
+    """LeNet-5: 61,470 weights for 28x28x1 images and 10 classes."""
+    return LeNet5(num_classes, **options)
 
 
 def conv_2(num_classes: int = 10, **options) -> nn.Module:
@@ -95,6 +50,61 @@ def resnet_20(num_classes: int = 10, **options) -> nn.Module:
     return ResNet(num_classes, **options)
 
 
+def resnet_32(
+    num_classes: int = 10,
+    *,
+    width: int = 32,
+    blocks: tuple[int, ...] = (5, 5, 5),
+    **options,
+) -> nn.Module:
+    """ResNet-32 of twice the width: 1,845,344 weights, 1,844,064 in convolutions."""
+    return ResNet(num_classes, width, blocks, shortcut="pad", **options)
+
+
+def resnet_50(num_classes: int = 10, **options) -> nn.Module:
+    """ResNet-50 for ImageNet, torchvision's `resnet50`.
+
+    For 1000 classes it has 25,557,032 parameters, 25,502,912 of them weights and of
+    those 23,454,912 in convolutions: 2,768,896 in the shortcuts.
+    """
+    return Bottlenecks(num_classes, **options)
+
+
 def vgg_16(num_classes: int = 10, **options) -> nn.Module:
     """VGG-16: 14,715,584 weights for 10 classes."""
     return VGG(num_classes, **options)
+
+
+def vgg_19(
+    num_classes: int = 10,
+    *,
+    widths: tuple[tuple[int, ...], ...] = _VGG_19,
+    **options,
+) -> nn.Module:
+    """VGG-19 for CIFAR: 20,024,000 weights for 10 classes, 20,018,880 convolutional."""
+    return VGG(num_classes, widths=widths, **options)
+
+
+def vgg_19_bn(
+    num_classes: int = 10,
+    *,
+    widths: tuple[tuple[int, ...], ...] = _VGG_19,
+    hidden: tuple[int, ...] = (4096, 4096),
+    dropout: float = 0.5,
+    **options,
+) -> nn.Module:
+    """VGG-19 with batch normalisation for ImageNet, torchvision's `vgg19_bn`.
+
+    Of 224x224x3 images and 1000 classes it has 143,678,248 parameters, 143,652,544 of
+    them weights and of those 20,018,880 in convolutions, which have biases here. Other
+    sizes of images give the first hidden layer another width, where torchvision resizes
+    its input to 7x7.
+    """
+    return VGG(
+        num_classes,
+        widths=widths,
+        use_bias=True,
+        hidden=hidden,
+        dropout=dropout,
+        **options,
+    )
