@@ -31,6 +31,27 @@ def methods(rows: Iterable[statistics.Row]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
+def panels(count: int):
+    """A drawing with so many panels, which share one axis of heights."""
+    from matplotlib import figure  # here: importing the experiment stays light
+
+    across = 2 if count == 4 else min(3, count)
+    down = math.ceil(count / across)
+    size = (1.0 + 4.2 * across, 0.9 + 3.1 * down)
+    drawing = figure.Figure(figsize=size, layout="constrained")
+    found = drawing.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for axes in found[count:]:
+        axes.set_visible(False)
+    return drawing, found[:count]
+
+
+def label_heights(panels, label: str) -> None:
+    """Names the heights of the panels at the left."""
+    for axes in panels:
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(label)
+
+
 def dense_band(axes, dense: statistics.Interval) -> dict[str, Any]:
     """The dense network: a line at its mean, a band over its interval."""
     if math.isnan(dense.mean):
@@ -105,10 +126,11 @@ def heights(panels) -> np.ndarray:
 
 def legend(drawing, handles: dict[str, Any]) -> None:
     """Below the panels, where it covers no data."""
+    most = max(4, int(drawing.get_figwidth() / 2.4))
     drawing.legend(
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=max(1, min(4, len(handles))),
+        ncols=max(1, min(most, len(handles))),
         frameon=False,
     )

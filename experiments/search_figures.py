@@ -4,7 +4,6 @@ They are drawn of every run whose `metrics.jsonl` counts the entries of a mask t
 change.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +40,7 @@ def _search_curves(looks, names: Sequence[str], rows, colours: dict[str, str]):
     unit = search_curves.epochs_of_a_step(rows)
     moving = [record for record in looks if record["method"] in names]
     settings = _some(statistics.distinct(moving, "setting"), PANELS)
-    drawing, panels = _panels(len(settings))
+    drawing, panels = drawings.panels(len(settings))
     dense = statistics.interval(
         100 * row["test_accuracy"] for row in statistics.select(rows, treatment="dense")
     )
@@ -49,6 +48,7 @@ def _search_curves(looks, names: Sequence[str], rows, colours: dict[str, str]):
     for axes, setting in zip(panels, settings, strict=True):
         here = statistics.select(looks, setting=setting)
         handles |= drawings.dense_band(axes, dense)
+        axes.set_xlabel("epochs of search")
         for method in statistics.distinct(here, "method"):
             ours = statistics.select(here, method=method)
             colour = colours.get(method, drawings.GREY)
@@ -62,11 +62,9 @@ def _search_curves(looks, names: Sequence[str], rows, colours: dict[str, str]):
                 line = axes.axhline(mean, color=colour, linestyle="--", linewidth=1.4)
                 handles[name] = line
         axes.set_title(_title(setting, here))
-        axes.set_xlabel("epochs of search")
         axes.grid(alpha=0.25)
     drawings.accuracy_axis(panels)
-    for axes in drawing.axes[:: _across(len(settings))]:
-        axes.set_ylabel("test accuracy, %")
+    drawings.label_heights(panels, "test accuracy, %")
     drawings.legend(drawing, handles)
     return drawing
 
@@ -110,24 +108,6 @@ def _some(settings: Sequence[str], most: int) -> list[str]:
     """All, or as many as fit, from the first to the last."""
     chosen = np.linspace(0, len(settings) - 1, min(most, len(settings)))
     return [settings[i] for i in np.round(chosen).astype(int)]
-
-
-def _across(count: int) -> int:
-    return 2 if count == 4 else min(3, count)
-
-
-def _panels(count: int):
-    """A drawing with so many panels, which share one axis of heights."""
-    from matplotlib import figure  # here: importing the experiment stays light
-
-    across = _across(count)
-    down = math.ceil(count / across)
-    size = (1.0 + 4.2 * across, 0.9 + 3.1 * down)
-    drawing = figure.Figure(figsize=size, layout="constrained")
-    panels = drawing.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for axes in panels[count:]:
-        axes.set_visible(False)
-    return drawing, panels[:count]
 
 
 def _title(setting: str, records) -> str:

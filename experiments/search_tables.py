@@ -7,8 +7,8 @@ from experiments import statistics, tables
 from experiments.statistics import Row
 
 ACCURACIES = (
-    "density\n%",
     "method",
+    "density\n%",
     "before\nsearch\n%",
     "final\nepoch\n%",
     "best\nepoch\n%",
@@ -16,8 +16,8 @@ ACCURACIES = (
 )
 TUNED = "weights\ntuned\n%"
 COSTS = (
-    "density\n%",
     "method",
+    "density\n%",
     "accuracy\nto reach\n%",
     "seeds that\nreach it",
     "epochs",
@@ -117,7 +117,7 @@ def _costs(group: Sequence[Row]) -> list[str]:
 
 def _names(group: Sequence[Row]) -> list[str]:
     density = statistics.interval(row["density"] for row in group).mean
-    return [f"{100 * density:.3g}", group[0]["method"].replace("_", " ")]
+    return [group[0]["method"].replace("_", " "), f"{100 * density:.3g}"]
 
 
 def _spread(values: Sequence[float]) -> str:
