@@ -7,7 +7,7 @@ from experiments import drawings, statistics
 
 def learning_curves(dense, records, rows, colour: str):
     """Validation loss and test accuracy of dense, ticket and control, by the step."""
-    from matplotlib import figure, ticker
+    from matplotlib import figure
 
     rounds = sorted(statistics.distinct(rows, "round"))
     chosen = sorted({rounds[(len(rounds) - 1) // 2], rounds[-1]})
@@ -24,8 +24,8 @@ def learning_curves(dense, records, rows, colour: str):
             curves[name] = (found, colour, line)
         for name, (found, hue, line) in curves.items():
             if found:
-                handles[name] = _curve(loss, found, "validation_loss", 1, hue, line)
-                _curve(accuracy, found, "test_accuracy", 100, hue, line)
+                handles[name] = curve(loss, found, "validation_loss", 1, hue, line)
+                curve(accuracy, found, "test_accuracy", 100, hue, line)
         tickets = statistics.select(rows, treatment="ticket", round=round_)
         density = statistics.interval(row["density"] for row in tickets).mean
         name = statistics.select(rows, round=round_)[0]["setting"] or f"round {round_}"
@@ -35,13 +35,9 @@ def learning_curves(dense, records, rows, colour: str):
         accuracy.set_xlabel("optimiser step")
     loss, accuracy = panels[:, 0]
     loss.set_ylabel("validation loss")
-    if (_drawn(panels[0]) > 0).any():  # a log axis fails where every loss is NaN
-        loss.set_yscale("log")
-        loss.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        loss.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        loss.yaxis.set_minor_formatter(ticker.NullFormatter())
+    drawings.log_axis(loss, panels[0])
     accuracy.set_ylabel("test accuracy, %")
-    values = _drawn(panels[1])
+    values = drawings.heights(panels[1])
     if values.size:  # crop the steep start, so that the ends can be told apart
         low, high = np.quantile(values, 0.2), values.max()
         margin = 0.1 * (high - low) + 0.1
@@ -50,8 +46,20 @@ def learning_curves(dense, records, rows, colour: str):
     return drawing
 
 
-def _curve(axes, records, column: str, scale: float, colour: str, line: str):
-    """Draws the mean over seeds, and its interval as a band; returns the line."""
+def curve(
+    axes, records, column: str, scale: float, colour: str, line: str, unit: float = 1
+):
+    """Draws the mean over seeds, and its interval as a band; returns the line.
+
+    Args:
+      axes: where.
+      records: of the seeds.
+      column: what to draw.
+      scale: factor of its values.
+      colour: of line and band.
+      line: its style.
+      unit: factor of the steps.
+    """
     values: dict[int, dict[int, float]] = {}
     for record in records:  # after a resume a step may come twice: the later stands
         values.setdefault(record["step"], {})[record["seed"]] = scale * record[column]
@@ -59,14 +67,8 @@ def _curve(axes, records, column: str, scale: float, colour: str, line: str):
     means, widths = np.transpose(
         [statistics.interval(values[step].values()) for step in steps]
     )
+    places = [unit * step for step in steps]
     axes.fill_between(
-        steps, means - widths, means + widths, color=colour, alpha=0.12, linewidth=0
+        places, means - widths, means + widths, color=colour, alpha=0.12, linewidth=0
     )
-    return axes.plot(steps, means, color=colour, linestyle=line, linewidth=1.6)[0]
-
-
-def _drawn(panels) -> np.ndarray:
-    """The finite heights of all lines."""
-    lines = [line.get_ydata() for axes in panels for line in axes.lines]
-    values = np.concatenate([*lines, []])
-    return values[np.isfinite(values)]
+    return axes.plot(places, means, color=colour, linestyle=line, linewidth=1.6)[0]

@@ -5,7 +5,15 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from experiments import common, curves, drawings, statistics
+from experiments import (
+    common,
+    curves,
+    drawings,
+    overlap_tables,
+    search_curves,
+    search_figures,
+    statistics,
+)
 
 CAPTIONS = {
     "accuracy": "Test accuracy at the early-stopping step, against density. Here "
@@ -36,7 +44,14 @@ def draw(output_dir: str | Path) -> list[Path]:
     }
     if drawings.methods(rows):
         drawn["comparison"] = _comparison(rows)
+    drawn |= search_figures.drawn(records, rows)
+    if found := overlap_tables.read(folder):
+        names = search_curves.searched(records) or statistics.distinct(found, "method")
+        drawn["overlaps"] = overlap_tables.figure(found, names)
+    tickets = statistics.select(records, treatment="ticket")
     for method, colour in drawings.methods(rows).items():
+        if not any(r["step"] for r in statistics.select(tickets, method=method)):
+            continue  # masks that were only tested
         drawn[f"learning_curves_{method}"] = curves.learning_curves(
             statistics.select(records, treatment="dense"),
             statistics.select(records, method=method),
@@ -61,7 +76,8 @@ def captions(rows: Iterable[statistics.Row]) -> dict[str, str]:
         "start, lies below the axis."
         for method in drawings.methods(rows)
     }
-    return CAPTIONS | curves
+    searches = search_figures.CAPTIONS | {"overlaps": overlap_tables.CAPTION}
+    return searches | CAPTIONS | curves
 
 
 def _against_density(rows: list[statistics.Row], column: str, label: str, scale: float):

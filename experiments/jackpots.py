@@ -6,9 +6,10 @@ magnitudes (`jackpot`, the released code of 2021), the same by the code of 2023 
 short restriction and without (`jackpot_restricted`, `jackpot_unrestricted`), and from a
 random mask of the same layer densities (`jackpot_from_random`), beside these two masks
 without a search (`magnitude`, `random`). Accuracy is measured before the first step and
-after every epoch of search; the report shows how fast each search gets where, how much
-of the mask changes in a step, and how far the masks of other criteria overlap with
-those found. Without flags: the digits of scikit-learn, under two minutes on two cores.
+after every epoch of search; the report shows how fast each search gets where
+(`search.csv`), how much of the mask changes in a step, and how far the masks of other
+criteria overlap with those found (`overlaps.csv`). Without flags: the digits of
+scikit-learn, under two minutes on two cores.
 
     python -m experiments.jackpots
 
@@ -37,7 +38,7 @@ Reference:
 import dataclasses
 from typing import ClassVar, Self
 
-from experiments import common, jackpot_methods, mask_search, run, settings
+from experiments import common, jackpot_methods, mask_search, overlaps, run, settings
 from experiments.settings import setting
 
 METHODS = (
@@ -132,7 +133,8 @@ class Config(mask_search.Config):
 
 def experiment(config: Config) -> list[dict]:
     """Searches as the settings say; see `run.run`."""
-    return run.run("Lottery jackpots", config, jackpot_methods.method)
+    title = "Lottery jackpots"
+    return run.run(title, config, jackpot_methods.method, finish=overlaps.write)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What a study writes down: every evaluation as it comes, and a row a training."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import common, statistics
+from experiments import statistics
 from jaxticket import resumable
 
 
@@ -112,11 +110,8 @@ class Records:
             if tuple(lane) not in there:
                 curves = {name: values[:, i] for name, values in metrics.items()}
                 self.rows.append(self._row(lane, plan, curves, seconds, len(lanes)))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, statistics.COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        common.write(self._folder / "results.csv", text.getvalue())
+        path = self._folder / "results.csv"
+        statistics.write_table(path, statistics.COLUMNS, self.rows)
 
     def _row(self, lane, plan, curves, seconds, lanes) -> dict:
         best = int(np.argmin(curves["validation_loss"]))
@@ -129,6 +124,7 @@ class Records:
             "validation_accuracy": final["validation_accuracy"],
             "early_stopping_step": plan[best].last,
             "early_stopping_test_accuracy": _number(curves["test_accuracy"][best]),
+            "best_test_accuracy": _number(np.max(curves["test_accuracy"])),
             "train_loss": final["train_loss"],
             "steps": sum(stretch.last - stretch.first for stretch in plan),
             "search_steps": steps,

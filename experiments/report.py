@@ -1,46 +1,30 @@
-"""Table, figures and report.html of a ticket search, made from the files it left.
+"""Tables, figures and report.html of a ticket search, made from the files it left.
 
-Reads ``config.json``, ``metrics.jsonl`` and ``results.csv``. To make them again:
+Reads ``config.json``, ``metrics.jsonl`` and ``results.csv``, and ``overlaps.csv`` where
+there is one. Of searches over frozen weights it writes ``search.csv`` too. To make them
+again:
 
     python -m experiments.report --output_dir=runs/x
 """
 
-import base64
 import dataclasses
-import functools
-import itertools
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from experiments import common, drawings, figures, milestones, statistics, tables
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 62rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .25rem .35rem; border-bottom: 1px solid #ddd; text-align: right;
-  white-space: nowrap; font-variant-numeric: tabular-nums; }
-th { vertical-align: bottom; border-bottom: 2px solid #888; white-space: pre-line; }
-.text td, .text th, td:first-child, th:first-child, .verdicts td:last-child,
-  .verdicts th:last-child { text-align: left; }
-.text td { white-space: normal; overflow-wrap: anywhere; }
-.verdicts td:last-child { white-space: normal; min-width: 9rem; }
-.verdicts td:last-child, .verdicts th:last-child { padding-left: 1rem; }
-tr.winning { background: #e6f4ea; }
-figure { margin: 1.5rem 0; overflow-x: auto; }
-img { max-width: 100%; min-width: 34rem; height: auto; }
-figcaption { color: #555; font-size: .9rem; }
-dt { font-weight: 600; } dd { margin: 0 0 .5rem 1rem; }
-summary { cursor: pointer; font-weight: 600; margin-top: 1.5rem; }
-"""
+from experiments import (
+    common,
+    figures,
+    milestones,
+    overlap_tables,
+    pages,
+    search_curves,
+    search_tables,
+    statistics,
+    tables,
+)
 
 
 def html(output_dir: str | Path) -> Path:
@@ -52,7 +36,7 @@ def html(output_dir: str | Path) -> Path:
     summaries = statistics.summarise(rows)
     names = [config[name] for name in ("dataset", "model") if name in config]
     title = settings.get("experiment", "Tickets")
-    title = escape(f"{title}: {', '.join(map(_value, names))}" if names else title)
+    title = escape(f"{title}: {', '.join(map(pages.value, names))}" if names else title)
     images = [
         (folder / "figures" / f"{name}.png", caption)
         for name, caption in figures.captions(rows).items()
@@ -62,45 +46,46 @@ def html(output_dir: str | Path) -> Path:
         marks = ["winning" if s.verdict == "winning" else "" for s in summaries]
         headlines = _headlines(summaries)
         lines = map(tables.cells, summaries)
-        results = _html_table(tables.HEADERS, lines, kind="verdicts", marks=marks)
+        results = pages.table(tables.HEADERS, lines, kind="verdicts", marks=marks)
     else:
         terms, headlines = milestones.TERMS, []
-        results = _html_table(milestones.ALL, milestones.all_tickets(rows))
+        results = pages.table(milestones.ALL, milestones.all_tickets(rows))
+    sections = _sections(folder, rows)
+    for section in sections:
+        terms = terms | section.terms
     parts = [
         f"<h1>{title}</h1>",
-        f"<pre>{escape(_value(settings.get('command', '')))}</pre>",
+        f"<pre>{escape(pages.value(settings.get('command', '')))}</pre>",
         *(f"<p>{escape(line)}</p>" for line in headlines),
         "<h2>Tickets against the dense network</h2>",
         results,
         "<h2>The sparsest that match, and the best</h2>",
-        _html_table(milestones.HEADERS, milestones.lines(rows)),
+        pages.table(milestones.HEADERS, milestones.lines(rows)),
+        *(
+            f"<h2>{escape(section.title)}</h2>"
+            + pages.table(section.headers, section.lines)
+            for section in sections
+        ),
         "<h2>Figures</h2>",
         "<p>Bars and bands are 95% intervals over the seeds; one seed has none.</p>",
-        *(_html_figure(*item) for item in images if item[0].exists()),
+        *(pages.figure(*item) for item in images if item[0].exists()),
         "<h2>Terms</h2>",
         "<dl>",
         *(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in terms.items()),
         "</dl>",
         "<h2>Settings</h2>",
-        _pairs(config),
+        pages.pairs(config),
         "<h2>Environment</h2>",
-        _pairs(settings.get("environment", {})),
+        pages.pairs(settings.get("environment", {})),
         f"<details><summary>All {len(rows)} runs</summary>",
-        _html_table(
+        pages.table(
             [name.replace("_", " ") for name in statistics.COLUMNS],
-            ([_value(row[name]) for name in statistics.COLUMNS] for row in rows),
+            ([pages.value(row[name]) for name in statistics.COLUMNS] for row in rows),
         ),
         "</details>",
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
     path = folder / "report.html"
-    common.write(path, page.encode())
+    common.write(path, pages.page(title, parts))
     return path
 
 
@@ -124,56 +109,6 @@ def _headlines(summaries: Sequence[statistics.Summary]) -> list[str]:
     return lines
 
 
-def _html_table(
-    headers: Iterable[str],
-    lines: Iterable[Iterable[str]],
-    *,
-    kind: str = "",
-    marks: Sequence[str] = (),
-) -> str:
-    """A table that scrolls sideways on a narrow screen."""
-
-    def line(tag: str, values: Iterable[str], mark: str = "") -> str:
-        inner = "".join(f"<{tag}>{escape(value)}</{tag}>" for value in values)
-        return f'<tr class="{mark}">{inner}</tr>'
-
-    head = line("th", headers)
-    body = itertools.starmap(
-        functools.partial(line, "td"), itertools.zip_longest(lines, marks, fillvalue="")
-    )
-    return (
-        f'<div class="wide"><table class="{kind}"><thead>{head}</thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    """A table of names and values."""
-    lines = [(name, _value(value)) for name, value in values.items()]
-    return _html_table(("name", "value"), lines, kind="text")
-
-
-def _value(value: Any) -> str:
-    """A setting or a number as text; NaN as a dash."""
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _html_figure(path: Path, caption: str) -> str:
-    content = path.read_bytes()
-    width = (
-        int.from_bytes(content[16:20], "big") * 96 // drawings.DPI
-    )  # from the PNG header
-    data = base64.b64encode(content).decode()
-    caption = escape(caption)
-    source = f"data:image/png;base64,{data}"
-    return (
-        f'<figure><img alt="{caption}" width="{width}" src="{source}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -183,8 +118,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return settings
 
 
-def show(rows: Sequence[statistics.Row], *, verdicts: bool = True) -> None:
-    """Prints the tickets, a table a method if they can win, and the milestones."""
+def _sections(folder: Path, rows: Sequence[statistics.Row]) -> list[tables.Section]:
+    """What only searches over frozen weights have."""
+    records = statistics.read_metrics(folder / "metrics.jsonl")
+    return [
+        *search_tables.sections(search_curves.table(records, rows)),
+        *overlap_tables.sections(overlap_tables.read(folder)),
+    ]
+
+
+def show(output_dir: str | Path, *, verdicts: bool = True) -> None:
+    """Prints the tickets, a table a method if they can win, and the other tables."""
+    folder = Path(output_dir)
+    rows = statistics.read_results(folder / "results.csv")
     if verdicts:
         summaries = statistics.summarise(rows)
         methods = dict.fromkeys(summary.method for summary in summaries)
@@ -198,13 +144,24 @@ def show(rows: Sequence[statistics.Row], *, verdicts: bool = True) -> None:
         )
     else:
         tables.show(tables.table(milestones.ALL, milestones.all_tickets(rows)))
-    tables.show(tables.table(milestones.HEADERS, milestones.lines(rows)))
+    tables.show(
+        tables.table(milestones.HEADERS, milestones.lines(rows)),
+        *(
+            tables.table(section.headers, section.lines, title=section.title)
+            for section in _sections(folder, rows)
+        ),
+    )
 
 
 def write(output_dir: str | Path) -> None:
-    """Makes the figures and ``report.html`` of a run."""
-    figures.draw(output_dir)
-    html(output_dir)
+    """Makes the figures and ``report.html`` of a run, and ``search.csv``."""
+    folder = Path(output_dir)
+    rows = statistics.read_results(folder / "results.csv")
+    records = statistics.read_metrics(folder / "metrics.jsonl")
+    if found := search_curves.table(records, rows):
+        statistics.write_table(folder / "search.csv", search_curves.COLUMNS, found)
+    figures.draw(folder)
+    html(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +178,7 @@ def experiment(config: Config) -> None:
     write(config.output_dir)
     folder = Path(config.output_dir)
     settings = _read_config(folder / "config.json")
-    rows = statistics.read_results(folder / "results.csv")
-    show(rows, verdicts=settings.get("verdicts", True))
+    show(folder, verdicts=settings.get("verdicts", True))
     print(f"report: {folder / 'report.html'}")
 
 

@@ -3,18 +3,26 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from experiments import common
 from experiments.settings import Settings, resolve
 
 
-def run(title: str, config: Settings, build: Callable) -> list[dict]:
+def run(
+    title: str,
+    config: Settings,
+    build: Callable,
+    *,
+    finish: Callable[[Any], None] = lambda study: None,
+) -> list[dict]:
     """Runs an experiment as its settings say and writes its report.
 
     Args:
       title: what the report calls it.
       config: what to do; `resolve` fills in what is left open.
       build: what makes a `Method` of each name, as `methods.method` does.
+      finish: called with the finished `study.Study`, before its report is written.
 
     Returns:
       The rows of `results.csv`.
@@ -59,7 +67,8 @@ def run(title: str, config: Settings, build: Callable) -> list[dict]:
         file=sys.stderr,
     )
     work.run()
+    finish(work)
     report.write(work.folder)
-    report.show(work.records.rows, verdicts=config.VERDICTS)
+    report.show(work.folder, verdicts=config.VERDICTS)
     print(f"report: {work.folder / 'report.html'}")
     return work.records.rows

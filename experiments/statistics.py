@@ -9,6 +9,7 @@ Reference:
 """
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scipy import special
+
+from experiments import common
 
 Row = dict[str, Any]
 
@@ -30,6 +33,7 @@ COLUMNS = (
     "validation_accuracy",
     "early_stopping_step",
     "early_stopping_test_accuracy",
+    "best_test_accuracy",
     "train_loss",
     "steps",
     "search_steps",
@@ -37,7 +41,9 @@ COLUMNS = (
     "search_seconds",
     "seconds",
 )
-WORDS, WHOLE = ("method", "treatment", "setting"), ("seed", "round")
+LATER = ("best_test_accuracy",)  # columns that files of earlier versions lack
+WORDS = ("method", "treatment", "setting", "criterion")
+WHOLE = ("seed", "round", "images")
 TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
 
 
@@ -86,19 +92,32 @@ class Summary(NamedTuple):
 
 
 def read_results(path: str | Path) -> list[Row]:
-    """Reads ``results.csv``; an empty cell is NaN."""
+    """Reads ``results.csv``; an empty cell is NaN, and so is a column of `LATER`."""
+    return read_table(path, COLUMNS, optional=LATER)
+
+
+def read_table(
+    path: str | Path, columns: Sequence[str], *, optional: Sequence[str] = ()
+) -> list[Row]:
+    """Reads the named columns of a CSV file; what is not there is NaN.
+
+    Raises:
+      ValueError: it lacks a column that is not optional, a number, or any row.
+    """
 
     def parse(row: Mapping[str, str]) -> Row:
         def value(name: str) -> Any:
+            if name in optional and name not in row:
+                return math.nan
             if name in WORDS:
                 return row[name]
             return int(row[name]) if name in WHOLE else float(row[name] or "nan")
 
-        return {name: value(name) for name in COLUMNS}
+        return {name: value(name) for name in columns}
 
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+        if missing := {*columns} - {*optional} - set(reader.fieldnames or ()):
             raise ValueError(f"{path} lacks the columns {sorted(missing)}")
         try:
             rows = [parse(row) for row in reader]
@@ -107,6 +126,18 @@ def read_results(path: str | Path) -> list[Row]:
     if not rows:
         raise ValueError(f"{path} holds no rows")
     return rows
+
+
+def write_table(
+    path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Writes a CSV file that `read_table` reads; NaN and None are empty cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: None if v != v else v for k, v in row.items()})
+    common.write(Path(path), text.getvalue())
 
 
 def read_metrics(path: str | Path) -> list[Row]:

@@ -3,7 +3,8 @@
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich import console, text
 from rich import table as rich_table
@@ -85,6 +86,15 @@ def verdict(summary: statistics.Summary) -> str:
     if summary.clear or summary.verdict not in ("winning", "no: lower accuracy"):
         return summary.verdict
     return summary.verdict + (", one seed" if summary.seeds == 1 else ", within noise")
+
+
+class Section(NamedTuple):
+    """A table under its title, and what its words mean."""
+
+    title: str
+    headers: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    terms: Mapping[str, str]
 
 
 def table(

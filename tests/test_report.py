@@ -264,13 +264,35 @@ def test_results_survive_the_file(tmp_path):
     np.testing.assert_equal(statistics.read_results(path), rows)
 
 
+def test_results_of_earlier_versions_can_be_read(tmp_path):
+    """They lack the column of the best accuracy, as the results that are kept do."""
+    path = make_run(tmp_path, make_rows(seeds=2, rounds=2)) / "results.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [name for name in rows[0] if name != "best_test_accuracy"]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert all(math.isnan(r["best_test_accuracy"]) for r in report_rows(tmp_path))
+    for name in ("digits", "mnist_cs", "resnet_20_short", "vgg_16_short"):
+        kept = ROOT / "experiments" / "results" / name / "results.csv"
+        assert statistics.summarise(statistics.read_results(kept))
+
+
+def report_rows(folder):
+    """What the files hold, after a report was made of them."""
+    report.write(folder)
+    return statistics.read_results(folder / "results.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "lacks the columns"),
         ("method,seed\nimp,0\n", "lacks the columns"),
         (",".join(statistics.COLUMNS) + "\n", "no rows"),
-        (",".join(statistics.COLUMNS) + "\nimp,ticket,x" + 13 * ",1" + "\n", "line 2"),
+        (",".join(statistics.COLUMNS) + "\nimp,ticket,x" + 14 * ",1" + "\n", "line 2"),
     ],
 )
 def test_results_that_are_none(tmp_path, content, message):
