@@ -197,14 +197,15 @@ VGG = vgg_dictionary(6, bias=True, hidden=(9, 10), pixels=(3, 2))
 CIFAR = vgg_dictionary(6, bias=False)
 
 # The network, its fields, its dictionary in torchvision's names and in the file, and
-# the height and width of the images: no square, in which they could be exchanged.
+# the height and width of the images: no square, in which they could be exchanged, and
+# an even one before each of ResNet-50's first strides, where "SAME" would differ.
 CASES = {
     "resnet_50": (
         "resnet_50",
         {"width": 4, "blocks": BLOCKS},
         RESNET,
         RESNET,
-        (45, 34),
+        (46, 31),
     ),
     "vgg_19_bn": ("vgg_19_bn", HIDDEN, VGG, VGG, (26, 16)),
     "timm": ("vgg_19_bn", HIDDEN, VGG, as_timm(VGG, (3, 2)), (26, 16)),
@@ -247,7 +248,7 @@ def test_outputs_equal_those_of_the_dictionary(case, tmp_path):
     x = images(size)
     exact = {key: array.astype(np.float64) for key, array in dictionary.items()}
     expected = forward(Numpy(), name, exact, x)
-    assert np.ptp(expected, axis=0).min() > 0.1  # the images are told apart
+    assert np.ptp(expected, axis=0).min() > 0.05  # the images are told apart
     logits, _ = apply(
         name, options, params, state, jnp.float32(x.transpose(0, 2, 3, 1))
     )
