@@ -33,7 +33,7 @@ TINY = jackpots.Config(
     seeds=2, epochs=3, search_epochs=2, tune_steps=10, densities=(0.2, 0.05)
 )
 FLAGS = ("--seeds=2", "--epochs=3", "--search_epochs=2", "--tune_steps=10")
-SEARCHES = jackpots.METHODS[:3]
+SEARCHES = jackpots.METHODS[:4]
 SETTINGS = ("density=0.2", "density=0.05")
 TICKETS = [(method, seed, n) for method in jackpots.METHODS for seed in (0, 1)
            for n in (1, 2)]  # fmt: skip
