@@ -8,6 +8,8 @@ import pytest
 from experiments import benchmark
 from experiments.benchmarks import arithmetic, measure
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 QUICK = {
     "quick": True,
     "repeats": 2,

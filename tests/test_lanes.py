@@ -22,8 +22,9 @@ from programs import (
 from jaxticket import lanes, training
 
 
+@functools.cache
 def spread(name, devices, turns=1, width=2):
-    """A whole search in two lanes on each device: the layout and the program."""
+    """A whole search in `width` lanes on each device: the layout and the program."""
     layout = lanes.layout(width, jax.devices()[:devices], turns=turns)
     search, setting = whole(name), FAMILIES[name][1][0]
     program = lanes.mapped(

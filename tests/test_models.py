@@ -16,6 +16,8 @@ from jaxticket.models import convolution, kernel_gradient
 
 KEY = jax.random.key(0)
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 def kernels(params):
     """Shapes of the kernels by layer."""

@@ -1,5 +1,6 @@
 """Networks for small images: against NumPy and PyTorch, their statistics, seeds."""
 
+import functools
 import math
 
 import jax
@@ -14,20 +15,32 @@ NAMES = ("resnet_20", "vgg_16")
 # Of the images: the least that tests all, odd where every second pixel is taken.
 SIZE = {"resnet_20": 16, "resnet_32": 11, "vgg_16": 32}
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
-def example(name, batch=4, **options):
-    """A model, its parameters away from where they start, its state and images."""
-    model = models.create(name, **options)
-    x = jax.random.normal(KEY, (batch, SIZE[name], SIZE[name], 3))
-    params, state = jax.jit(model.init)(KEY, x)
-    leaves, structure = jax.tree.flatten((params, state))
-    keys = jax.random.split(KEY, len(leaves))
-    moved = [  # by a factor, and vectors also by a term: they start at 0
-        w * jax.random.uniform(key, w.shape, minval=0.5, maxval=1.5)
-        + 0.1 * (w.ndim < 2)
-        for w, key in zip(leaves, keys, strict=True)
-    ]
-    return model, *jax.tree.unflatten(structure, moved), x
+
+@functools.cache
+def example(name, **options):
+    """A model, parameters and state away from where they start, and images."""
+    model, rng = models.create(name, **options), np.random.default_rng(0)
+    x = rng.normal(size=(8, SIZE[name], SIZE[name], 3)).astype(np.float32)
+
+    def draw(path, leaf):
+        if leaf.ndim > 1:
+            scale = np.sqrt(2 / math.prod(leaf.shape[:-1]))
+            value = rng.normal(scale=scale, size=leaf.shape)
+        elif path[-1].key in ("scale", "var"):
+            value = rng.uniform(0.5, 1.5, leaf.shape)
+        else:
+            value = rng.uniform(-0.2, 0.2, leaf.shape)
+        return value.astype(leaf.dtype)
+
+    variables = jax.eval_shape(model.init, KEY, x)
+    return model, *jax.tree_util.tree_map_with_path(draw, variables), x
+
+
+@functools.cache
+def applied(name, **options):
+    return jax.jit(example(name, **options)[0].apply, static_argnames="train")
 
 
 class Numpy:
@@ -112,11 +125,9 @@ def close(actual, expected, rtol=1e-4):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", [*NAMES, "resnet_32"])
 def test_forward_pass_equals_numpy(name, train):
-    short = {"width": 4, "blocks": (2, 2, 1)}
-    model, params, state, x = example(name, **short if name == "resnet_32" else {})
-    logits, new_state = jax.jit(model.apply, static_argnames="train")(
-        params, state, x, train=train
-    )
+    short = {"width": 4, "blocks": (2, 2, 1)} if name == "resnet_32" else {}
+    _, params, state, x = example(name, **short)
+    logits, new_state = applied(name, **short)(params, state, x, train=train)
     plain = Numpy(params, state, train)
     close(logits, getattr(plain, name)(np.asarray(x, np.float64)))
     close(new_state["batch_stats"], plain.stats)
@@ -222,21 +233,19 @@ def _check_seeds(model, *arrays):
         scaled = jax.tree.map(lambda w: scale * w, params)
         return jax.grad(loss, has_aux=True)(scaled)
 
-    scales, images = jnp.array([1.0, 0.5]), jnp.stack([x, 2 * x[::-1]])
+    scales, images = np.array([1.0, 0.5]), np.stack([x, 2 * x[::-1]])
     together = jax.jit(jax.vmap(gradients))(scales, images)
     alone = [jax.jit(gradients)(*args) for args in zip(scales, images, strict=True)]
-    close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))
+    close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *alone))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_keeps_statistics_in_float32(name):
-    model = models.create(name, dtype=jnp.bfloat16)
-    exact, params, state, x = example(name, batch=8)
-    apply = jax.jit(model.apply, static_argnames="train")
-    logits, new_state = apply(params, state, x, train=True)
+    _, params, state, x = example(name)
+    logits, new_state = applied(name, dtype=jnp.bfloat16)(params, state, x, train=True)
     kept = {leaf.dtype for leaf in jax.tree.leaves((params, new_state, logits))}
     assert kept == {jnp.dtype("float32")}
-    expected = exact.apply(params, state, x, train=True)
+    expected = applied(name)(params, state, x, train=True)
     close((logits, new_state), expected, rtol=0.1)
     assert (logits != expected[0]).any()
 

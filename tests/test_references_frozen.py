@@ -1,6 +1,6 @@
 """Searches over frozen weights against plain-numpy transcriptions of their equations.
 
-The network, its gradient and the optimiser by hand are those of `test_references`.
+The network, its gradient and the optimiser by hand are those of `references`.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from test_references import (
+from references import (
     KERNELS,
     ROUNDS,
     SHAPES,

@@ -121,12 +121,18 @@ def test_what_auto_decides_is_recorded_and_kept(tmp_path, capsys, monkeypatch):
     assert run(tmp_path, **settings) == rows
 
 
+FOUR = {"seeds": 4, "rounds": 2, "controls": ("shuffle",)}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("four"), **FOUR)
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_goes_on_with_fewer_devices_to_the_same_bits(
-    tmp_path, monkeypatch, devices
+    tmp_path, monkeypatch, devices, four
 ):
-    settings = {"seeds": 4, "rounds": 2, "controls": ("shuffle",)}
-    expected = run(tmp_path / "whole", **settings)
     trained = records.Records.trained
 
     def stopped(self, *args):
@@ -136,10 +142,9 @@ def test_a_run_goes_on_with_fewer_devices_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(records.Records, "trained", stopped)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "cut", **settings)
+            run(tmp_path, **FOUR)
     monkeypatch.setattr(layouts.jax, "device_count", lambda: devices)
-    found = run(tmp_path / "cut", **settings)
-    assert without_seconds(found) == without_seconds(expected)
+    assert without_seconds(run(tmp_path, **FOUR)) == without_seconds(four)
 
 
 def test_another_configuration_is_refused_by_name(done):
@@ -288,7 +293,7 @@ def test_presets_are_the_papers():
 def command(folder, *flags):
     return [
         *(sys.executable, "-m", "experiments.ticket_search"),
-        *(f"--output_dir={folder}", "--save_seconds=0.5", *flags),
+        *(f"--output_dir={folder}", "--save_seconds=0.2", "--epochs=3", *flags),
     ]
 
 
@@ -330,8 +335,11 @@ def results(folder):
     return repr(rows), (folder / "metrics.jsonl").read_bytes()
 
 
-def test_a_default_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
-    """Kills with SIGKILL in the searches, between rounds and inside them, and after."""
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
+    """Kills with SIGKILL in the searches, between rounds and inside them, and after.
+
+    The run is the default one but for its length.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = {"cwd": ROOT, "env": ENVIRONMENT, "stderr": subprocess.DEVNULL}
     subprocess.run(command(whole), check=True, stdout=subprocess.DEVNULL, **options)

@@ -15,6 +15,8 @@ from programs import FAMILIES, searching
 
 from jaxticket import Ticket, masks
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 class Pair(NamedTuple):
     kernel: jax.Array
