@@ -51,12 +51,14 @@ class Jobs:
         methods: dict[str, Method],
         shelf: Shelf,
         init: Callable[[PRNGKey], tuple],
+        gradient: Callable[..., Params],
         width: int,
     ):
         self.config = config
         self.methods = methods
         self.shelf = shelf
         self.init = init
+        self.gradient = gradient
         self.width = width
         self.seeds = range(config.first_seed, config.first_seed + config.seeds)
         self._openings = {
@@ -245,6 +247,8 @@ class Jobs:
         if name not in self._openings:
             full = methods.full(self.config, initial.weights)
             return Ticket(initial.weights, full), initial.model_state
+        if self.methods[name].needs_gradient:
+            initial = initial._replace(gradient=self.gradient(*initial[:2]))
         trained = Network(*self.shelf.anchor(Lane("dense", "dense", seed, 0)))
         key = jax.random.fold_in(keys.controls, len(CONTROLS))
         return self._openings[name](key, setting.values, initial, trained)

@@ -38,10 +38,11 @@ class Setting(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The values of a network."""
+    """The values of a network, and the gradient there if a method asks for it."""
 
     weights: Params
     model_state: ModelState
+    gradient: Params | None = None
 
 
 # `(key, values, initial, trained) -> (ticket, model state)`: what a search starts from,
@@ -76,7 +77,7 @@ class Method(NamedTuple):
         where the method does not promise it.
       opens: what a search starts from, see `Opening`; None: the dense network as it is
         initialised.
-      frozen: whether the weights of tickets are bit for bit those it starts from.
+      needs_gradient: whether `opens` is given the gradient of the initial network.
       looks: whether there is a look before the first step.
       train_steps: of the training of a ticket; None: those of the dense network. With 0
         the ticket is tested as it is.
@@ -100,7 +101,7 @@ class Method(NamedTuple):
     ticket_model: str = "early"
     rates: dict[str, float] | float | None = None
     opens: Opening | None = None
-    frozen: bool = False
+    needs_gradient: bool = False
     looks: bool = False
     train_steps: int | None = None
     tune_steps: int = 0

@@ -2,8 +2,8 @@
 
 Every mask is compared with the weights that a criterion ranks highest in the trained
 dense network, as many of each layer as the mask keeps; `overlaps.csv` holds a row for
-every mask and criterion. The gradient is that of the mean loss on the first `IMAGES`
-training images, without augmentation, the network in evaluation mode.
+every mask and criterion. The gradient is that of the mean loss on the first training
+images, see `gradients`, without augmentation, the network in evaluation mode.
 
 Reference:
   Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023: of such masks, the
@@ -14,19 +14,14 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments import overlap_tables, random_keys, statistics
+from experiments import gradients, overlap_tables, random_keys, statistics
 from experiments.config import CONTROLS
 from experiments.records import Lane
 from experiments.statistics import Row
 from experiments.study import Study
 from jaxticket import analysis, masks, scores, selection
 from jaxticket.base import Mask, Params, Scores
-from jaxticket.data import Split
-from jaxticket.training import LossFn, ModelState
-
-IMAGES, BATCH = 10_000, 100
 
 
 def write(study: Study) -> None:
@@ -41,12 +36,10 @@ def write(study: Study) -> None:
 def rows(study: Study) -> Iterator[Row]:
     """One for every ticket and criterion, with `analysis.Overlap` as columns."""
     jobs = study.jobs
-    batches = _first(study.data.train)
-    images = batches.labels.size
-    gradient = jax.jit(mean_gradient(study.loss_fn(train=False, augment=None)))
+    images = gradients.first(study.data.train).labels.size
     for seed in jobs.seeds:
         network = jobs.shelf.anchor(Lane("dense", "dense", seed, 0))
-        grads = gradient(*network, batches)
+        grads = study.gradient(*network)
         key = jax.random.fold_in(random_keys.of_seed(seed).controls, len(CONTROLS) + 1)
         ranked = criteria(network[0], grads, key)
         for name, method in jobs.methods.items():
@@ -83,35 +76,3 @@ def compare(values: Scores, mask: Mask) -> analysis.Overlap:
     """The overlap of a mask with as many of the highest scores of each layer."""
     full = jax.tree.map(jnp.ones_like, mask)
     return analysis.overlap(mask, selection.like(mask)(values, full, None))
-
-
-def mean_gradient(loss_fn: LossFn):
-    """`(weights, model_state, batches) -> grads`, batch after batch.
-
-    Args:
-      loss_fn: in evaluation mode, so that it needs no randomness.
-    """
-
-    def gradient(weights: Params, model_state: ModelState, batches: Split) -> Params:
-        def add(total, batch):
-            grads = jax.grad(
-                lambda w: loss_fn(w, model_state, batch, jax.random.key(0))[0]
-            )(weights)
-            return jax.tree.map(jnp.add, total, grads), None
-
-        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, weights), batches)
-        return jax.tree.map(lambda x: x / len(batches.labels), total)
-
-    return gradient
-
-
-def _first(split: Split) -> Split:
-    """The first images in whole batches, `[batches, batch, ...]`."""
-    size = len(split.labels)
-    batch = min(BATCH, size)
-    number = min(IMAGES, size) // batch
-
-    def batches(x):
-        return np.asarray(x[: number * batch]).reshape(number, batch, *x.shape[1:])
-
-    return jax.tree.map(batches, split)

@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import methods
+from experiments import gradients, methods
 from experiments.jobs import TRAINING, TUNING, Job, Jobs
 from experiments.progress import Progress
 from experiments.records import Lane, Records
 from experiments.settings import Settings
 from experiments.shelf import Shelf
 from jaxticket import classification, data, lanes, models, programs, resumable
-from jaxticket.base import PRNGKey, Search, Ticket
+from jaxticket.base import Params, PRNGKey, Search, Ticket
+from jaxticket.training import ModelState
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
 TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a layout is tried
@@ -71,6 +72,9 @@ class Study:
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
+        self._gradient = jax.jit(
+            gradients.mean_gradient(self.loss_fn(train=False, augment=None))
+        )
         self.metrics_of = classification.evaluator(model, prepare=prepare)
         self.data = programs.Data(dataset.train, (dataset.validation, dataset.test))
         like = jax.eval_shape(self.init, jax.random.key(0))
@@ -81,7 +85,7 @@ class Study:
             for name in config.methods
         }
         shelf = Shelf(self.folder, *like)
-        self.jobs = Jobs(config, found, shelf, self.init, layout.width)
+        self.jobs = Jobs(config, found, shelf, self.init, self.gradient, layout.width)
         self.programs = {name: self._searcher(m) for name, m in found.items()}
         self.programs[TRAINING] = self._program(
             methods.trainer(config), ticket_model="trained"
@@ -89,6 +93,10 @@ class Study:
         if any(method.tune_steps for method in found.values()):
             self.programs[TUNING] = self._program(methods.tuner(config))
         self.records = Records(self.folder, epoch_steps)
+
+    def gradient(self, weights: Params, model_state: ModelState) -> Params:
+        """That of the mean loss on training images, in evaluation mode."""
+        return self._gradient(weights, model_state, gradients.first(self.data.train))
 
     def compile(self) -> int:
         """Compiles all programs; returns the bytes a device needs for the largest."""

@@ -29,6 +29,7 @@ CRITERIA = {
     "magnitude_increase_same_sign": scores.same_sign(scores.magnitude_increase),
     "magnitude_increase_diff_sign": scores.diff_sign(scores.magnitude_increase),
 }
+GRADIENT = {"snip": scores.snip, "gradient": scores.gradient}  # at initialisation
 LEARNED = (
     *(f"{name}{end}" for name in ("learned", "rescaled") for end in ("", CONSTANT)),
     "edge_popup",
@@ -36,7 +37,8 @@ LEARNED = (
     "continuous_sparsification",
     f"continuous_sparsification{CONSTANT}",
 )
-METHODS = (*LEARNED, *CRITERIA, *(f"{name}{CONSTANT}" for name in CRITERIA))
+ONE_SHOT = (*CRITERIA, *GRADIENT)
+METHODS = (*LEARNED, *ONE_SHOT, *(f"{name}{CONSTANT}" for name in ONE_SHOT))
 
 
 def method(
@@ -63,7 +65,8 @@ def method(
     def opens(key, values_, initial: Network, trained: Network):
         del key, values_, trained
         weights = initial.weights
-        return values(Ticket(weights, methods.full(config, weights))), initial[1]
+        start = Ticket(weights, methods.full(config, weights))
+        return values(start), initial.model_state
 
     if kind in ("learned", "rescaled"):
         logits = optimizers.of_logits(config, length, every)
@@ -104,9 +107,13 @@ def method(
 
     def pruned(key, x, initial: Network, trained: Network):
         full = methods.full(config, trained.weights)
+        if kind in GRADIENT:
+            score = scores.at_initial(GRADIENT[kind](lambda _: initial.gradient))
+        else:
+            score = CRITERIA[kind]
         found = prune(
             Ticket(trained.weights, full),
-            scores.ties_at_random(CRITERIA[kind]),
+            scores.ties_at_random(score),
             x["density"],
             initial=initial.weights,
             key=key,
@@ -119,6 +126,7 @@ def method(
         searches.jackpot(optax.set_to_zero()),
         steps=0,
         opens=pruned,
+        needs_gradient=kind in GRADIENT,
         settings=densities(config.densities),
     )
 

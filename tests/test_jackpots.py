@@ -13,9 +13,9 @@ from test_ticket_search import ENVIRONMENT, ROOT, without_seconds
 
 from experiments import (
     figures,
+    gradients,
     jackpots,
     overlap_tables,
-    overlaps,
     report,
     search_curves,
     search_figures,
@@ -353,7 +353,7 @@ def test_gradient_is_the_mean_over_all_batches():
 
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5))
-    found = jax.jit(overlaps.mean_gradient(loss_fn))(
+    found = jax.jit(gradients.mean_gradient(loss_fn))(
         {"w": jnp.ones(3)}, (), Split(jnp.float32(images), jnp.float32(labels))
     )
     expected = np.mean(images * labels[..., None], axis=(0, 1))

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import random_keys, statistics, supermasks
 from experiments.settings import resolve
-from jaxticket import data, files, masks, models
+from jaxticket import classification, data, files, masks, models
 
 DENSITIES = (0.8, 0.2)
 CONFIG = supermasks.Config(
@@ -27,6 +27,7 @@ CONFIG = supermasks.Config(
         "continuous_sparsification",
         "large_final_same_sign",
         "large_final_same_sign_constant",
+        "snip",
         "random",
     ),
 )
@@ -144,6 +145,23 @@ def test_what_kept_its_sign_and_grew_large_is_kept(run):
         n: m.sum() for n, m in other.items()
     }
     assert any((mask[name] != other[name]).any() for name in mask)
+
+
+def test_snip_looks_at_the_gradient_before_training(run):
+    """`|g w|` of the mean loss on all training images, by layer."""
+    _, _, (initial, _) = run
+    digits = data.load("digits")
+    prepare = data.normalizer("standard", digits.train.images, name="digits")
+    model = models.create("lenet_300_100")
+    loss = classification.cross_entropy(model, prepare=prepare, train=False)
+    rows = len(digits.train.labels) // 100 * 100  # in whole batches
+    batch = data.Split(digits.train.images[:rows], digits.train.labels[:rows])
+    grads = jax.grad(lambda w: loss(w, {}, batch, jax.random.key(0))[0])(initial)
+    mask = kernels(ticket(run, "snip", 0, 2).mask)
+    for name, g in kernels(grads).items():
+        score = np.abs(g * kernels(initial)[name])
+        agree = mask[name] == (score >= np.sort(score.ravel())[-mask[name].sum()])
+        assert agree.mean() > 0.999, name  # all but what rounding decides
 
 
 def test_a_soft_search_is_tested_as_the_ticket_that_it_leaves(run):
