@@ -36,7 +36,7 @@ Reference:
 import dataclasses
 from typing import ClassVar
 
-from experiments import common, config, methods, run
+from experiments import common, config, run, ticket_methods
 from experiments.settings import setting
 
 METHODS = (
@@ -83,7 +83,7 @@ class Config(config.Config):
 
 def experiment(config: Config) -> list[dict]:
     """Runs the searches as their settings say; see `run.run`."""
-    return run.run("Continuous Sparsification", config, methods.method)
+    return run.run("Continuous Sparsification", config, ticket_methods.method)
 
 
 if __name__ == "__main__":

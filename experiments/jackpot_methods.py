@@ -25,7 +25,7 @@ def method(
     steps: int,
     epoch_steps: int,
 ) -> Method:
-    """Builds a method, as `methods.method` does.
+    """Builds a method, as `ticket_methods.method` does.
 
     All start from the trained dense network, under a mask that keeps as many weights of
     each layer as one of the magnitudes does: that mask, or a random one.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import optax
 
-from experiments import methods, optimizers
+from experiments import methods, optimizers, ticket_methods
 from experiments.methods import Method
 from experiments.settings import Settings
 from jaxticket import prune, scores, searches, slimming
@@ -16,7 +16,7 @@ UPDATES = 50  # of the mask in gradual pruning
 def method(
     name: str, config: Settings, params: Params, *, steps: int, epoch_steps: int
 ) -> Method:
-    """Builds a method, as `methods.method` does.
+    """Builds a method, as `ticket_methods.method` does.
 
     A search takes the first `config.search_steps(steps)` steps of the schedule and
     leaves trained weights; the training of its ticket takes the others.
@@ -25,7 +25,7 @@ def method(
     weights = optimizers.of_weights(config)
 
     def continuous_sparsification(x):
-        return methods.continuous_sparsification(
+        return ticket_methods.continuous_sparsification(
             config, x["s0"], first, epoch_steps, weights="trained"
         )
 
@@ -66,7 +66,7 @@ def method(
     knobs = {
         "continuous_sparsification": (
             continuous_sparsification,
-            methods.s0_settings(config),
+            ticket_methods.s0_settings(config),
         ),
         "gradual": (gradual, _falling("density", config.densities)),
         "magnitude": (magnitude, _falling("density", config.densities)),

@@ -21,7 +21,7 @@ def run(
     Args:
       title: what the report calls it.
       config: what to do; `resolve` fills in what is left open.
-      build: what makes a `Method` of each name, as `methods.method` does.
+      build: what makes a `Method` of each name, as `ticket_methods.method` does.
       finish: called with the finished `study.Study`, before its report is written.
 
     Returns:

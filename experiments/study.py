@@ -35,7 +35,7 @@ class Study:
       config: resolved.
       dataset: what to train on.
       layout: where the lanes are.
-      build: what makes a `Method` of each name, as `methods.method` does.
+      build: what makes a `Method` of each name, as `ticket_methods.method` does.
     """
 
     def __init__(

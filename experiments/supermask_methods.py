@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 import optax
 
-from experiments import mask_search, methods, optimizers
+from experiments import mask_search, methods, optimizers, ticket_methods
 from experiments.methods import Method, Network
 from jaxticket import controls, prune, scores, searches, selection
 from jaxticket.base import Params, Ticket
@@ -49,7 +49,7 @@ def method(
     steps: int,
     epoch_steps: int,
 ) -> Method:
-    """Builds a method, as `methods.method` does: one of `METHODS`.
+    """Builds a method, as `ticket_methods.method` does: one of `METHODS`.
 
     All start from the weights of the initialisation, from `sign(w)` times the standard
     deviation of their layer, or from Kaiming values, and none changes these.
@@ -86,12 +86,12 @@ def method(
     if kind == "continuous_sparsification":
         gates = optimizers.of_gates(config)
         return mask_search.method(
-            lambda x: methods.continuous_sparsification(
+            lambda x: ticket_methods.continuous_sparsification(
                 config, x["s0"], length, epoch_steps, optimizer=gates
             ),
             steps=length,
             opens=opens,
-            settings=methods.s0_settings(config),
+            settings=ticket_methods.s0_settings(config),
             measures={},
             **TESTED_LATER,
         )
@@ -103,7 +103,7 @@ def method(
             opens=functools.partial(_kaiming, config, name == "edge_popup"),
             settings=densities(config.popup_densities),
         )
-    rates = methods.lottery_rates(config, params)
+    rates = ticket_methods.lottery_rates(config, params)
 
     def pruned(key, x, initial: Network, trained: Network):
         full = methods.full(config, trained.weights)

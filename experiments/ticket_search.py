@@ -17,13 +17,13 @@ Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/,
 report.html, tickets/. A resumed run needs the folder work/; delete it when all is done.
 """
 
-from experiments import common, methods, run
+from experiments import common, run, ticket_methods
 from experiments.config import Config
 
 
 def experiment(config: Config) -> list[dict]:
     """Runs a ticket search as its settings say; see `run.run`."""
-    return run.run("Ticket search", config, methods.method)
+    return run.run("Ticket search", config, ticket_methods.method)
 
 
 if __name__ == "__main__":

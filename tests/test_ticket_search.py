@@ -16,10 +16,10 @@ import pytest
 from experiments import (
     jobs,
     layouts,
-    methods,
     records,
     statistics,
     study,
+    ticket_methods,
     ticket_search,
 )
 from experiments.config import Config
@@ -190,12 +190,12 @@ def test_rewinding_shortens_the_rounds_that_resume_the_schedule(tmp_path):
 
 
 def test_a_broken_promise_stops_the_run(tmp_path, monkeypatch):
-    real = methods.method
+    real = ticket_methods.method
 
     def wrong(*args, **kwargs):
         return real(*args, **kwargs)._replace(rates=0.5)
 
-    monkeypatch.setattr(methods, "method", wrong)
+    monkeypatch.setattr(ticket_methods, "method", wrong)
     with pytest.raises(
         audit.AuditError, match="imp, ticket of seed 0, round 1: all layers keep"
     ):
@@ -279,7 +279,7 @@ def test_presets_are_the_papers():
         params, _ = jax.eval_shape(
             models.create(model).init, jax.random.key(0), np.zeros((1, 32, 32, 3))
         )
-        method = methods.method("imp", config, params, steps=1, epoch_steps=1)
+        method = ticket_methods.method("imp", config, params, steps=1, epoch_steps=1)
         layers = {len(leaf.shape): [] for leaf in jax.tree.leaves(params)}
         for name, leaf in zip(
             masks.names(params), jax.tree.leaves(params), strict=True

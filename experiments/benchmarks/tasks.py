@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from experiments import config as settings
-from experiments import methods
+from experiments import methods, ticket_methods
 from experiments.settings import resolve
 from jaxticket import (
     classification,
@@ -104,7 +104,9 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
         return lambda _: search
 
     def continuous_sparsification(s0):
-        return methods.continuous_sparsification(config, s0, per_epoch, per_epoch)
+        return ticket_methods.continuous_sparsification(
+            config, s0, per_epoch, per_epoch
+        )
 
     def jackpot(_):
         search = searches.jackpot(optax.sgd(0.1, momentum=0.9))
@@ -126,7 +128,7 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
             "nesterov": trained(
                 optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4
             ),
-            "imp": methods.method(
+            "imp": ticket_methods.method(
                 "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
             ).search,
             "continuous_sparsification": continuous_sparsification,
