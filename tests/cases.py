@@ -388,8 +388,15 @@ def story(name: str) -> Story:
             lambda x, xs: jnp.concatenate([x[None], xs]), state, states
         )
 
-    def look(state):
-        return search.params(state), search.ticket(state)
+    @jax.jit
+    def look(rounds):
+        states = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rounds)
+        shape = len(LANES), ROUNDS, STEPS + 1
+        # One batch axis: three take several times as long to compile.
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), states)
+        views = jax.vmap(lambda state: (search.params(state), search.ticket(state)))
+        views = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), views(flat))
+        return states, *views
 
     opened, walk, advance = (
         jax.jit(jax.vmap(f)) for f in (search.init, walk, search.advance)
@@ -398,8 +405,7 @@ def story(name: str) -> Story:
     for round_ in range(ROUNDS):
         last, states = walk(advance(last) if round_ else opened(*starts()))
         rounds.append(states)
-    states = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rounds)
-    views = jax.jit(jax.vmap(jax.vmap(jax.vmap(look))))(states)
+    states, *views = look(rounds)
     return Story(states, *jax.device_get(views))
 
 
