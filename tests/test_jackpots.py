@@ -358,3 +358,42 @@ def test_gradient_is_the_mean_over_all_batches():
     )
     expected = np.mean(images * labels[..., None], axis=(0, 1))
     np.testing.assert_allclose(found["w"], expected, rtol=1e-5)
+
+
+def test_weights_of_a_file_take_the_place_of_dense_training(tmp_path, monkeypatch):
+    """Of every seed, tested as they are and searched: nothing trains them."""
+    model = models.create("lenet_300_100")
+    given = model.init(jax.random.key(7), jnp.zeros((1, 8, 8, 1)))
+
+    def load(path, name, *, num_classes, image):
+        assert (path, name) == ("weights.safetensors", "lenet_300_100")
+        assert (num_classes, image) == (10, (8, 8, 1))
+        return given
+
+    monkeypatch.setattr(models.pretrained, "load", load)
+    config = dataclasses.replace(
+        TINY,
+        methods=("jackpot",),
+        densities=(0.2,),
+        tune_steps=None,
+        pretrained="weights.safetensors",
+        output_dir=str(tmp_path),
+    )
+    rows = jackpots.experiment(config)
+    dense = statistics.select(rows, method="dense")
+    assert {row["steps"] for row in dense} == {0}
+    assert len({row["test_accuracy"] for row in dense}) == 1
+    like = jax.eval_shape(lambda: given)
+    weights, mask = Shelf(tmp_path, *like).ticket(Lane("jackpot", "ticket", 1, 1))
+    jax.tree.map(
+        lambda w, g, m: np.testing.assert_array_equal(w, g if m is None else g * m),
+        weights,
+        given[0],
+        mask,
+    )
+
+
+def test_a_file_of_weights_that_is_not_there_is_one_line(tmp_path):
+    result = main("--pretrained=nowhere.safetensors", f"--output_dir={tmp_path}")
+    assert result.returncode == 1
+    assert "lenet_300_100" in result.stderr.splitlines()[-1]
