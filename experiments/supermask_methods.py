@@ -38,6 +38,8 @@ LEARNED = (
     f"continuous_sparsification{CONSTANT}",
 )
 ONE_SHOT = (*CRITERIA, *GRADIENT)
+# Of a method whose search runs with other masks than its tickets have.
+TESTED_LATER = {"trains_ticket": False, "hard": False, "train_steps": 0}
 METHODS = (*LEARNED, *ONE_SHOT, *(f"{name}{CONSTANT}" for name in ONE_SHOT))
 
 
@@ -56,90 +58,106 @@ def method(
     """
     del steps
     kind = name.removesuffix(CONSTANT)
-    every, length = mask_search.every(config, epoch_steps), config.search_steps
-    values = controls.signed_constant if name.endswith(CONSTANT) else lambda t: t
-
-    def densities(values):
-        return methods.settings("density", sorted(values, reverse=True))
-
-    def opens(key, values_, initial: Network, trained: Network):
-        del key, values_, trained
-        weights = initial.weights
-        start = Ticket(weights, methods.full(config, weights))
-        return values(start), initial.model_state
-
     if kind in ("learned", "rescaled"):
-        logits = optimizers.of_logits(config, length, every)
-        return mask_search.method(
-            lambda x: searches.supermask(
-                logits,
-                initial_logit=x["s0"],
-                rescale=kind == "rescaled",
-                read=config.read,
-            ),
-            steps=length,
-            opens=opens,
-            settings=methods.settings("s0", [config.s0]),
-            kept_weights=kind == "rescaled",  # times a factor that only it knows
-            **({} if config.read == "sample" else TESTED_LATER),
-        )
+        return _learned(name, config, epoch_steps)
     if kind == "continuous_sparsification":
-        gates = optimizers.of_gates(config)
-        return mask_search.method(
-            lambda x: ticket_methods.continuous_sparsification(
-                config, x["s0"], length, epoch_steps, optimizer=gates
-            ),
-            steps=length,
-            opens=opens,
-            settings=ticket_methods.s0_settings(config),
-            measures={},
-            **TESTED_LATER,
-        )
-    if name in ("edge_popup", "edge_popup_normal"):
-        optimizer = optimizers.of_scores(config, length, every)
-        return mask_search.method(
-            lambda x: searches.edge_popup(optimizer, density=x["density"]),
-            steps=length,
-            opens=functools.partial(_kaiming, config, name == "edge_popup"),
-            settings=densities(config.popup_densities),
-        )
+        return _annealed(name, config, epoch_steps)
+    if kind in ("edge_popup", "edge_popup_normal"):
+        return _popped(name, config, epoch_steps)
+    return _one_shot(name, config, params)
+
+
+def _learned(name: str, config: mask_search.Config, epoch_steps: int) -> Method:
+    """Masks that are drawn."""
+    rescale, steps = name.startswith("rescaled"), config.search_steps
+    every = mask_search.every(config, epoch_steps)
+    optimizer = optimizers.of_logits(config, steps, every)
+    return mask_search.method(
+        lambda x: searches.supermask(
+            optimizer, initial_logit=x["s0"], rescale=rescale, read=config.read
+        ),
+        steps=steps,
+        opens=functools.partial(_initial, name, config),
+        settings=methods.settings("s0", [config.s0]),
+        kept_weights=rescale,  # times a factor that only the search knows
+        **({} if config.read == "sample" else TESTED_LATER),
+    )
+
+
+def _annealed(name: str, config: mask_search.Config, epoch_steps: int) -> Method:
+    """Masks by Continuous Sparsification."""
+    gates, steps = optimizers.of_gates(config), config.search_steps
+    return mask_search.method(
+        lambda x: ticket_methods.continuous_sparsification(
+            config, x["s0"], steps, epoch_steps, optimizer=gates
+        ),
+        steps=steps,
+        opens=functools.partial(_initial, name, config),
+        settings=ticket_methods.s0_settings(config),
+        measures={},
+        **TESTED_LATER,
+    )
+
+
+def _popped(name: str, config: mask_search.Config, epoch_steps: int) -> Method:
+    """Masks by edge-popup."""
+    every = mask_search.every(config, epoch_steps)
+    optimizer = optimizers.of_scores(config, config.search_steps, every)
+    return mask_search.method(
+        lambda x: searches.edge_popup(optimizer, density=x["density"]),
+        steps=config.search_steps,
+        opens=functools.partial(_kaiming, config, name == "edge_popup"),
+        settings=_falling(config.popup_densities),
+    )
+
+
+def _one_shot(name: str, config: mask_search.Config, params: Params) -> Method:
+    """Masks by a criterion, at the rates of the Lottery Ticket paper."""
+    kind = name.removesuffix(CONSTANT)
     rates = ticket_methods.lottery_rates(config, params)
 
-    def pruned(key, x, initial: Network, trained: Network):
-        full = methods.full(config, trained.weights)
+    def opens(key, x, initial: Network, trained: Network):
         if kind in GRADIENT:
             score = scores.at_initial(GRADIENT[kind](lambda _: initial.gradient))
         else:
             score = CRITERIA[kind]
+        start, model_state = _initial(name, config, key, x, initial, trained)
         found = prune(
-            Ticket(trained.weights, full),
+            start._replace(weights=trained.weights),
             scores.ties_at_random(score),
             x["density"],
             initial=initial.weights,
             key=key,
             select=selection.per_layer(selection.at_rates(rates)),
         )
-        start = values(Ticket(initial.weights, full))
-        return start._replace(mask=found.mask), initial.model_state
+        return start._replace(mask=found.mask), model_state
 
     return mask_search.method(
         searches.jackpot(optax.set_to_zero()),
         steps=0,
-        opens=pruned,
+        opens=opens,
+        settings=_falling(config.densities),
         needs_gradient=kind in GRADIENT,
-        settings=densities(config.densities),
     )
 
 
-# A method whose search runs with other masks than its tickets have.
-TESTED_LATER = {"trains_ticket": False, "hard": False, "train_steps": 0}
+def _falling(densities) -> tuple[methods.Setting, ...]:
+    return methods.settings("density", sorted(densities, reverse=True))
+
+
+def _initial(name: str, config, key, x, initial: Network, trained: Network):
+    """The weights of the initialisation, or signed constants in their place."""
+    del key, x, trained
+    ticket = Ticket(initial.weights, methods.full(config, initial.weights))
+    if name.endswith(CONSTANT):
+        ticket = controls.signed_constant(ticket)
+    return ticket, initial.model_state
 
 
 def _kaiming(config, constant: bool, key, x, initial: Network, trained: Network):
     """Edge-popup's start: Kaiming values, and no biases."""
     del trained
-    weights = initial.weights
-    ticket = Ticket(weights, methods.full(config, weights))
+    ticket = Ticket(initial.weights, methods.full(config, initial.weights))
     density = {"none": 1.0, "density": x["density"], "code": 1 - x["density"]}
     fan = jnp.asarray(density[config.scale_fan], jnp.float32)
     if constant:

@@ -115,6 +115,11 @@ class Config(mask_search.Config):
         settings.one_of("mask_schedule", self.mask_schedule, ("constant", "cosine"))
         settings.one_of("read", self.read, ("sample", "threshold"))
         settings.one_of("scale_fan", self.scale_fan, FANS)
+        if self.scale_fan == "code" and max(self.popup_densities) == 1:
+            raise ValueError(
+                "--scale_fan=code divides by one minus the density: give "
+                f"--popup_densities below 1, not {self.popup_densities}"
+            )
         settings.finite("s0", self.s0)
 
     def searches(self) -> int:

@@ -214,6 +214,7 @@ def test_a_mask_may_be_read_by_its_threshold(tmp_path):
         ({"methods": ("learnt",)}, "unknown method 'learnt'"),
         ({"read": "mean"}, "unknown read 'mean'"),
         ({"scale_fan": "fan"}, "unknown scale_fan 'fan'"),
+        ({"scale_fan": "code", "popup_densities": (1.0,)}, "below 1, not .1.0"),
         ({"mask_schedule": "linear"}, "unknown mask_schedule 'linear'"),
         ({"mask_learning_rate": 0.0}, "--mask_learning_rate must be above 0"),
         ({"search_epochs": 0}, "--search_epochs must be at least 1"),
