@@ -46,7 +46,7 @@ def conv(
         but no `jvp` of its own. "shift": a sum over kernel offsets of matrix
         products. "im2col": one matrix product, at `height * width` times the
         activation memory. "auto": on CPU "shift" for a 1x1 kernel, "im2col" for
-        at most 4 input channels or images of few pixels, else "gemm"; "lanes" on other
+        2 to 4 input channels or images of few pixels, else "gemm"; "lanes" on other
         backends, whose grouped convolutions are slow (jax-ml/jax#13800, #26568).
 
     Returns:
@@ -96,9 +96,10 @@ def _choose(image_shape, kernel_shape):
     if kernel_shape[:2] == (1, 1):
         return "shift"
     # As measured: with 3 channels half to a third of the time, since the gradient of
-    # the images is a convolution of few channels; at 2x2, 512 channels a fiftieth.
+    # the images is a convolution of few channels; at 2x2, 512 channels a fiftieth. With
+    # one channel four times as long: XLA writes the patches number by number.
     small = math.prod(image_shape[1:3]) <= math.prod(kernel_shape[:2])
-    return "im2col" if kernel_shape[2] <= 4 or small else "gemm"
+    return "im2col" if 1 < kernel_shape[2] <= 4 or small else "gemm"
 
 
 def _lax(x, kernel, strides, padding):
