@@ -7,7 +7,7 @@ of the network by one of Zhou et al.'s criteria in one shot (`large_final_same_s
 ...), and laid over the initial weights. A method whose name ends in `_constant` has
 `sign(w)` times the standard deviation of the layer in place of these. The dense network
 is trained too, for the criteria and to compare. Without flags: the digits of
-scikit-learn, under two minutes on two cores.
+scikit-learn, about two minutes on two cores.
 
     python -m experiments.supermasks
 
