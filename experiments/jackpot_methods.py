@@ -39,7 +39,7 @@ def method(
         else searches.jackpot(optax.set_to_zero())
     )
     return mask_search.method(
-        search,
+        lambda _: search,
         steps=config.search_steps if searched else 0,
         opens=functools.partial(_opened, config, random),
         settings=methods.settings("density", sorted(config.densities, reverse=True)),

@@ -1,5 +1,6 @@
 """The work of a study, piece by piece: searches, then trainings of what they found."""
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -58,7 +59,10 @@ class Jobs:
         self.methods = methods
         self.shelf = shelf
         self.init = init
-        self.gradient = gradient
+        # Of the initial network of a seed: all settings of a method share it.
+        self._gradient = functools.cache(
+            lambda seed: gradient(*init(random_keys.of_seed(seed).init))
+        )
         self.width = width
         self.seeds = range(config.first_seed, config.first_seed + config.seeds)
         self._openings = {
@@ -248,7 +252,7 @@ class Jobs:
             full = methods.full(self.config, initial.weights)
             return Ticket(initial.weights, full), initial.model_state
         if self.methods[name].needs_gradient:
-            initial = initial._replace(gradient=self.gradient(*initial[:2]))
+            initial = initial._replace(gradient=self._gradient(seed))
         trained = Network(*self.shelf.anchor(Lane("dense", "dense", seed, 0)))
         key = jax.random.fold_in(keys.controls, len(CONTROLS))
         return self._openings[name](key, setting.values, initial, trained)

@@ -1,7 +1,7 @@
 """What the studies of masks over frozen weights share: settings, and their methods."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
@@ -60,7 +60,7 @@ def every(config: Config, epoch_steps: int) -> int:
 
 
 def method(
-    search: Search | Any,
+    search: Callable[[Any], Search],
     *,
     steps: int,
     opens: Opening,
@@ -70,14 +70,14 @@ def method(
     """A search over frozen weights as a method of a study.
 
     Args:
-      search: one of `searches.frozen`, or values of a setting -> search.
+      search: values of a setting -> search.
       steps: of the search; with none its first mask is the mask found.
       opens: what it starts from.
       settings: the lanes.
       **options: fields of the `Method`.
     """
     return Method(
-        (lambda _: search) if isinstance(search, Search) else search,
+        search,
         rounds=1,
         steps=steps,
         settings=tuple(settings),

@@ -133,7 +133,7 @@ def _one_shot(name: str, config: mask_search.Config, params: Params) -> Method:
         return start._replace(mask=found.mask), model_state
 
     return mask_search.method(
-        searches.jackpot(optax.set_to_zero()),
+        lambda _: searches.jackpot(optax.set_to_zero()),
         steps=0,
         opens=opens,
         settings=_falling(config.densities),
