@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 from test_ticket_search import ENVIRONMENT, ROOT, without_seconds
 
 from experiments import (
     figures,
     gradients,
+    jackpot_methods,
     jackpots,
     overlap_tables,
     report,
@@ -23,8 +25,10 @@ from experiments import (
     statistics,
     study,
 )
+from experiments.methods import Network
 from experiments.records import Lane
 from experiments.search_curves import Curve
+from experiments.settings import resolve
 from experiments.shelf import Shelf
 from jaxticket import masks, models
 from jaxticket.data import Split
@@ -397,3 +401,71 @@ def test_a_file_of_weights_that_is_not_there_is_one_line(tmp_path):
     result = main("--pretrained=nowhere.safetensors", f"--output_dir={tmp_path}")
     assert result.returncode == 1
     assert "lenet_300_100" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("rates", ["global", "uniform", "erk"])
+def test_layers_share_a_density_by_the_rates(rates):
+    """Counts by hand; the classifier stays whole."""
+    model = models.create("lenet_300_100")
+    network = Network(*model.init(jax.random.key(3), jnp.zeros((1, 8, 8, 1))))
+    config = resolve(dataclasses.replace(TINY, rates=rates)).in_steps(20)
+    method = jackpot_methods.method(
+        "jackpot", config, network.weights, steps=60, epoch_steps=20
+    )
+    values = {"density": np.float32(0.1)}
+    found, _ = method.opens(jax.random.key(0), values, None, network)
+    assert found.mask["output"]["kernel"] is None
+    kernels = [np.abs(network.weights[name]["kernel"]) for name in ("fc_0", "fc_1")]
+    sizes = [w.size for w in kernels]
+    if rates == "global":
+        threshold = np.sort(np.concatenate([w.ravel() for w in kernels]))[
+            -round(0.1 * sum(sizes))
+        ]
+        kept = [(w >= threshold).sum() for w in kernels]
+    elif rates == "uniform":
+        kept = [round(0.1 * n) for n in sizes]
+    else:
+        raw = [sum(w.shape) for w in kernels]
+        kept = [0.1 * sum(sizes) * r / sum(raw) for r in raw]
+    for mask, wanted in zip(jax.tree.leaves(found.mask), kept, strict=True):
+        assert abs(int(mask.sum()) - wanted) <= 1
+
+
+class Normalised(linen.Module):
+    """A small network with batch statistics."""
+
+    @linen.compact
+    def __call__(self, x, *, train=False):
+        x = linen.Dense(20, name="hidden")(x.reshape(len(x), -1))
+        norm = linen.BatchNorm(use_running_average=not train, name="norm")
+        return linen.Dense(10, name="output")(linen.relu(norm(x)))
+
+
+@pytest.mark.parametrize("statistics_are", ["free", "frozen"])
+def test_batch_statistics_move_in_a_search_or_not(
+    tmp_path, monkeypatch, statistics_are
+):
+    model = models.from_linen(Normalised())
+    monkeypatch.setattr(models, "create", lambda *_, **__: model)
+    config = dataclasses.replace(
+        TINY,
+        methods=("jackpot",),
+        densities=(0.2,),
+        tune_steps=None,
+        batch_statistics=statistics_are,
+        output_dir=str(tmp_path),
+    )
+    jackpots.experiment(config)
+    like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 1)))
+    shelf = Shelf(tmp_path, *like)
+    for seed in (0, 1):
+        trained, before = shelf.anchor(Lane("dense", "dense", seed, 0))
+        lane = Lane("jackpot", "ticket", seed, 1, "density=0.2")
+        weights, after = shelf.anchor(lane)
+        # Biases, scale and shift of the normalisation too are those of the training.
+        jax.tree.map(np.testing.assert_array_equal, weights, trained)
+        same = [
+            np.array_equal(x, y)
+            for x, y in zip(*map(jax.tree.leaves, (before, after)), strict=True)
+        ]
+        assert same == [statistics_are == "frozen"] * 2
