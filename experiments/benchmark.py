@@ -22,7 +22,6 @@ from pathlib import Path
 import jax
 from rich import console, table
 
-from experiments import common
 from experiments.benchmarks import (
     ceiling,
     compiling,
@@ -40,7 +39,8 @@ from experiments.benchmarks import (
     zoo,
 )
 from experiments.benchmarks.bench import QUICK, Bench, Sizes
-from experiments.config import setting
+from experiments.study.config import setting
+from experiments.study.study import common
 
 SECTIONS = {
     "ceiling": ceiling.rows,

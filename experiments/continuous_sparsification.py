@@ -36,8 +36,8 @@ Reference:
 import dataclasses
 from typing import ClassVar
 
-from experiments import common, config, run, ticket_methods
-from experiments.settings import setting
+from experiments.study.settings import setting
+from experiments.study.study import common, config, run, ticket_methods
 
 METHODS = (
     "continuous_sparsification",

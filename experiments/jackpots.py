@@ -38,8 +38,15 @@ Reference:
 import dataclasses
 from typing import ClassVar, Self
 
-from experiments import common, jackpot_methods, mask_search, overlaps, run, settings
-from experiments.settings import setting
+from experiments.study.settings import setting
+from experiments.study.study import (
+    common,
+    jackpot_methods,
+    mask_search,
+    overlaps,
+    run,
+    settings,
+)
 
 METHODS = (
     "jackpot",

@@ -30,8 +30,8 @@ Reference:
 import dataclasses
 from typing import ClassVar
 
-from experiments import common, pruners, run, settings
-from experiments.settings import setting
+from experiments.study.settings import setting
+from experiments.study.study import common, pruners, run, settings
 
 METHODS = (
     "continuous_sparsification",

@@ -14,8 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from experiments import (
-    common,
+from experiments.reports import (
     figures,
     milestones,
     overlap_tables,
@@ -25,6 +24,7 @@ from experiments import (
     statistics,
     tables,
 )
+from experiments.study.study import common
 
 
 def html(output_dir: str | Path) -> Path:

@@ -33,8 +33,14 @@ Reference:
 import dataclasses
 from typing import ClassVar
 
-from experiments import common, mask_search, run, settings, supermask_methods
-from experiments.settings import setting
+from experiments.study.settings import setting
+from experiments.study.study import (
+    common,
+    mask_search,
+    run,
+    settings,
+    supermask_methods,
+)
 
 METHODS = supermask_methods.METHODS
 FANS = ("none", "density", "code")

@@ -17,8 +17,8 @@ Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/,
 report.html, tickets/. A resumed run needs the folder work/; delete it when all is done.
 """
 
-from experiments import common, run, ticket_methods
-from experiments.config import Config
+from experiments.study.config import Config
+from experiments.study.study import common, run, ticket_methods
 
 
 def experiment(config: Config) -> list[dict]:

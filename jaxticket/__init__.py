@@ -1,6 +1,6 @@
 """Lottery tickets in functional JAX: find, train and test sparse sub-networks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from jaxticket import (
     analysis,
@@ -8,68 +8,44 @@ from jaxticket import (
     classification,
     controls,
     data,
+    engine,
     files,
-    lanes,
     masks,
     models,
-    programs,
-    resumable,
     schedules,
     scores,
     searches,
     selection,
-    slimming,
     training,
 )
-from jaxticket.base import Search, Ticket, as_optax
+from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
 from jaxticket.pruning import prune
-from jaxticket.searches import (
-    Gated,
-    continuous_sparsification,
-    edge_popup,
-    fixed,
-    gradual,
-    imp,
-    iss,
-    jackpot,
-    l0,
-    soft_threshold,
-    supermask,
-)
+from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
+from jaxticket.searches import Gated
 from jaxticket.training import run
 
 __all__ = [
+    "Evidence",
     "Gated",
+    "Promises",
     "Search",
     "Ticket",
     "analysis",
     "as_optax",
     "audit",
     "classification",
-    "continuous_sparsification",
     "controls",
     "data",
-    "edge_popup",
+    "engine",
     "files",
-    "fixed",
-    "gradual",
-    "imp",
-    "iss",
-    "jackpot",
-    "l0",
-    "lanes",
     "masks",
     "models",
-    "programs",
     "prune",
-    "resumable",
     "run",
     "schedules",
     "scores",
     "searches",
     "selection",
-    "slimming",
-    "soft_threshold",
-    "supermask",
     "training",
+    *searches.__all__,
 ]

@@ -1,19 +1,26 @@
 """The two types that everything here is made of, and the bridge to optax."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 Params = Any  # a pytree of arrays
 Mask = Any  # the same tree: a bool leaf, or None where a leaf is never pruned
 Scores = Any  # a mask tree of numbers
 State = Any
+ModelState = Any  # batch statistics and the like; an empty dict where there are none
 PRNGKey = jax.Array
 Step = jax.Array | int
 Schedule = Callable[[Step], jax.Array]
+# What the optimiser of a search is handed: the weights, the pair `Gated(weights,
+# logits)`, or scores of weights that are frozen. Programs that build one read this.
+OfWeights = Annotated[optax.GradientTransformation, "weights"]
+OfGates = Annotated[optax.GradientTransformation, "gates"]
+OfScores = Annotated[optax.GradientTransformation, "scores"]
 
 
 class Ticket(NamedTuple):
@@ -23,14 +30,68 @@ class Ticket(NamedTuple):
       weights: dense pytree of any structure. Values where the mask is false are kept
         for the controls; the network runs with `masks.apply(mask, weights)`.
       mask: the same tree with `bool` leaves, `None` for a leaf that is never pruned.
+      model_state: what goes with these weights beside them: the batch statistics of
+        the same step, say. `None` for a network that has none, or where the loop has
+        not put it there yet: searches never look at it.
     """
 
     weights: Params
     mask: Mask
+    model_state: ModelState = None
+
+
+class Evidence(NamedTuple):
+    """What a score may look at besides the weights; `None` where there is none.
+
+    Attributes:
+      initial: the weights before training.
+      key: for random draws.
+      loss: `params -> scalar`, on fixed data, the network in evaluation mode.
+      forward: `params -> outputs`, of one input that is all ones, in evaluation mode.
+    """
+
+    initial: Params | None = None
+    key: PRNGKey | None = None
+    loss: Callable[[Params], jax.Array] | None = None
+    forward: Callable[[Params], Any] | None = None
+
+
+class Promises(NamedTuple):
+    """What a search may be held to: `run`, the audit and the contract tests read it.
+
+    Attributes:
+      hard: the network runs with exact zeros where the ticket's mask is false.
+      nested: what the ticket of one round has pruned stays so in the next.
+      weights: whose the ticket's are. `anchor`: those of `rewind_step`; `trained`:
+        those of now; `given`: those that the search was opened with, never trained.
+      rewind_step: step of the first round at which the anchor is taken, and with it
+        the model state; 0 is what the search was opened with.
+      rewinds: a round opens with the ticket's weights and model state.
+      rounds: a further round prunes on; otherwise `advance` only goes on.
+      opens_given: the first round trains the given ticket: only `advance` prunes.
+      random: the key decides.
+      kept: `{layer: count}` of the ticket before -> that of the ticket after one
+        pruning, or its sum; by exact counts, in Python's numbers. The ticket before is
+        the last round's, or the given one where `opens_given` is false. `None`: the
+        counts are an outcome.
+      scale: what the ticket's prunable weights are times those that `weights` says;
+        `None`: each has a factor of its own.
+    """
+
+    hard: bool = True
+    nested: bool = True
+    weights: Literal["anchor", "trained", "given"] = "trained"
+    rewind_step: int = 0
+    rewinds: bool = False
+    rounds: bool = False
+    opens_given: bool = False
+    random: bool = False
+    kept: Callable[[dict[str, int]], dict[str, int] | int] | None = None
+    scale: ArrayLike | None = 1.0
 
 
 class Search(NamedTuple):
-    """A ticket search as five pure functions: three moves and two views.
+    """A ticket search as five pure functions, three moves and two views, and promises.
 
     A search is an optimiser that owns its parameters. Ask it which parameters to run
     the network with, hand it the gradient with respect to those, and say when a round
@@ -42,16 +103,20 @@ class Search(NamedTuple):
         with respect to `params(state)`. `step` (int32 scalar, unbatched under `vmap`)
         is the position in the round's schedule. It counts from 0, or from the rewinding
         step in a round that resumes the schedule there.
-      advance: `state -> state`. Closes a round and opens the next.
+      advance: `(state, evidence=Evidence()) -> state`. Closes a round and opens the
+        next. The evidence is what the loop knows of the data; `initial` and `key` are
+        the search's own.
       params: `state -> params`. What to run the network with now.
-      ticket: `state -> Ticket`. What has been found so far.
+      ticket: `state -> Ticket`. What has been found so far, without a model state.
+      promises: what the search may be held to.
     """
 
     init: Callable[[PRNGKey, Ticket], State]
     update: Callable[[Params, State, Step], State]
-    advance: Callable[[State], State]
+    advance: Callable[..., State]
     params: Callable[[State], Params]
     ticket: Callable[[State], Ticket]
+    promises: Promises = Promises()
 
 
 class OptaxState(NamedTuple):
@@ -68,6 +133,7 @@ def as_optax(
     *,
     rounds: int = 1,
     round_steps: int | None = None,
+    evidence: Evidence = Evidence(),
 ) -> optax.GradientTransformation:
     """A search for a training loop that knows only optax.
 
@@ -82,14 +148,15 @@ def as_optax(
       rounds: `search.advance` runs between rounds, `rounds - 1` times in all, so that
         the ticket of the last round can be read whenever the loop ends.
       round_steps: updates per round; needed for more than one round.
+      evidence: what `search.advance` is given, for scores that need a loss.
 
     Returns:
       An `optax.GradientTransformation` whose `update` needs `params`. The ticket found
       is `search.ticket(state.search)`.
 
     Raises:
-      ValueError: several rounds without `round_steps`, a number below 1, or `update`
-        called without `params`.
+      ValueError: several rounds without `round_steps`, a number below 1, a rewinding
+        step that a round never reaches, or `update` called without `params`.
     """
     unknown = round_steps is None
     if rounds < 1 or (rounds > 1 if unknown else round_steps < 1):
@@ -97,6 +164,8 @@ def as_optax(
             "as_optax needs rounds >= 1 and, for more than one, round_steps >= 1; "
             f"got rounds={rounds}, round_steps={round_steps}"
         )
+    if not unknown:
+        check_rewind(search.promises, round_steps)
 
     def init(params):
         del params
@@ -114,8 +183,25 @@ def as_optax(
             # The next gradient is taken at the parameters handed out now, so the next
             # round is opened now and not before its first update.
             over = ((count + 1) % round_steps == 0) & (round_ < rounds - 1)
-            inner = jax.lax.cond(over, search.advance, lambda state: state, inner)
+            inner = jax.lax.cond(
+                over,
+                lambda state: search.advance(state, evidence),
+                lambda state: state,
+                inner,
+            )
         updates = jax.tree.map(jnp.subtract, search.params(inner), params)
         return updates, OptaxState(inner, count + 1)
 
     return optax.GradientTransformation(init, update)
+
+
+def check_rewind(promises: Promises, steps: int) -> None:
+    """Raises a `ValueError` where a round of `steps` steps never reaches the anchor's.
+
+    The search would then rewind to what it was opened with, without a word.
+    """
+    if promises.rewind_step >= steps:
+        raise ValueError(
+            f"rewind_step {promises.rewind_step} is outside a round of {steps} steps: "
+            "rewind to an earlier step or take longer rounds"
+        )

@@ -17,10 +17,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxticket import order
-from jaxticket.base import Params, PRNGKey, Search, State, Ticket
+from jaxticket.base import (
+    Evidence,
+    ModelState,
+    Params,
+    PRNGKey,
+    Search,
+    State,
+    Ticket,
+    check_rewind,
+)
 
 Batch = Any  # what one row of the data is, with a leading axis
-ModelState = Any  # batch statistics and the like; an empty dict where there are none
+# What a score may look at, given the model state of the moment; see `Evidence`.
+EvidenceFn = Callable[[ModelState], Evidence]
 LossFn = Callable[[Params, ModelState, Batch, PRNGKey], tuple[jax.Array, ModelState]]
 
 
@@ -36,7 +46,7 @@ class Result(NamedTuple):
     """What `run` returns.
 
     Attributes:
-      ticket: read after the last round.
+      ticket: read after the last round, with the model state of its weights.
       carry: the trained state; `search.params(carry.search)` are the parameters.
       losses: mean training loss of every epoch, `[rounds, epochs]`.
       records: what `record` returned, each leaf `[rounds, epochs, ...]`.
@@ -48,17 +58,39 @@ class Result(NamedTuple):
     records: Any
 
 
-def start(
-    search: Search, key: PRNGKey, ticket: Ticket, model_state: ModelState
+def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
+    """Opens a search, with the model state of its ticket."""
+    model = {} if ticket.model_state is None else ticket.model_state
+    return Carry(search.init(key, ticket), model, model)
+
+
+def next_round(
+    search: Search, carry: Carry, evidence: EvidenceFn | None = None
 ) -> Carry:
-    """Opens a search."""
-    return Carry(search.init(key, ticket), model_state, model_state)
+    """Closes a round and opens the next.
+
+    The model state returns to the rewinding step if the weights do, as the search
+    promises, and stays with them otherwise.
+
+    Args:
+      search: the search.
+      carry: the state after the round's last step.
+      evidence: what the search may look at when it prunes, with the model state and
+        the weights of this moment.
+    """
+    known = Evidence() if evidence is None else evidence(carry.model)
+    state = search.advance(carry.search, known)
+    rewinds = search.promises.rewinds
+    return carry._replace(
+        search=state, model=carry.model_anchor if rewinds else carry.model
+    )
 
 
-def next_round(search: Search, carry: Carry, *, rewind_model: bool) -> Carry:
-    """Closes a round: batch statistics return with the weights, or stay with them."""
-    model = carry.model_anchor if rewind_model else carry.model
-    return carry._replace(search=search.advance(carry.search), model=model)
+def found(search: Search, carry: Carry) -> Ticket:
+    """The ticket of now, with the model state that goes with its weights."""
+    early = search.promises.weights == "anchor"
+    model = carry.model_anchor if early else carry.model
+    return search.ticket(carry.search)._replace(model_state=model)
 
 
 def steps(
@@ -72,8 +104,8 @@ def steps(
     last: ArrayLike,
     round: ArrayLike,
     batch_size: int,
-    rewind_step: int = 0,
-) -> tuple[Carry, jax.Array]:
+    observe: Callable[[State, State], Any] = lambda before, after: (),
+) -> tuple[Carry, jax.Array, Any]:
     """Takes the steps `first, ..., last - 1` of a round.
 
     Every epoch visits the data in an order of its own, drawn from `key`; the rows that
@@ -91,18 +123,20 @@ def steps(
       last: int32 scalar, unbatched.
       round: int32 scalar, unbatched: whether this is the first round.
       batch_size: rows per step.
-      rewind_step: at this step of round 0 the model state is remembered.
+      observe: `(search_state, next_search_state) -> numbers` of every step.
 
     Returns:
-      The state before step `last`, and the mean loss of the steps (NaN without any).
+      `(carry, loss, observed)`: the state before step `last`, and the means over the
+      steps of the loss and of what was observed (NaN without any).
     """
     size = len(jax.tree.leaves(data)[0])
     per_epoch = size // batch_size
     order_key, noise_key = jax.random.split(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    rewind_step = search.promises.rewind_step
 
-    def step(position, permutation, carry, total):
+    def step(position, permutation, carry, totals):
         places = position % per_epoch * batch_size + jnp.arange(batch_size)
         rows = order.rows(permutation, places, size)
         batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), data)
@@ -115,7 +149,9 @@ def steps(
             now = (round == 0) & (position == rewind_step)
             anchor = jax.lax.cond(now, lambda: carry.model, lambda: carry.model_anchor)
         state = search.update(grads, carry.search, position)
-        return Carry(state, model, anchor), total + loss.astype(jnp.float32)
+        seen = loss, observe(carry.search, state)
+        totals = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), totals, seen)
+        return Carry(state, model, anchor), totals
 
     def epoch(index, loop):
         permutation = order.draw(jax.random.fold_in(order_key, index), size)
@@ -126,13 +162,17 @@ def steps(
             loop,
         )
 
-    carry, total = jax.lax.fori_loop(
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = jax.eval_shape(observe, carry.search, carry.search)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (scalar, shapes))
+    carry, totals = jax.lax.fori_loop(
         first // per_epoch,
         -(-last // per_epoch),
         epoch,
-        (carry, jnp.zeros((), jnp.float32)),
+        (carry, zeros),
     )
-    return carry, total / (last - first)
+    loss, observed = jax.tree.map(lambda total: total / (last - first), totals)
+    return carry, loss, observed
 
 
 def run(
@@ -145,10 +185,8 @@ def run(
     rounds: int,
     epochs: int,
     batch_size: int,
-    model_state: ModelState = None,
-    rewind_step: int = 0,
-    rewind_model: bool = True,
     resume_schedule: bool = False,
+    evidence: EvidenceFn | None = None,
     record: Callable[[State, ModelState], Any] = lambda state, model_state: (),
 ) -> Result:
     """A whole search as one pure function of its key, ticket and numbers.
@@ -160,23 +198,24 @@ def run(
       search: the search.
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
       key: the seed's key.
-      ticket: where the search starts.
+      ticket: where the search starts, with the model state of its weights if the
+        network has one.
       data: pytree of arrays with one leading axis, the same for all seeds.
       rounds: how many times to train; `search.advance` runs between rounds.
       epochs: passes over the data in a round.
       batch_size: rows per step.
-      model_state: batch statistics and the like, of the same initialisation.
-      rewind_step: the search's own: the step whose model state belongs to the ticket.
-      rewind_model: whether the model state returns there when a round ends.
-      resume_schedule: whether later rounds begin at `rewind_step` (and so are shorter
-        by that), or at step 0.
+      resume_schedule: whether later rounds begin at the search's rewinding step (and
+        so are shorter by that), or at step 0.
+      evidence: `model_state -> Evidence`: the loss on fixed data and the like, for
+        scores that need them, see `classification.evidence`.
       record: `(search_state, model_state) -> values`, called after every epoch.
 
     Returns:
       A `Result`.
 
     Raises:
-      ValueError: numbers below 1, or a batch larger than the data.
+      ValueError: numbers below 1, a batch larger than the data, or a rewinding step
+        that a round never reaches.
     """
     size = len(jax.tree.leaves(data)[0])
     check_sizes(rounds=rounds, epochs=epochs, batch_size=batch_size)
@@ -185,18 +224,14 @@ def run(
             f"batch_size {batch_size} is more than the {size} rows of data"
         )
     per_epoch = size // batch_size
-    if not 0 <= rewind_step < epochs * per_epoch:
-        raise ValueError(
-            f"rewind_step {rewind_step} is outside a round of "
-            f"{epochs * per_epoch} steps"
-        )
+    check_rewind(search.promises, epochs * per_epoch)
+    rewind_step = search.promises.rewind_step
     search_key, data_key = jax.random.split(key)
-    model_state = {} if model_state is None else model_state
 
     def train_round(carry, index):
         carry = jax.lax.cond(
             index > 0,
-            lambda carry: next_round(search, carry, rewind_model=rewind_model),
+            lambda carry: next_round(search, carry, evidence),
             lambda carry: carry,
             carry,
         )
@@ -204,7 +239,7 @@ def run(
         round_key = jax.random.fold_in(data_key, index)
 
         def train_epoch(carry, epoch):
-            carry, loss = steps(
+            carry, loss, _ = steps(
                 search,
                 loss_fn,
                 carry,
@@ -214,7 +249,6 @@ def run(
                 last=jnp.maximum(begin, (epoch + 1) * per_epoch),
                 round=index,
                 batch_size=batch_size,
-                rewind_step=rewind_step,
             )
             return carry, (loss, record(carry.search, carry.model))
 
@@ -222,10 +256,10 @@ def run(
 
     carry, (losses, records) = jax.lax.scan(
         train_round,
-        start(search, search_key, ticket, model_state),
+        start(search, search_key, ticket),
         jnp.arange(rounds, dtype=jnp.int32),
     )
-    return Result(search.ticket(carry.search), carry, losses, records)
+    return Result(found(search, carry), carry, losses, records)
 
 
 def check_sizes(**sizes: int) -> None:

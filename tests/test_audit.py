@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import toy
 
-from jaxticket import Ticket, audit, controls, masks, prune, scores, selection
+from jaxticket import (
+    Ticket,
+    audit,
+    controls,
+    masks,
+    prune,
+    scores,
+    selection,
+)
 
 WHERE = "round 2"
 OUTER = toy.ticket(lost=3)  # keeps 27 of 30 and 21 of 24

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxticket import checkpoint
+from jaxticket.engine import checkpoint
 
 CONFIG = {"seeds": (1, 2), "rate": 0.1}
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from test_ticket_search import ENVIRONMENT, ROOT, without_seconds
 
-from experiments import continuous_sparsification, pruning, statistics, study
-from experiments.settings import resolve
-from jaxticket import files, masks, models, resumable
+from experiments import continuous_sparsification, pruning
+from experiments.reports import statistics
+from experiments.study.settings import resolve
+from experiments.study.study import study
+from jaxticket import files, masks, models
+from jaxticket.engine import resumable
 
 SEARCH = continuous_sparsification.Config(
     seeds=2, rounds=2, epochs=2, lanes=1, s0_values=(-0.1, 0.1)

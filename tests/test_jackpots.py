@@ -12,24 +12,21 @@ import pytest
 from flax import linen
 from test_ticket_search import ENVIRONMENT, ROOT, without_seconds
 
-from experiments import (
+from experiments import jackpots, report
+from experiments.reports import (
     figures,
-    gradients,
-    jackpot_methods,
-    jackpots,
     overlap_tables,
-    report,
     search_curves,
     search_figures,
     search_tables,
     statistics,
-    study,
 )
-from experiments.methods import Network
-from experiments.records import Lane
-from experiments.search_curves import Curve
-from experiments.settings import resolve
-from experiments.shelf import Shelf
+from experiments.reports.search_curves import Curve
+from experiments.study.methods import Network
+from experiments.study.records import Lane
+from experiments.study.settings import resolve
+from experiments.study.shelf import Shelf
+from experiments.study.study import gradients, jackpot_methods, study
 from jaxticket import masks, models
 from jaxticket.data import Split
 

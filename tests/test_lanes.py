@@ -19,7 +19,8 @@ from programs import (
     whole,
 )
 
-from jaxticket import lanes, training
+from jaxticket import training
+from jaxticket.engine import lanes
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import layouts
+from jaxticket.engine import layouts
 
 DEVICES = 4  # of the tests, see conftest.py
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxticket import lanes, memory
+from jaxticket.engine import lanes, memory
 
 SIZE = 2**20  # bytes of an argument
 X = jax.ShapeDtypeStruct((SIZE // 4,), jnp.float32)

@@ -26,7 +26,14 @@ from references import (
     some,
 )
 
-from jaxticket import Gated, Ticket, continuous_sparsification, fixed, masks, schedules
+from jaxticket import (
+    Gated,
+    Ticket,
+    continuous_sparsification,
+    fixed,
+    masks,
+    schedules,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -25,7 +25,8 @@ from references import (
     some,
 )
 
-from jaxticket import Ticket, fixed, gradual, slimming, soft_threshold
+from jaxticket import Ticket, fixed, gradual, soft_threshold
+from jaxticket.searches import slimming
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from rich import console
 
-from experiments import figures, milestones, report, statistics, tables
+from experiments import report
+from experiments.reports import figures, milestones, statistics, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLS = ("reinitialise", "shuffle", "random")

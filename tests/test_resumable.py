@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxticket import lanes, masks, programs, resumable, schedules, searches
+from jaxticket import masks, schedules, searches
 from jaxticket.base import Ticket
+from jaxticket.engine import lanes, programs, resumable
 
 ROWS = 40
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxticket import Ticket, fixed, imp, masks, prune, slimming
+from jaxticket import Ticket, fixed, imp, masks, prune
+from jaxticket.searches import slimming
 
 CHANNELS = {"conv_0": 4, "conv_1": 6}
 

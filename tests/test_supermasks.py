@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import random_keys, statistics, supermasks
-from experiments.settings import resolve
+from experiments import supermasks
+from experiments.reports import statistics
+from experiments.study.settings import resolve
 from jaxticket import classification, data, files, masks, models
+from jaxticket.engine import keys
 
 DENSITIES = (0.8, 0.2)
 CONFIG = supermasks.Config(
@@ -41,7 +43,7 @@ def run(tmp_path_factory):
     model = models.create("lenet_300_100")
     images = data.load("digits").train.images[:1].astype(np.float32)
     init = jax.jit(lambda key: model.init(key, images)[0])
-    weights = [init(random_keys.of_seed(seed).init) for seed in (0, 1)]
+    weights = [init(keys.of_seed(seed).init) for seed in (0, 1)]
     return rows, folder, [jax.tree.map(np.asarray, w) for w in weights]
 
 

@@ -13,18 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    jobs,
-    layouts,
-    records,
-    statistics,
-    study,
-    ticket_methods,
-    ticket_search,
-)
-from experiments.config import Config
-from experiments.settings import resolve
+from experiments import ticket_search
+from experiments.reports import statistics
+from experiments.study.config import Config
+from experiments.study.settings import resolve
+from experiments.study.study import jobs, records, study, ticket_methods
 from jaxticket import audit, files, masks, models
+from jaxticket.engine import layouts
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Config(

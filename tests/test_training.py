@@ -24,7 +24,8 @@ from programs import (
     whole,
 )
 
-from jaxticket import Search, Ticket, fixed, lanes, masks, run, training
+from jaxticket import Search, Ticket, fixed, masks, run, training
+from jaxticket.engine import lanes
 
 
 def counted(f):

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import jax
 
-from experiments import layouts
 from experiments.benchmarks import measure
-from jaxticket import lanes, models
+from jaxticket import models
+from jaxticket.engine import lanes, layouts
 
 _IMAGENET = ("resnet_50", "vgg_19_bn")  # made for other images than are drawn here
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.bench import Bench, layout
-from jaxticket import lanes
+from jaxticket.engine import lanes
 
 SGEMM = "sgemm"
 COPY = "copy"

@@ -10,7 +10,8 @@ import numpy as np
 from experiments.benchmarks import measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, layout
 from experiments.benchmarks.lenet import MODEL
-from jaxticket import lanes, programs, training
+from jaxticket import training
+from jaxticket.engine import lanes, programs
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:

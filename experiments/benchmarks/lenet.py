@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 
-from experiments import layouts
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
 from experiments.benchmarks.bench import Bench, place, spread
+from jaxticket.engine import layouts
 
 MODEL = "lenet_300_100"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import jax
 
-from experiments import common
 from experiments.benchmarks import measure, search, tasks
 from experiments.benchmarks.bench import Bench, layout, place
-from jaxticket import lanes, programs, resumable
+from experiments.study.study import common
+from jaxticket.engine import lanes, programs, resumable
 
 STATUS = Path("/proc/self/status")  # where Linux tells what a process holds
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from experiments.benchmarks import arithmetic, lenet, measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, layout, place
-from jaxticket import data, lanes, programs, resumable
+from jaxticket import data
+from jaxticket.engine import lanes, programs, resumable
 
 # Seconds a ticket on two CPU cores, for reference and not measured here: a twentieth of
 # the 200 that open_lth takes, and what a prototype took with two seeds on two devices.

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import config as settings
-from experiments import methods, ticket_methods
-from experiments.settings import resolve
+from experiments.study.settings import resolve
+from experiments.study.study import config as settings
+from experiments.study.study import methods, ticket_methods
 from jaxticket import (
     classification,
     data,

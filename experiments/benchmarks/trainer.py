@@ -10,7 +10,8 @@ import numpy as np
 
 from experiments.benchmarks import arithmetic, measure, tasks
 from experiments.benchmarks.bench import Sizes, layout
-from jaxticket import classification, lanes, programs, training
+from jaxticket import classification, training
+from jaxticket.engine import lanes, programs
 
 
 class Program(NamedTuple):

@@ -1,0 +1,21 @@
+"""How searches run: compiled for lanes of seeds, in stretches that can be resumed."""
+
+from jaxticket.engine import (
+    checkpoint,
+    keys,
+    lanes,
+    layouts,
+    memory,
+    programs,
+    resumable,
+)
+
+__all__ = [
+    "checkpoint",
+    "keys",
+    "lanes",
+    "layouts",
+    "memory",
+    "programs",
+    "resumable",
+]
