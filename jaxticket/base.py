@@ -56,6 +56,9 @@ class Evidence(NamedTuple):
     forward: Callable[[Params], Any] | None = None
 
 
+NO_EVIDENCE = Evidence()
+
+
 class Promises(NamedTuple):
     """What a search may be held to: `run`, the audit and the contract tests read it.
 
@@ -103,7 +106,7 @@ class Search(NamedTuple):
         with respect to `params(state)`. `step` (int32 scalar, unbatched under `vmap`)
         is the position in the round's schedule. It counts from 0, or from the rewinding
         step in a round that resumes the schedule there.
-      advance: `(state, evidence=Evidence()) -> state`. Closes a round and opens the
+      advance: `(state, evidence=NO_EVIDENCE) -> state`. Closes a round and opens the
         next. The evidence is what the loop knows of the data; `initial` and `key` are
         the search's own.
       params: `state -> params`. What to run the network with now.
@@ -133,7 +136,7 @@ def as_optax(
     *,
     rounds: int = 1,
     round_steps: int | None = None,
-    evidence: Evidence = Evidence(),
+    evidence: Evidence = NO_EVIDENCE,
 ) -> optax.GradientTransformation:
     """A search for a training loop that knows only optax.
 

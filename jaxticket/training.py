@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxticket import order
 from jaxticket.base import (
+    NO_EVIDENCE,
     Evidence,
     ModelState,
     Params,
@@ -78,7 +79,7 @@ def next_round(
       evidence: what the search may look at when it prunes, with the model state and
         the weights of this moment.
     """
-    known = Evidence() if evidence is None else evidence(carry.model)
+    known = NO_EVIDENCE if evidence is None else evidence(carry.model)
     state = search.advance(carry.search, known)
     rewinds = search.promises.rewinds
     return carry._replace(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxticket import masks, training
-from jaxticket.base import Params, PRNGKey, Search, State, Ticket
+from jaxticket.base import ModelState, Params, PRNGKey, Search, State, Ticket
 from jaxticket.engine import lanes, memory
 
 Settings = Any  # a pytree of numbers that lanes may differ by; () where there are none
