@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from experiments.study import methods, outputs
 from experiments.study.settings import Settings, resolve
+from jaxticket.hyperparameters import Hyper
 
 _DEFINE = {
     int: flags.DEFINE_integer,
@@ -85,7 +86,7 @@ def _define(kind: type, name: str, default: Any, text: str) -> None:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
-def _about(hyper: methods.Hyper) -> str:
+def _about(hyper: Hyper) -> str:
     """The help of a hyper-parameter: its meaning, its default, whether it sweeps."""
     text = hyper.help.replace("`", "").rstrip(".")
     if hyper.choices:

@@ -5,25 +5,20 @@ signature of the factory, and their help from its docstring. A variant is a
 `functools.partial`.
 """
 
-import functools
 import inspect
 import itertools
-import re
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from experiments.study import optimizers, starts
 from experiments.study.settings import Settings
-from jaxticket import searches
+from jaxticket import hyperparameters, searches
 from jaxticket.base import Promises, Search
+from jaxticket.hyperparameters import Hyper
 
-CONTEXT = ("steps", "epoch_steps", "rewind_step")  # given by the study, never a flag
-NUMBERS = set(typing.get_args(ArrayLike))
 SOME_STEPS = 10**6  # a length for checks that come before the data
 
 
@@ -50,94 +45,6 @@ def registry() -> dict[str, Method]:
     return {name: Method(getattr(searches, name)) for name in searches.__all__}
 
 
-class Hyper(NamedTuple):
-    """A hyper-parameter of a method.
-
-    Attributes:
-      name: of the argument.
-      default: its value; `inspect.Parameter.empty` where one must be given.
-      kind: float, int, bool or str.
-      swept: whether it may have several values, which then run as lanes.
-      choices: of a word, where they are known.
-      help: from the docstring.
-    """
-
-    name: str
-    default: Any
-    kind: type
-    swept: bool
-    choices: tuple[str, ...]
-    help: str
-
-
-def hyperparameters(factory: Callable) -> dict[str, Hyper]:
-    """The keyword-only arguments that a plain value can be given for.
-
-    What a `functools.partial` binds is none any more.
-    """
-    bound = _bound(factory)
-    factory = unbound(factory)
-    hints = typing.get_type_hints(factory)
-    about = described(factory.__doc__ or "")
-    found = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        kind, swept, choices = _kind(hints[name])
-        if name in bound or name in CONTEXT or kind is None:
-            continue
-        found[name] = Hyper(
-            name, parameter.default, kind, swept, choices, about.get(name, "")
-        )
-    return found
-
-
-def unbound(factory: Callable) -> Callable:
-    """The function itself, of a variant."""
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    return factory
-
-
-def _bound(factory: Callable) -> set[str]:
-    """The arguments that a variant has decided."""
-    bound: set[str] = set()
-    while isinstance(factory, functools.partial):
-        bound |= factory.keywords.keys()
-        factory = factory.func
-    return bound
-
-
-def _kind(hint: Any) -> tuple[type | None, bool, tuple[str, ...]]:
-    """What values a hint allows: their type, whether several, and the words."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    parts = typing.get_args(hint) if union else (hint,)
-    if set(parts) >= NUMBERS:
-        return float, True, ()
-    for part in parts:
-        if typing.get_origin(part) is Literal:
-            return str, False, typing.get_args(part)
-    for kind in (bool, str, float, int):
-        if kind in parts:
-            return kind, False, ()
-    return None, False, ()
-
-
-def described(docstring: str) -> dict[str, str]:
-    """Argument -> what the `Args:` of a docstring say of it, in one line."""
-    _, _, rest = inspect.cleandoc(docstring).partition("\nArgs:\n")
-    about, names = {}, ()
-    for line in rest.splitlines():
-        if line and not line.startswith("  "):
-            break
-        if entry := re.match(r"  (\w+(?:, \w+)*): (.*)", line):
-            names = entry[1].split(", ")
-            about |= dict.fromkeys(names, entry[2])
-        else:
-            about |= {name: f"{about[name]} {line.strip()}" for name in names}
-    return {name: text.strip() for name, text in about.items()}
-
-
 def _factories(method: Method) -> Iterator[Callable]:
     """What takes the hyper-parameters of a method."""
     if method.search is not None:
@@ -149,7 +56,9 @@ def _factories(method: Method) -> Iterator[Callable]:
 def _optimizer(method: Method) -> Callable:
     if method.optimizer is not None:
         return method.optimizer
-    hints = typing.get_type_hints(unbound(method.search), include_extras=True)
+    hints = typing.get_type_hints(
+        hyperparameters.unbound(method.search), include_extras=True
+    )
     handed = hints["optimizer"]
     return optimizers.KINDS[handed.__metadata__[0]]
 
@@ -158,7 +67,7 @@ def of_method(method: Method) -> list[Hyper]:
     """All hyper-parameters of a method; of one name there is one."""
     found: dict[str, Hyper] = {}
     for factory in _factories(method):
-        found = hyperparameters(factory) | found
+        found = hyperparameters.of(factory) | found
     if method.search is not None:
         text = (
             "trainings of a search; default: --rounds, or 1 where more change nothing"
@@ -254,18 +163,23 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         optimizer = _call(_optimizer(method), given | swept, config, every)
         return _call(method.search, given | swept, optimizer)
 
-    settings = [
+    combinations = [
         dict(zip(several, combination, strict=True))
         for combination in itertools.product(*several.values())
     ]
+    settings = [Setting(_label(each), _numbers(each)) for each in combinations]
     try:
-        promises = [
-            search(swept).promises if method.search else STARTED for swept in settings
-        ]
-        for swept in settings:
-            start(swept)
+        for each in combinations:  # numbers of Python, which are checked
+            start(each)
+            if method.search:
+                search(each)
     except ValueError as error:
         raise ValueError(f"--{name}.*: {error}") from None
+    # Numbers of the program, which may round otherwise.
+    promises = [
+        search(setting.swept).promises if method.search else STARTED
+        for setting in settings
+    ]
     first = promises[0]
     resumes = config.resume_schedule
     if resumes is None:
@@ -274,7 +188,7 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         rounds = config.rounds if first.rounds else 1
     return Planned(
         name,
-        tuple(Setting(_label(swept), _numbers(swept)) for swept in settings),
+        tuple(settings),
         rounds if method.search else 0,
         search if method.search else None,
         start,
@@ -285,7 +199,9 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
 
 def _call(factory: Callable, values: Mapping[str, Any], *args: Any) -> Any:
     """Calls a factory with those of the values that it takes and has not bound."""
-    takes = inspect.signature(unbound(factory)).parameters.keys() - _bound(factory)
+    takes = inspect.signature(
+        hyperparameters.unbound(factory)
+    ).parameters.keys() - hyperparameters.bound(factory)
     return factory(*args, **{k: x for k, x in values.items() if k in takes})
 
 

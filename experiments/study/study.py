@@ -15,7 +15,15 @@ from experiments.study.methods import Planned
 from experiments.study.records import Lane, Records, dense
 from experiments.study.settings import Settings
 from experiments.study.shelf import Shelf
-from jaxticket import classification, controls, data, masks, models, searches
+from jaxticket import (
+    classification,
+    controls,
+    data,
+    hyperparameters,
+    masks,
+    models,
+    searches,
+)
 from jaxticket.base import Params, PRNGKey, Promises, Search, Ticket
 from jaxticket.engine import keys, lanes, programs, resumable
 
@@ -175,7 +183,7 @@ class Study:
             start = functools.partial(self._any_start, name)
             program = self.programs[name]
             shapes = jax.eval_shape(lambda: program.start(*start(self._any_keys())))
-            factory = methods.unbound(self.config.METHODS[name].search)
+            factory = hyperparameters.unbound(self.config.METHODS[name].search)
             return factory, *jax.tree.flatten(shapes[1])
 
         kinds = {name: kind(name) for name in able}
