@@ -44,7 +44,7 @@ def of(factory: Callable) -> dict[str, Hyper]:
 
     What a `functools.partial` binds is none any more.
     """
-    taken, factory = bound(factory), unbound(factory)
+    takes, factory = arguments(factory), unbound(factory)
     hints = typing.get_type_hints(factory)
     about = described(factory.__doc__ or "")
     found = {}
@@ -52,7 +52,7 @@ def of(factory: Callable) -> dict[str, Hyper]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         kind, swept, choices = _kind(hints[name])
-        if name in taken or name in CONTEXT or kind is None:
+        if name not in takes or name in CONTEXT or kind is None:
             continue
         found[name] = Hyper(
             name, parameter.default, kind, swept, choices, about.get(name, "")
@@ -67,13 +67,13 @@ def unbound(factory: Callable) -> Callable:
     return factory
 
 
-def bound(factory: Callable) -> set[str]:
-    """The arguments that a variant has decided."""
+def arguments(factory: Callable) -> set[str]:
+    """The arguments that a factory still takes: a variant has decided some."""
     taken: set[str] = set()
     while isinstance(factory, functools.partial):
         taken |= factory.keywords.keys()
         factory = factory.func
-    return taken
+    return inspect.signature(factory).parameters.keys() - taken
 
 
 def _kind(hint: Any) -> tuple[type | None, bool, tuple[str, ...]]:
