@@ -3,17 +3,14 @@
 import functools
 import re
 
-import cases
 import jax
 import numpy as np
 import pytest
-from cases import assert_same, at
+from cases import STEPS, assert_same, at
 from programs import (
-    FAMILIES,
-    TOTAL,
+    each_method,
     lane,
-    pruning,
-    searching,
+    search_of,
     side_by_side,
     stretch,
     whole,
@@ -27,22 +24,23 @@ from jaxticket.engine import lanes
 def spread(name, devices, turns=1, width=2):
     """A whole search in `width` lanes on each device: the layout and the program."""
     layout = lanes.layout(width, jax.devices()[:devices], turns=turns)
-    search, setting = whole(name), FAMILIES[name][1][0]
+    search = whole(name)
     program = lanes.mapped(
-        layout, lambda key, ticket: search(key, ticket, setting), (True, True)
+        layout, lambda key, ticket: search(key, ticket, {}), (True, True)
     )
-    return layout, program
+    starts = jax.eval_shape(lambda: side_by_side([lane(0)] * layout.width))
+    return layout, program.lower(*starts).compile()
 
 
 def on(program, seeds):
     return jax.device_get(program(*side_by_side(map(lane, seeds))))
 
 
-@searching
+@each_method
 def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(name):
     _, program = spread(name, 4)
     expected = on(program, range(8))
-    for devices in (1, 2, 4):
+    for devices in (1, 4):
         layout, program = spread(name, devices)
         for group in lanes.groups([6, 3, 1], layout.width):
             found = on(program, group)
@@ -50,7 +48,7 @@ def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(name):
                 assert_same(at(found, position), at(expected, seed))
 
 
-@searching
+@pytest.mark.parametrize("name", ["imp", "l0"])
 def test_turns_and_devices_stand_in_for_each_other(name):
     width = 2 if name == "imp" else 1
     layout, program = spread(name, 2, 2, width)
@@ -77,27 +75,26 @@ def test_no_lanes_are_refused(per_device, turns):
         lanes.layout(per_device, turns=turns)
 
 
-@searching
+@each_method
 def test_devices_do_not_talk(name):
-    layout, program = spread(name, 4)
-    starts = side_by_side([lane(seed) for seed in range(layout.width)])
-    text = program.lower(*starts).compile().as_text()
+    _, program = spread(name, 4)
+    text = program.as_text()
     assert "num_partitions=4" in text
     assert not re.search(r"all-|collective|reduce-scatter|send|recv", text)
 
 
 def test_what_a_search_starts_from_outlives_donated_carries():
-    search, layout = pruning(0.8), lanes.layout(2, jax.devices()[:1])
-    start = lanes.mapped(layout, functools.partial(training.start, search), (True,) * 3)
+    search, layout = search_of("imp"), lanes.layout(2, jax.devices()[:1])
+    start = lanes.mapped(layout, functools.partial(training.start, search), (True,) * 2)
     batched = (True, True, False, False, False)
     take = lanes.mapped(layout, stretch(search), batched, donate=(0,))
-    next_round = functools.partial(training.next_round, search, rewind_model=True)
+    next_round = functools.partial(training.next_round, search)
     advance = lanes.mapped(layout, next_round, (True,), donate=(0,))
 
     def starts():
-        return side_by_side([(*lane(seed), cases.UNSEEN) for seed in (0, 1)])
+        return side_by_side([lane(seed) for seed in (0, 1)])
 
     given = starts()
-    carry, _ = take(start(*given), given[0], 0, TOTAL, 0)
-    take(advance(carry), given[0], 0, TOTAL, 1)
+    carry, _ = take(start(*given), given[0], 0, STEPS, 0)
+    take(advance(carry), given[0], 0, STEPS, 1)
     assert_same(given, starts())
