@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxticket import Evidence, Ticket, imp, masks, prune, scores, selection
+from jaxticket import (
+    Evidence,
+    Ticket,
+    classification,
+    imp,
+    masks,
+    prune,
+    scores,
+    selection,
+)
+from jaxticket.data import Split
+from jaxticket.models import Model
 
 KEY = jax.random.key(1)
 few = settings(deadline=None, max_examples=40)
@@ -166,6 +177,61 @@ def test_a_score_reads_what_it_declares_and_says_what_is_missing(name):
         missing = Evidence(**known | {member: None})
         with pytest.raises(ValueError, match=rf"needs evidence\.{member}: give .*="):
             score(weights, missing)
+
+
+def classifier():
+    """A layer under a model state that scales its inputs, in evaluation alone."""
+
+    def apply(params, state, x, *, train=False, key=None):
+        inputs = x.reshape(len(x), -1) * (1.0 if train else state["scale"])
+        return jnp.tanh(inputs @ params["w"]), state
+
+    return Model(lambda key, x: ({}, {}), apply)
+
+
+@pytest.mark.parametrize(("images", "used"), [(25, 20), (10_000, 30), (4, 4)])
+def test_the_evidence_of_a_classifier_is_of_its_first_images(images, used):
+    """In whole batches, as in a test; and a network that runs on an input of ones."""
+    rng = np.random.default_rng(0)
+    split = Split(
+        rng.integers(0, 256, (34, 2, 2, 1)).astype(np.uint8), rng.integers(0, 3, 34)
+    )
+    state, w = {"scale": jnp.float32(0.7)}, {"w": jnp.asarray(rng.normal(size=(4, 3)))}
+
+    def prepare(images):
+        return images.astype(jnp.float32) / 255
+
+    known = classification.evidence(
+        classifier(), split, prepare=prepare, images=images, batch_size=10
+    )(state)
+    first = Split(split.images[:used], split.labels[:used])
+    loss = classification.cross_entropy(classifier(), prepare=prepare, train=False)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(
+        close,
+        jax.jit(jax.value_and_grad(known.loss))(w),
+        jax.value_and_grad(lambda w: loss(w, state, first, KEY)[0])(w),
+    )
+    close(known.forward(w), np.tanh(0.7 * np.sum(w["w"], 0, keepdims=True)))
+    assert known.initial is known.key is None
+
+
+def test_the_memory_of_a_gradient_does_not_depend_on_the_number_of_images():
+    model, w = classifier(), {"w": jnp.ones((4, 1000))}
+
+    def needed(images):
+        split = Split(np.zeros((images, 4), np.float32), np.zeros(images, np.int32))
+        loss = classification.evidence(model, split)({"scale": 1.0}).loss
+        memory = jax.jit(jax.grad(loss)).lower(w).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    assert needed(2000) < 1.1 * needed(200)
+
+
+def test_evidence_of_no_images_is_refused():
+    split = Split(np.zeros((9, 4), np.float32), np.zeros(9, np.int32))
+    with pytest.raises(ValueError, match="images must be at least 1, got 0"):
+        classification.evidence(classifier(), split, images=0)
 
 
 def test_makers_need_what_their_score_needs_too():
