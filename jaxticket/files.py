@@ -27,14 +27,15 @@ def save(path: str | Path, tree: Any, **about: Any) -> None:
     Args:
       path: the file, by custom ending in `.npz`. Its folder is made where there is
         none.
-      tree: pytree of arrays; `None` leaves stay `None`.
+      tree: pytree of arrays; `None` leaves stay `None`. Keys of random streams are
+        stored as their data.
       **about: JSON values to keep with it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays, leaves = {}, []
     for name, leaf in zip(masks.names(tree), jax.tree.leaves(tree), strict=True):
-        array = np.asarray(leaf)
+        array = np.asarray(_plain(leaf))
         # Of this machine's byte order and in order, or its bytes could not be viewed.
         array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
         stored = np.packbits(array) if array.dtype == bool else array
@@ -67,7 +68,8 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
 
     Args:
       path: the file.
-      like: a pytree of that structure, with arrays or `jax.ShapeDtypeStruct`s.
+      like: a pytree of that structure, with arrays or `jax.ShapeDtypeStruct`s; where
+        it has keys of random streams (arrays of them), data become keys again.
 
     Returns:
       `(tree, about)` with numpy arrays in the structure of `like`.
@@ -78,11 +80,16 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     leaves, about = _read(path)
     expected = zip(masks.names(like), jax.tree.leaves(like), strict=True)
     found = []
-    for (name, leaf), (there, array) in zip(expected, leaves, strict=False):
+    for (name, like_leaf), (there, array) in zip(expected, leaves, strict=False):
+        leaf = jax.eval_shape(_plain, like_leaf)
         if name != there or array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(
                 f"{path} does not fit: expected {name} {leaf.dtype}{list(leaf.shape)}, "
                 f"found {there} {array.dtype}{list(array.shape)}"
+            )
+        if leaf.dtype != like_leaf.dtype:
+            array = jax.random.wrap_key_data(
+                array, impl=jax.random.key_impl(like_leaf)
             )
         found.append(array)
     tree = jax.tree.structure(like)
@@ -92,6 +99,13 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
             f"found {len(leaves)}"
         )
     return tree.unflatten(found), about
+
+
+def _plain(leaf: Any) -> Any:
+    """A leaf as numbers: the data of keys."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf
 
 
 def save_ticket(path: str | Path, ticket: Ticket, **about: Any) -> None:
