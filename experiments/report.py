@@ -25,7 +25,8 @@ from experiments.reports import (
     statistics,
     tables,
 )
-from experiments.study import common
+from experiments.study import command
+from jaxticket import files
 
 MARGIN = 0.5
 
@@ -143,7 +144,7 @@ def write(folder: str | Path, *, margin: float | None = None) -> None:
         run.rows, run.looks, run.overlapping, at=run.at, trained=run.trained
     ).items():
         png = drawings.png(drawing)
-        common.write(folder / "figures" / f"{name}.png", png)
+        files.write(folder / "figures" / f"{name}.png", png)
         shown.append(
             {
                 "caption": caption,
@@ -151,7 +152,7 @@ def write(folder: str | Path, *, margin: float | None = None) -> None:
                 "data": base64.b64encode(png).decode(),
             }
         )
-    common.write(folder / "report.html", _page(run, shown))
+    files.write(folder / "report.html", _page(run, shown))
 
 
 def _page(run: Run, shown: list[dict[str, Any]]) -> str:
@@ -217,4 +218,4 @@ def experiment(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    common.main(experiment, Config)
+    command.main(experiment, Config)

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from experiments.study import common
+from jaxticket import files
 
 COLUMNS = (
     "method",
@@ -177,7 +177,7 @@ def write_table(
 ) -> None:
     """Writes a CSV file that `read_table` reads; NaN and None are empty cells."""
     table = pd.DataFrame(list(rows), columns=list(columns))
-    common.write(Path(path), table.to_csv(index=False, lineterminator="\n"))
+    files.write(Path(path), table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_metrics(path: str | Path) -> pd.DataFrame:

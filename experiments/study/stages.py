@@ -276,9 +276,7 @@ def keep(study: Study, lane: Lane, view, given: Ticket) -> None:
         anchor = study.shelf.anchor(lane)
     else:
         before = given if promises.opens_given and promises.rounds else None
-        study.shelf.put_anchor(
-            lane, given if promises.weights == "trained" else ticket
-        )
+        study.shelf.put_anchor(lane, given if promises.weights == "trained" else ticket)
     audit.ticket(
         str(lane),
         view.params,
