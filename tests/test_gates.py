@@ -141,7 +141,7 @@ def test_l0_logits_stay_between_bounds(penalty, bound):
         np.testing.assert_allclose(leaf, np.log(bound), rtol=1e-6)
 
 
-@pytest.mark.parametrize("weights", ["early", "trained"])
+@pytest.mark.parametrize("weights", ["anchor", "trained"])
 def test_an_l0_ticket_has_the_gates_of_a_test(weights):
     """`z = 1.2 sigmoid(a) - 0.1`, clipped: 0 up to `log(1 / 11)`, 1 from `log 11`."""
     search = l0(optax.sgd(0.1), penalty=0.1, weights=weights)
@@ -149,7 +149,7 @@ def test_an_l0_ticket_has_the_gates_of_a_test(weights):
         found = search.ticket(opened(search, np.log(odds)))
         assert masks.count(found.mask) == (54 if z else 0)
         for name in KERNELS:
-            expected = 1 if weights == "early" else z
+            expected = 1 if weights == "anchor" else z
             np.testing.assert_allclose(
                 found.weights[name]["kernel"], expected, atol=1e-6
             )

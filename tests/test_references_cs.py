@@ -69,7 +69,7 @@ def continuous(
     scaling=True,
     keep_momentum=True,
     alive=None,
-    weights="early",
+    weights="anchor",
 ):
     """Savarese et al. 2020, Algorithm 2, and the choices of its released code."""
     alive = alive or ones()
@@ -95,7 +95,7 @@ def continuous(
             w, vw = descend_all(w, dw, vw, step, nesterov=True)
             s, vs = descend_all(s, ds, vs, step, nesterov=True, decay=0)
         mask = {name: (s[name] > 0) & alive[name] for name in KERNELS}
-        start = anchor if weights == "early" else w
+        start = anchor if weights == "anchor" else w
         kernels = {name: scale * start[name] for name in KERNELS}
         tickets.append((start | kernels, mask))
     return path, tickets

@@ -77,7 +77,7 @@ class HardConcrete:
 
 
 def stochastic(
-    kind, key, s, *, ends, penalty, rewind_step=0, weights="early", fresh=False, alive
+    kind, key, s, *, ends, penalty, rewind_step=0, weights="anchor", fresh=False, alive
 ):
     """A search over gates that are drawn, from `u` between `ends`, at every step."""
     w, rest = draw(), (dict.fromkeys(SHAPES, 0.0), dict.fromkeys(KERNELS, 0.0))
@@ -107,7 +107,7 @@ def stochastic(
             count += 1
         test = {name: kind.test(s[name], alive[name]) for name in KERNELS}
         kernels = {name: test[name][0] * w[name] for name in KERNELS}
-        found = anchor if weights == "early" else w | kernels
+        found = anchor if weights == "anchor" else w | kernels
         tickets.append((found, {name: test[name][1] for name in KERNELS}))
     return path, tickets
 

@@ -7,8 +7,18 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks
-from jaxticket.base import Mask, Params, Schedule, Search, State, Ticket
+from jaxticket import masks, schedules
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfGates,
+    Params,
+    Promises,
+    Schedule,
+    Search,
+    State,
+    Ticket,
+)
 from jaxticket.searches import gates
 from jaxticket.searches.gates import Gated, Weights
 
@@ -27,16 +37,18 @@ class ContinuousState(NamedTuple):
 
 
 def continuous_sparsification(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfGates,
     *,
-    temperature: Schedule,
+    temperature: Schedule | ArrayLike = 200.0,
     penalty: ArrayLike = 1e-8,
     initial_logit: ArrayLike = 0.0,
     rewind_step: int = 0,
     between: Between = "paper",
     scaling: bool = True,
     keep_momentum: bool = True,
-    weights: Weights = "early",
+    weights: Weights = "anchor",
+    steps: int | None = None,
+    epoch_steps: int = 1,
 ) -> Search:
     """Learns a soft mask by annealing a sigmoid until it is binary.
 
@@ -49,7 +61,9 @@ def continuous_sparsification(
     Args:
       optimizer: trains the pair `Gated(weights, logits)`. It is given `step`, see
         `schedules.scale_by_step`.
-      temperature: step within the round -> `beta`, see `schedules.temperature`.
+      temperature: the last `beta` of a round, to which it rises exponentially over
+        `steps`, see `schedules.temperature`; it may be traced. Or a schedule: step
+        within the round -> `beta`.
       penalty: `lambda`, weight of the L0 surrogate; larger is sparser. May be traced.
       initial_logit: `s0`; smaller is sparser. May be traced.
       rewind_step: step of the first round whose weights the ticket starts from.
@@ -60,8 +74,10 @@ def continuous_sparsification(
         that factor. To retrain with the factor kept beside the weights, as the released
         code does, see the multiplier of `fixed`.
       keep_momentum: whether the optimiser's state outlives a round.
-      weights: the ticket's: `early` are those of `rewind_step`; `trained` are those of
+      weights: the ticket's: `anchor` are those of `rewind_step`; `trained` are those of
         now, and one round followed by `fixed` prunes, binarises and fine-tunes.
+      steps: of a round; needed where `temperature` is a number.
+      epoch_steps: steps that share one `beta`, where `temperature` is a number.
 
     Returns:
       A `Search`. Its ticket keeps the weights whose logit is positive: read it before
@@ -69,7 +85,7 @@ def continuous_sparsification(
 
     Raises:
       ValueError: a negative penalty or `rewind_step`, an unknown `between` or
-        `weights`.
+        `weights`, a `temperature` that is a number without `steps`.
 
     Reference:
       Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020,
@@ -78,6 +94,13 @@ def continuous_sparsification(
     gates.check(penalty=penalty, rewind_step=rewind_step, weights=weights)
     if between not in get_args(Between):
         raise ValueError(f"between must be one of {get_args(Between)}, got {between!r}")
+    if not callable(temperature):
+        if steps is None:
+            raise ValueError(
+                f"temperature {temperature} needs steps, the number of them in a "
+                "round; or give a schedule, step within the round -> beta"
+            )
+        temperature = schedules.temperature(temperature, steps, epoch_steps=epoch_steps)
     optimizer = optax.with_extra_args_support(optimizer)
     scale = 1 / jax.nn.sigmoid(jnp.asarray(initial_logit)) if scaling else 1.0
 
@@ -128,7 +151,8 @@ def continuous_sparsification(
         )
         return stepped._replace(temperature=at(jnp.asarray(step, jnp.int32) + 1))
 
-    def advance(state):
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
         beta = (
             state.temperature
             if between == "paper"
@@ -154,7 +178,15 @@ def continuous_sparsification(
 
     def ticket(state):
         mask = jax.tree.map(lambda s, m: (s > 0) & m, state.gated.logits, state.mask)
-        chosen = state.anchor if weights == "early" else state.gated.weights
+        chosen = state.anchor if weights == "anchor" else state.gated.weights
         return Ticket(masks.scale(mask, chosen, scale), mask)
 
-    return Search(init, update, advance, params, ticket)
+    promises = Promises(
+        hard=False,
+        nested=False,  # logits of nearly 0 return
+        weights=weights,
+        rewind_step=rewind_step,
+        rounds=True,
+        scale=scale,
+    )
+    return Search(init, update, advance, params, ticket, promises)

@@ -4,21 +4,27 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks, selection
-from jaxticket.base import Search
+from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
-EQUAL = selection.per_layer(selection.equal)
+
+def _named(select: selection.Select | str) -> selection.Select:
+    """Until `selection.named` is there."""
+    if callable(select):
+        return select
+    if select == "global_top":
+        return selection.global_top
+    return selection.per_layer(getattr(selection, select))
 
 
 def edge_popup(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfScores,
     *,
     density: ArrayLike = 0.5,
-    select: selection.Select = EQUAL,
+    select: selection.Select | str = "equal",
 ) -> Search:
     """Learns which edges of a frozen, usually random network to keep.
 
@@ -36,8 +42,9 @@ def edge_popup(
         `schedules.scale_by_step`.
       density: the fraction of the given ticket's weights that the mask keeps, called
         `prune_rate` in the released code. May be traced.
-      select: how the layers share the density, see `selection`; all alike by default.
-        The counts of the first mask are those of all.
+      select: how the layers share the density, by the name of a selection or as a
+        function, see `selection`; all alike by default. The counts of the first mask
+        are those of all.
 
     Returns:
       A `Search` of one round without end. Its ticket holds the given weights.
@@ -50,6 +57,8 @@ def edge_popup(
     """
     if isinstance(density, float | int) and not 0 < density <= 1:
         raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+
+    select = _named(select)
 
     def opened(key, ticket):
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
@@ -67,4 +76,6 @@ def edge_popup(
         ranks = jax.tree.map(jnp.abs, state.scores)
         return selection.like(state.mask)(ranks, state.allowed, None)
 
-    return frozen.search(optimizer, opened=opened, choose=choose, slope=jnp.sign)
+    return frozen.search(
+        optimizer, opened=opened, choose=choose, slope=jnp.sign, random=True
+    )

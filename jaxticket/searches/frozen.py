@@ -9,9 +9,12 @@ import optax
 
 from jaxticket import masks
 from jaxticket.base import (
+    NO_EVIDENCE,
     Mask,
+    OfScores,
     Params,
     PRNGKey,
+    Promises,
     Scores,
     Search,
     State,
@@ -46,12 +49,14 @@ class FrozenState(NamedTuple):
 
 
 def search(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfScores,
     *,
     opened: Callable[[PRNGKey, Ticket], tuple[Scores, Mask, Mask]],
     choose: Callable[[FrozenState, Step], Mask],
     slope: Callable[[jax.Array], jax.Array],
     gain: Callable[[FrozenState], Scores] | None = None,
+    random: bool = False,
+    kept: Callable[[dict[str, int]], dict[str, int] | int] | None = None,
 ) -> Search:
     """A search that trains scores `s` through a hard mask `h(s)`, straight through.
 
@@ -67,6 +72,8 @@ def search(
       slope: derivative of the smooth function.
       gain: `state -> factors` that the weights of each leaf are multiplied by: a mask
         tree of scalars. Constant under differentiation.
+      random: whether the key decides.
+      kept: what the search promises of its counts, see `Promises`.
 
     Returns:
       A `Search` of one round without end. Its ticket holds the given weights, times the
@@ -106,7 +113,8 @@ def search(
             mask=mask, changed=state.changed + changed.astype(jnp.uint32)
         )
 
-    def advance(state):
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
         return state
 
     def weights(state):
@@ -124,4 +132,11 @@ def search(
     def ticket(state):
         return Ticket(weights(state), state.mask)
 
-    return Search(init, update, advance, params, ticket)
+    promises = Promises(
+        nested=False,
+        weights="given",
+        random=random,
+        kept=kept,
+        scale=1.0 if gain is None else None,
+    )
+    return Search(init, update, advance, params, ticket, promises)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxticket.base import Params, PRNGKey, Scores, State, Step
 from jaxticket.searches.fixed import remember
 
-Weights = Literal["early", "trained"]
+Weights = Literal["anchor", "trained"]
 
 
 class Gated(NamedTuple):

@@ -108,10 +108,10 @@ def imp(
                 first=state.round == 0,
             )
             state = state._replace(anchor=anchor)
-        if retrain == "finetune":
-            step = jnp.where(state.round == 0, step, state.last_step)
-            state = state._replace(last_step=step)
-        return state._replace(training=train.update(grads, state.training, step))
+        last = jnp.where(state.round == 0, step, state.last_step)
+        step = last if retrain == "finetune" else step
+        training = train.update(grads, state.training, step)
+        return state._replace(training=training, last_step=last)
 
     def advance(state, evidence=NO_EVIDENCE):
         known = evidence._replace(

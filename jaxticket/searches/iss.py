@@ -9,7 +9,17 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks
-from jaxticket.base import Mask, Params, PRNGKey, Search, State, Ticket
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfGates,
+    Params,
+    PRNGKey,
+    Promises,
+    Search,
+    State,
+    Ticket,
+)
 from jaxticket.searches import gates
 from jaxticket.searches.gates import Gated, Weights
 
@@ -26,20 +36,15 @@ class IssState(NamedTuple):
     count: jax.Array  # updates so far: with the key, it decides the gates
 
 
-def improbable(logits: jax.Array) -> jax.Array:
-    """`sigmoid(s) < 1/2`: a gate that is more often closed than open is off."""
-    return jax.nn.sigmoid(logits) < 0.5
-
-
 def iss(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfGates,
     *,
     penalty: ArrayLike = 1e-8,
     initial_logit: ArrayLike = 0.0,
     rewind_step: int = 0,
-    off: Callable[[jax.Array], jax.Array] = improbable,
+    off: Callable[[jax.Array], jax.Array] | ArrayLike = 0.5,
     keep_momentum: bool = True,
-    weights: Weights = "early",
+    weights: Weights = "anchor",
 ) -> Search:
     """Learns how likely each weight is to be kept, and drops the unlikely ones.
 
@@ -61,10 +66,12 @@ def iss(
       initial_logit: `s0`; smaller is sparser. May be traced. Below 0 every gate is off
         when a round opens: read the ticket before `advance`.
       rewind_step: step of the first round whose weights the ticket starts from.
-      off: logits -> which gates are off. The rule of the paper is not known: say which
-        one a result used.
+      off: gates that are open with a lower probability than this are off; it may be
+        traced. Or a rule: logits -> which gates are off. That of the paper is not
+        known: say which one a result used.
       keep_momentum: whether the optimiser's state outlives a round; not known either.
-      weights: the ticket's: `early` are those of `rewind_step`, `trained` those of now.
+      weights: the ticket's: `anchor` are those of `rewind_step`, `trained` those of
+        now.
 
     Returns:
       A `Search`. Its ticket keeps what was never dropped and is not off now.
@@ -79,6 +86,7 @@ def iss(
     """
     gates.check(penalty=penalty, rewind_step=rewind_step, weights=weights)
     optimizer = optax.with_extra_args_support(optimizer)
+    is_off = off if callable(off) else lambda s: jax.nn.sigmoid(s) < off
 
     def sample(state, logits):
         """The gates of this step and their probabilities, zero for what is dropped."""
@@ -116,7 +124,8 @@ def iss(
         )
         return state._replace(count=state.count + 1)
 
-    def advance(state):
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
         gated = state.gated._replace(logits=fresh(state.gated.logits))
         return state._replace(
             gated=gated,
@@ -130,8 +139,15 @@ def iss(
         return gates.realise(state.gated.weights, drawn)
 
     def ticket(state):
-        mask = jax.tree.map(lambda s, m: ~off(s) & m, state.gated.logits, state.mask)
-        chosen = state.anchor if weights == "early" else state.gated.weights
+        mask = jax.tree.map(lambda s, m: ~is_off(s) & m, state.gated.logits, state.mask)
+        chosen = state.anchor if weights == "anchor" else state.gated.weights
         return Ticket(chosen, mask)
 
-    return Search(init, update, advance, params, ticket)
+    promises = Promises(
+        hard=False,
+        weights=weights,
+        rewind_step=rewind_step,
+        rounds=True,
+        random=True,
+    )
+    return Search(init, update, advance, params, ticket, promises)

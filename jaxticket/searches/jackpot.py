@@ -1,21 +1,26 @@
 """Lottery jackpots: a better mask over pre-trained weights that stay as they are."""
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks, selection
-from jaxticket.base import Mask, Schedule, Scores, Search
+from jaxticket import masks, schedules, selection
+from jaxticket.base import Mask, OfScores, Schedule, Scores, Search
 from jaxticket.searches import frozen
+
+Restriction = Literal["none", "quartic", "cosine"]
 
 
 def jackpot(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfScores,
     *,
     pruned_score: ArrayLike = 0.95,
     absolute: bool = True,
-    restriction: Schedule | None = None,
+    restriction: Schedule | Restriction = "none",
+    steps: int | None = None,
+    epoch_steps: int = 1,
 ) -> Search:
     """Searches a mask over frozen weights, from a mask that is good already.
 
@@ -39,9 +44,9 @@ def jackpot(
     released code       `absolute`   `pruned_score`    `restriction`
     ==================  ===========  ================  ===========================
     2021 (its tables)   yes          0.95              none
-    2023, as meant      no           0.99              `schedules.quartic` (CIFAR),
-                                                       `schedules.cosine` (ImageNet)
-    2023, as released   no           0.99              constant 1
+    2023, as meant      no           0.99              quartic (CIFAR),
+                                                       cosine (ImageNet)
+    2023, as released   no           0.99              none: its rate is always 1
     ==================  ===========  ================  ===========================
 
     Args:
@@ -51,7 +56,10 @@ def jackpot(
       pruned_score: first score of what the mask leaves out, below the 1 of what it
         keeps. May be traced.
       absolute: rank by `|s|`; otherwise by `s`, and `ds` has no `sign(s)`.
-      restriction: step -> rate, in [0, 1].
+      restriction: how the rate falls from 1 to 0 over `steps`: `quartic` or `cosine`,
+        see `schedules`, or `none`. Or a schedule: step -> rate, in [0, 1].
+      steps: of the search; needed for a restriction by its name.
+      epoch_steps: steps that share one rate, for a restriction by its name.
 
     Returns:
       A `Search` of one round without end. Its ticket holds the given weights under the
@@ -60,7 +68,8 @@ def jackpot(
       nothing in that layer.
 
     Raises:
-      ValueError: a `pruned_score` that is not below 1.
+      ValueError: a `pruned_score` that is not below 1, an unknown restriction, or one
+        by its name without `steps`.
 
     Reference:
       Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023, and its code.
@@ -69,6 +78,21 @@ def jackpot(
         raise ValueError(
             f"pruned_score must be below 1, what is kept has; got {pruned_score}"
         )
+
+    if not callable(restriction):
+        if restriction not in get_args(Restriction):
+            raise ValueError(
+                f"restriction must be one of {get_args(Restriction)} or a schedule, "
+                f"got {restriction!r}"
+            )
+        if restriction != "none":
+            if steps is None:
+                raise ValueError(
+                    f"restriction {restriction!r} needs steps, the number of them in "
+                    "the search; or give a schedule, step -> rate"
+                )
+            falling = getattr(schedules, restriction)
+            restriction = falling(steps, epoch_steps=epoch_steps)
 
     def opened(key, ticket):
         del key
@@ -82,7 +106,7 @@ def jackpot(
     def choose(state, step):
         ranks = jax.tree.map(jnp.abs, state.scores) if absolute else state.scores
         wanted = selection.like(state.mask)(ranks, state.allowed, None)
-        if restriction is None:
+        if restriction == "none":
             return wanted
         return swap(ranks, state.mask, wanted, restriction(step))
 
@@ -91,6 +115,7 @@ def jackpot(
         opened=opened,
         choose=choose,
         slope=jnp.sign if absolute else jnp.ones_like,
+        kept=lambda counts: counts,
     )
 
 

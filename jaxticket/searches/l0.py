@@ -9,7 +9,17 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks
-from jaxticket.base import Mask, Params, PRNGKey, Search, State, Ticket
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfGates,
+    Params,
+    PRNGKey,
+    Promises,
+    Search,
+    State,
+    Ticket,
+)
 from jaxticket.searches import gates
 from jaxticket.searches.gates import Gated, Weights
 
@@ -31,19 +41,21 @@ class L0State(NamedTuple):
 
 
 def l0(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfGates,
     *,
-    penalty: ArrayLike,
+    penalty: ArrayLike = 1e-5,
     initial_logit: ArrayLike = 0.0,
     temperature: float = 2 / 3,
-    stretch: tuple[float, float] = (-0.1, 1.1),
+    low: float = -0.1,
+    high: float = 1.1,
     rewind_step: int = 0,
-    weights: Weights = "early",
+    weights: Weights = "anchor",
 ) -> Search:
     """Learns gates that are noisy in training and exactly zero where not needed.
 
     Every prunable weight `w` has a logit `a` (`log alpha`); `b` is the temperature and
-    `(c, d)` the stretch (`gamma`, `zeta`). The network trains with `z * w`, where
+    `c`, `d` are the ends of the stretch (`gamma`, `zeta`). The network trains with
+    `z * w`, where
 
         z = clip((d - c) sigmoid((log(u / (1 - u)) + a) / b) + c, 0, 1),  u ~ U(0, 1),
 
@@ -53,13 +65,15 @@ def l0(
     Args:
       optimizer: trains the pair `Gated(weights, logits)`. It is given `step`, see
         `schedules.scale_by_step`.
-      penalty: `lambda`; larger is sparser. May be traced.
+      penalty: `lambda`; larger is sparser. May be traced. The default is ours: the
+        penalty that suits depends on the network.
       initial_logit: mean of the first logits, `log((1 - p) / p)` for gates that are off
         with probability `p`. May be traced.
       temperature: `b`.
-      stretch: `(c, d)`, with `c < 0` and `d > 1`.
-      rewind_step: step of the first round whose weights an early ticket starts from.
-      weights: the ticket's: `early` are those of `rewind_step`; `trained` are those of
+      low: `c`, below 0: how far a gate is stretched beyond closed.
+      high: `d`, above 1: how far it is stretched beyond open.
+      rewind_step: step of the first round whose weights that ticket starts from.
+      weights: the ticket's: `anchor` are those of `rewind_step`; `trained` are those of
         now times their gate in a test, which is the network that the paper tests.
 
     Returns:
@@ -67,8 +81,8 @@ def l0(
       method has no rounds: a further one goes on where the last one ended.
 
     Raises:
-      ValueError: a negative penalty or `rewind_step`, a temperature, stretch or
-        `weights` that cannot be.
+      ValueError: a negative penalty or `rewind_step`, a `temperature`, `low`,
+        `high` or `weights` that cannot be.
 
     Reference:
       Louizos et al., "Learning Sparse Neural Networks through L0 Regularization", 2018.
@@ -76,11 +90,12 @@ def l0(
       keeps the logits in [log 0.01, log 100], as here.
     """
     gates.check(penalty=penalty, rewind_step=rewind_step, weights=weights)
-    low, high = stretch
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    if not (low < 0 and high > 1):
-        raise ValueError(f"stretch needs ends below 0 and above 1, got {stretch!r}")
+    if not low < 0:
+        raise ValueError(f"low must be below 0, got {low}")
+    if not high > 1:
+        raise ValueError(f"high must be above 1, got {high}")
     optimizer = optax.with_extra_args_support(optimizer)
     shift = temperature * math.log(-low / high)
 
@@ -136,7 +151,8 @@ def l0(
         )
         return state._replace(gated=gated, count=state.count + 1)
 
-    def advance(state):
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
         return state._replace(round=state.round + 1)
 
     def params(state):
@@ -150,8 +166,16 @@ def l0(
             state.mask,
         )
         mask = jax.tree.map(lambda z: z > 0, z)
-        if weights == "early":
+        if weights == "anchor":
             return Ticket(state.anchor, mask)
         return Ticket(gates.realise(state.gated.weights, z), mask)
 
-    return Search(init, update, advance, params, ticket)
+    promises = Promises(
+        hard=False,
+        nested=False,
+        weights=weights,
+        rewind_step=rewind_step,
+        random=True,
+        scale=1.0 if weights == "anchor" else None,
+    )
+    return Search(init, update, advance, params, ticket, promises)

@@ -8,7 +8,15 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks
-from jaxticket.base import Mask, Search, State, Ticket
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfGates,
+    Promises,
+    Search,
+    State,
+    Ticket,
+)
 from jaxticket.searches.gates import Gated
 
 
@@ -20,9 +28,7 @@ class SoftThresholdState(NamedTuple):
     mask: Mask  # what may be kept at all: the starting ticket's
 
 
-def soft_threshold(
-    optimizer: optax.GradientTransformation, *, initial_logit: ArrayLike = -3200.0
-) -> Search:
+def soft_threshold(optimizer: OfGates, *, initial_logit: ArrayLike = -3200.0) -> Search:
     """Learns with each layer a threshold below which its weights are zero.
 
     Every prunable leaf has one logit `s`. The network runs with `sign(w) relu(|w| -
@@ -77,7 +83,8 @@ def soft_threshold(
         gated = optax.apply_updates(state.gated, updates)
         return state._replace(gated=gated, optimizer=inner)
 
-    def advance(state):
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
         return state
 
     def params(state):
@@ -88,4 +95,4 @@ def soft_threshold(
         mask = jax.tree.map(lambda w: w != 0, masks.prunable_like(found, state.mask))
         return Ticket(found, mask)
 
-    return Search(init, update, advance, params, ticket)
+    return Search(init, update, advance, params, ticket, Promises(nested=False))

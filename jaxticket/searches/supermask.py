@@ -4,18 +4,17 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks
-from jaxticket.base import Search
+from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
 Read = Literal["sample", "threshold"]
 
 
 def supermask(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfScores,
     *,
     initial_logit: ArrayLike = 0.0,
     rescale: bool = False,
@@ -89,6 +88,7 @@ def supermask(
         choose=choose,
         slope=slope,
         gain=gain if rescale else None,
+        random=True,
     )
     if read == "sample":
         return search
@@ -97,4 +97,5 @@ def supermask(
         likely = jax.tree.map(lambda s, a: a & (s > 0), state.scores, state.allowed)
         return search.ticket(state._replace(mask=likely))
 
-    return search._replace(ticket=ticket)
+    # The network runs with the mask last drawn, not with the ticket's.
+    return search._replace(ticket=ticket, promises=search.promises._replace(hard=False))
