@@ -1,6 +1,7 @@
 """Scores against numpy, and what selection makes of them."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,18 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from references import (
+    KERNELS,
+    SHAPES,
+    batch,
+    close,
+    draw,
+    gradient,
+    mask_tree,
+    masked,
+    ones,
+    some,
+)
 
 from jaxticket import (
     Evidence,
@@ -206,13 +219,13 @@ def test_the_evidence_of_a_classifier_is_of_its_first_images(images, used):
     )(state)
     first = Split(split.images[:used], split.labels[:used])
     loss = classification.cross_entropy(classifier(), prepare=prepare, train=False)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-5)
     jax.tree.map(
-        close,
+        near,
         jax.jit(jax.value_and_grad(known.loss))(w),
         jax.value_and_grad(lambda w: loss(w, state, first, KEY)[0])(w),
     )
-    close(known.forward(w), np.tanh(0.7 * np.sum(w["w"], 0, keepdims=True)))
+    near(known.forward(w), np.tanh(0.7 * np.sum(w["w"], 0, keepdims=True)))
     assert known.initial is known.key is None
 
 
@@ -248,6 +261,69 @@ def test_a_search_by_a_score_that_draws_says_that_it_is_random():
     assert imp(sgd, score="random").promises.random
     assert imp(sgd, score=scores.ties_at_random(scores.snip)).promises.random
     assert not imp(sgd, score="snip").promises.random
+
+
+# A network of two layers with its derivatives by hand.
+
+
+def by_hand():
+    """What scores may look at, of the network of `references`."""
+    x, y = batch(0, 0)
+
+    def forward(p, x):
+        return jnp.tanh(x @ p["w1"] + p["b1"][None]) @ p["w2"] + p["b2"][None]
+
+    return Evidence(
+        loss=lambda p: jnp.sum((forward(p, x) - y) ** 2) / (2 * len(x)),
+        forward=lambda p: forward(p, jnp.ones((1, 3))),
+    )
+
+
+def snip_by_hand(p):
+    g = gradient(p, *batch(0, 0))
+    return {name: np.abs(g[name] * p[name]) for name in SHAPES}
+
+
+BY_HAND = {"snip": snip_by_hand}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mask", [ones(), some()], ids=["dense", "pruned"])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_scores_of_a_network(name, mask):
+    """Also where some of its weights are zero, as pruned ones are."""
+    p = masked(mask, draw())
+    found = jax.jit(lambda p: scores.NAMES[name](p, by_hand()))(p)
+    close(found, BY_HAND[name](p), 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_iterations_take_derivatives_at_the_pruned_weights(name):
+    p, count = draw(), sum(m.size for m in ones().values())
+    left = np.ones(count, bool)
+    for i in range(1, 6):
+        w = p | dict(zip(KERNELS, parts(np.where(left, flat(p), 0)), strict=True))
+        values = np.where(left, flat(BY_HAND[name](w)), -np.inf)
+        left = np.zeros(count, bool)
+        left[np.argsort(values)[round((1 - 0.3 ** (i / 5)) * count) :]] = True
+
+    def found(iterations):
+        ticket = Ticket(p, mask_tree(ones()))
+        options = {"evidence": by_hand(), "iterations": iterations}
+        return flat(prune(ticket, name, 0.3, **options).mask)
+
+    np.testing.assert_array_equal(found(5), left)
+    assert (found(1) != left).any()
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(tree[name]) for name in KERNELS])
+
+
+def parts(values):
+    first = math.prod(SHAPES["w1"])
+    return values[:first].reshape(SHAPES["w1"]), values[first:].reshape(SHAPES["w2"])
 
 
 # Two magnitudes above a common percentile.
