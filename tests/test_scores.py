@@ -361,6 +361,24 @@ def test_iterations_take_derivatives_at_the_pruned_weights(name):
     assert (found(1) != left).any()
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_search_prunes_by_derivatives_at_its_trained_weights(name):
+    """Round after round, of what is left; none of the scores is a constant."""
+    search = imp(optax.sgd(0.2), density=0.6, score=name, retrain="continue")
+    state = search.init(KEY, Ticket(draw(6), mask_tree(ones())))
+    for left in (12, 7):  # of 20 weights
+        w = jax.tree.map(np.asarray, search.params(state))
+        state = search.update(gradient(w, *batch(0, 0)), state, 0)
+        w = jax.tree.map(np.asarray, search.params(state))
+        alive, grade = flat(search.ticket(state).mask), flat(BY_HAND[name](w))
+        state = search.advance(state, by_hand())
+        kept = flat(search.ticket(state).mask)
+        assert kept.sum() == left
+        assert not (kept & ~alive).any()
+        assert grade[kept].min() > grade[alive & ~kept].max()
+
+
 def test_a_flow_beyond_single_precision_keeps_its_ranks():
     """In a chain all scores are less by one power of two; what is broken ends."""
     rng, shape = np.random.default_rng(0), (30, 8, 8)
