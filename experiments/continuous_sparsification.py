@@ -1,18 +1,17 @@
 """Continuous Sparsification against magnitude pruning, as searches for tickets.
 
-Sequential and parallel Continuous Sparsification, IMP with rewinding, IMP without
-(IMP-C) and ISS, all with as many rounds of as many epochs. A table at the end, also in
-the report, says of each method which of its tickets is the sparsest that matches the
-dense network and which the most accurate, and after how many rounds and epochs of
-search. Without flags: the digits of scikit-learn, five seeds, about two minutes on two
-cores.
+Sequential and parallel Continuous Sparsification, with the factor 1 / sigmoid(s0) of
+the released code and without (`unscaled`), IMP with rewinding, IMP without (IMP-C),
+ISS, and all one-shot magnitude tickets of one dense training. A table at the end, also
+in the report, says of each method which of its tickets is the sparsest that matches the
+dense network and which the most accurate, and after how many epochs of search. Without
+flags: the digits of scikit-learn, five seeds, about two minutes on two cores.
 
     python -m experiments.continuous_sparsification
 
 LeNet-300-100 on MNIST, about 20 minutes on two cores (estimated from one seed):
 
-    python -m experiments.continuous_sparsification --dataset=mnist \\
-        --data_dir=../shared/tfds
+    python -m experiments.continuous_sparsification --dataset=mnist
 
 ResNet-20 on CIFAR-10 by the released recipe: batches of 128, SGD with Nesterov momentum
 at 0.1 for weights and logits, decay 1e-4 of the weights, drops at epochs 56 and 71 of
@@ -20,12 +19,13 @@ at 0.1 for weights and logits, decay 1e-4 of the weights, drops at epochs 56 and
 2 trained for the full schedule. Needs an accelerator; `vgg_16` takes the same recipe:
 
     python -m experiments.continuous_sparsification --dataset=cifar10 \\
-        --data_dir=../shared/tfds --model=resnet_20 --dtype=bfloat16
+        --model=resnet_20 --dtype=bfloat16
 
 The release differs from the paper between rounds and in how it trains a ticket, which
-keeps the factor 1 / sigmoid(s0) beside its weights: `--between_rounds=code
---keep_multiplier`. Its README reports 91.5-92.0% test accuracy for a ticket of 20-30%
-of the weights, and 90-91% for the dense network.
+keeps the factor 1 / sigmoid(s0) beside its weights:
+`--continuous_sparsification.between=code --keep_multiplier`. Its README reports
+91.5-92.0% test accuracy for a ticket of 20-30% of the weights, and 90-91% for the dense
+network.
 
 Flags, outputs and resumption are those of `experiments.ticket_search`.
 
@@ -34,19 +34,49 @@ Reference:
 """
 
 import dataclasses
+from functools import partial
 from typing import ClassVar
 
+from experiments import ticket_search
+from experiments.study import command
+from experiments.study.methods import Method
 from experiments.study.settings import setting
-from experiments.study.study import common, config, run, ticket_methods
+from jaxticket import searches
 
-METHODS = (
-    "continuous_sparsification",
-    "continuous_sparsification_parallel",
-    "imp",
-    "imp_continued",
-    "iss",
-)
-ANY = config.ANY | {"methods": METHODS, "controls": (), "density": 0.5, "rounds": 5}
+# Initial logits side by side, of one round each: a larger one is denser.
+PARALLEL = {
+    "rounds": 1,
+    "initial_logit": (
+        *(0.3, 0.2, 0.1, 0.05, 0.03, 0.0),
+        *(-0.03, -0.05, -0.1, -0.2, -0.3),
+    ),
+}
+UNSCALED = partial(searches.continuous_sparsification, scaling=False)
+METHODS = {
+    **ticket_search.METHODS,
+    "continuous_sparsification_parallel": Method(
+        searches.continuous_sparsification,
+        preset=PARALLEL,
+        base="continuous_sparsification",
+    ),
+    "unscaled": Method(UNSCALED, base="continuous_sparsification"),
+    "unscaled_parallel": Method(
+        UNSCALED, preset=PARALLEL, base="continuous_sparsification"
+    ),
+}
+HYPER = {"imp.density": 0.5}
+ANY = ticket_search.ANY | {
+    "methods": (
+        "continuous_sparsification",
+        "continuous_sparsification_parallel",
+        "imp",
+        "imp_continued",
+        "iss",
+    ),
+    "controls": (),
+    "rounds": 5,
+    "hyper": HYPER,
+}
 RELEASED = ANY | {
     "optimizer": "nesterov",
     "learning_rate": 0.1,
@@ -63,12 +93,21 @@ RELEASED = ANY | {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(ticket_search.Config):
     """The settings of a ticket search, with the defaults of this experiment."""
 
+    METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
         ("digits", "lenet_300_100"): ANY
-        | {"learning_rate": 4e-3, "logit_learning_rate": 1e-2, "epochs": 15},
+        | {
+            "learning_rate": 4e-3,
+            "epochs": 15,
+            "hyper": HYPER
+            | {
+                f"{name}.logit_learning_rate": 1e-2
+                for name in ("continuous_sparsification", "iss")
+            },
+        },
         ("mnist", "lenet_300_100"): ANY
         | {"learning_rate": 1.2e-3, "epochs": 4, "rounds": 6},
         ("cifar10", "resnet_20"): RELEASED,
@@ -82,9 +121,9 @@ class Config(config.Config):
 
 
 def experiment(config: Config) -> list[dict]:
-    """Runs the searches as their settings say; see `run.run`."""
-    return run.run("Continuous Sparsification", config, ticket_methods.method)
+    """Runs the searches as their settings say; see `command.run`."""
+    return command.run("Continuous Sparsification", config)
 
 
 if __name__ == "__main__":
-    common.main(experiment, Config)
+    command.main(experiment, Config)

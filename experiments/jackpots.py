@@ -5,8 +5,9 @@ over its frozen weights, side by side in one program: from the mask of the large
 magnitudes (`jackpot`, the released code of 2021), the same by the code of 2023 with
 short restriction and without (`jackpot_restricted`, `jackpot_unrestricted`), and from a
 random mask of the same layer densities (`jackpot_from_random`), beside these two masks
-without a search (`magnitude`, `random`). Accuracy is measured before the first step and
-after every epoch of search; the report shows how fast each search gets where
+without a search (`magnitude`, `random`) and the dense network itself, trained as much
+longer on the same schedule (`dense_longer`). Accuracy is measured before the first step
+and after every epoch of search; the report shows how fast each search gets where
 (`search.csv`), how much of the mask changes in a step, and how far the masks of other
 criteria overlap with those found (`overlaps.csv`). Without flags: the digits of
 scikit-learn, under two minutes on two cores.
@@ -15,20 +16,19 @@ scikit-learn, under two minutes on two cores.
 
 On MNIST, LeNet-300-100 and a small convolutional network:
 
-    python -m experiments.jackpots --dataset=mnist --data_dir=../shared/tfds
-    python -m experiments.jackpots --dataset=mnist --data_dir=../shared/tfds \\
-        --model=lenet_5
+    python -m experiments.jackpots --dataset=mnist
+    python -m experiments.jackpots --dataset=mnist --model=lenet_5
 
 The published tables: VGG-19 and the double-width ResNet-32 on CIFAR-10, 30 epochs of
 search at batch 256; needs an accelerator. Their best test accuracies of any epoch are
 93.88 and 93.70% at density 10%, 93.49 and 92.90% at 5% (released code):
 
-    python -m experiments.jackpots --dataset=cifar10 --data_dir=../shared/tfds \\
-        --model=vgg_19 --dtype=bfloat16
+    python -m experiments.jackpots --dataset=cifar10 --model=vgg_19 --dtype=bfloat16
 
 `--pretrained=FILE.safetensors` takes the weights of all seeds from a PyTorch-style
 state dictionary instead of training them. With `--tune_epochs=10` the weights that a
-mask keeps are trained afterwards ("S+T"). Outputs and resumption are those of
+mask keeps are trained afterwards ("S+T"). Densities and layer shares of all methods are
+those of `--jackpot.density` and `--jackpot.select`. Outputs and resumption are those of
 `experiments.ticket_search`, as are most flags.
 
 Reference:
@@ -36,28 +36,47 @@ Reference:
 """
 
 import dataclasses
-from typing import ClassVar, Self
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, ClassVar, Self
 
+from experiments.study import command, frozen, methods, optimizers, settings, starts
+from experiments.study.methods import Method
 from experiments.study.settings import setting
-from experiments.study.study import (
-    common,
-    jackpot_methods,
-    mask_search,
-    overlaps,
-    run,
-    settings,
-)
+from jaxticket import searches
 
-METHODS = (
-    "jackpot",
-    "jackpot_restricted",
-    "jackpot_unrestricted",
-    "jackpot_from_random",
-    "magnitude",
-    "random",
+LARGEST = partial(
+    starts.pruned, score="magnitude", of="trained", weights="trained", shuffle=False
 )
+RANDOM = partial(LARGEST, shuffle=True)
+RELEASED_2023 = partial(searches.jackpot, absolute=False, pruned_score=0.99)
+METHODS = methods.registry() | {
+    "jackpot": Method(
+        searches.jackpot, LARGEST, preset={"density": (0.2, 0.1, 0.05, 0.02)}
+    ),
+    "jackpot_restricted": Method(
+        RELEASED_2023, LARGEST, preset={"restriction": "quartic"}, base="jackpot"
+    ),
+    "jackpot_unrestricted": Method(
+        partial(RELEASED_2023, restriction="none"), LARGEST, base="jackpot"
+    ),
+    "jackpot_from_random": Method(searches.jackpot, RANDOM, base="jackpot"),
+    "magnitude": Method(start=LARGEST, base="jackpot"),
+    "random": Method(start=RANDOM, base="jackpot"),
+    "dense_longer": Method(
+        searches.fixed, starts.trained, optimizer=optimizers.of_longer
+    ),
+}
 ANY = {
-    "methods": METHODS,
+    "methods": (
+        "jackpot",
+        "jackpot_restricted",
+        "jackpot_unrestricted",
+        "jackpot_from_random",
+        "magnitude",
+        "random",
+        "dense_longer",
+    ),
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "learning_rate_drops": (),
@@ -82,7 +101,7 @@ PUBLISHED = ANY | {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(mask_search.Config):
+class Config(frozen.Frozen):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS
@@ -94,43 +113,30 @@ class Config(mask_search.Config):
         None: ANY,
     }
     EXCLUSIVE: ClassVar = (
-        *mask_search.Config.EXCLUSIVE,
+        *frozen.Frozen.EXCLUSIVE,
         ("tune_steps", "tune_epochs"),
     )
 
-    methods: list[str] | None = setting(None, f"any of {METHODS}, with commas")
-    rates: str = setting(
-        "global",
-        f"how the layers share a density, one of {tuple(jackpot_methods.RATES)}: by "
-        "one magnitude for all, all alike, or Erdos-Renyi-Kernel",
-    )
-    restriction: str = setting(
-        "quartic",
-        f"short restriction's rate, one of {(*jackpot_methods.RESTRICTIONS,)}",
-    )
     batch_statistics: str = setting(
         "free",
         "those of normalisations move in a search (free, as released) or not: frozen",
+        settings.one_of(("free", "frozen")),
     )
     tune_epochs: int | None = setting(
-        None, "passes that train the weights of every mask found; 0: none"
+        None,
+        "passes that train the weights of every mask found; 0: none",
+        settings.least(0),
     )
-    tune_steps: int | None = setting(None, "the same in optimiser steps")
-    tune_learning_rate: float = setting(0.01, "learning rate of that training")
+    tune_steps: int | None = setting(
+        None, "the same in optimiser steps", settings.least(0)
+    )
+    tune_learning_rate: float = setting(
+        0.01, "learning rate of that training", settings.above_zero
+    )
     pretrained: str | None = setting(
         None, "safetensors file of the dense network's weights, in PyTorch's names"
     )
     output_dir: str = setting("runs/jackpots", "where everything is written")
-
-    def check(self) -> None:
-        super().check()
-        settings.one_of("rates", self.rates, jackpot_methods.RATES)
-        settings.one_of("restriction", self.restriction, jackpot_methods.RESTRICTIONS)
-        settings.one_of("batch_statistics", self.batch_statistics, ("free", "frozen"))
-        settings.above_zero("tune_learning_rate", self.tune_learning_rate)
-        for name in ("tune_epochs", "tune_steps"):
-            if getattr(self, name) is not None:
-                settings.least(self, **{name: 0})
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)
@@ -138,11 +144,24 @@ class Config(mask_search.Config):
         return dataclasses.replace(config, tune_steps=steps)
 
 
+OVERLAPS = (
+    *("method", "seed", "setting", "density", "criterion"),
+    *("observed", "expected", "deviation", "images"),
+)
+
+
+def overlaps(study) -> Iterator[dict[str, Any]]:
+    """A row for every mask found and every criterion of the trained dense network.
+
+    Of such masks, the one of the largest magnitudes overlaps most with a jackpot's.
+    """
+    raise NotImplementedError
+
+
 def experiment(config: Config) -> list[dict]:
-    """Searches as the settings say; see `run.run`."""
-    title = "Lottery jackpots"
-    return run.run(title, config, jackpot_methods.method, finish=overlaps.write)
+    """Searches as the settings say; see `command.run`."""
+    return command.run("Lottery jackpots", config, finish=overlaps)
 
 
 if __name__ == "__main__":
-    common.main(experiment, Config)
+    command.main(experiment, Config)

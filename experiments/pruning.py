@@ -13,9 +13,8 @@ on two cores.
 
 LeNet-300-100 on MNIST; VGG-16 or ResNet-20 on CIFAR-10, which need an accelerator:
 
-    python -m experiments.pruning --dataset=mnist --data_dir=../shared/tfds
-    python -m experiments.pruning --dataset=cifar10 --data_dir=../shared/tfds \\
-        --model=vgg_16 --dtype=bfloat16
+    python -m experiments.pruning --dataset=mnist
+    python -m experiments.pruning --dataset=cifar10 --model=vgg_16 --dtype=bfloat16
 
 A density of network slimming is of channels. It prunes the kernels' weights; the shift
 of the normalisation of a channel that is gone stays.
@@ -28,21 +27,52 @@ Reference:
 """
 
 import dataclasses
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Self
 
+from experiments.continuous_sparsification import PARALLEL
+from experiments.study import command, methods, settings
+from experiments.study.methods import Method
 from experiments.study.settings import setting
-from experiments.study.study import common, pruners, run, settings
+from jaxticket import searches
 
-METHODS = (
+DENSITIES = {"density": (0.5, 0.2, 0.1, 0.05, 0.02)}
+METHODS = methods.registry() | {
+    "continuous_sparsification": Method(
+        partial(searches.continuous_sparsification, weights="trained"), preset=PARALLEL
+    ),
+    "gradual": Method(
+        partial(searches.gradual, select="equal"),
+        preset={"final_density": DENSITIES["density"]},
+    ),
+    "one_shot": Method(
+        partial(searches.one_shot, score="magnitude", weights="trained"),
+        preset=DENSITIES,
+    ),
+    "slimming": Method(
+        searches.slimming, preset={"density": (0.9, 0.7, 0.5, 0.3, 0.2)}
+    ),
+    "soft_threshold": Method(
+        searches.soft_threshold,
+        preset={
+            "initial_logit": (-5.0, -4.0, -3.0, -2.0, -1.0),
+            "decay_logits": True,
+        },
+    ),
+    "l0": Method(
+        partial(searches.l0, weights="trained"),
+        preset={"penalty": (1e-6, 1e-5, 1e-4, 3e-4, 1e-3)},
+    ),
+}
+PLAIN = (
     "continuous_sparsification",
     "gradual",
-    "magnitude",
-    "network_slimming",
+    "one_shot",
     "soft_threshold",
     "l0",
 )
 ANY = {
-    "methods": tuple(name for name in METHODS if name != "network_slimming"),
+    "methods": PLAIN,
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "learning_rate_drops": (0.75,),
@@ -53,7 +83,7 @@ ANY = {
     "epochs": 10,
 }
 NORMALISED = ANY | {
-    "methods": METHODS,
+    "methods": (*PLAIN, "slimming"),
     "optimizer": "nesterov",
     "learning_rate": 0.1,
     "learning_rate_drops": (0.5, 0.75),
@@ -72,68 +102,48 @@ class Config(settings.Settings):
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
         ("digits", "lenet_300_100"): ANY
-        | {"learning_rate": 4e-3, "logit_learning_rate": 1e-2, "epochs": 20},
+        | {
+            "learning_rate": 4e-3,
+            "epochs": 20,
+            "hyper": {
+                f"{name}.logit_learning_rate": 1e-2
+                for name in ("continuous_sparsification", "soft_threshold", "l0")
+            },
+        },
         ("mnist", "lenet_300_100"): ANY | {"learning_rate": 1.2e-3},
         ("cifar10", "resnet_20"): NORMALISED,
         ("cifar10", "vgg_16"): NORMALISED,
         None: ANY,
     }
     VERDICTS: ClassVar = False
-    controls: ClassVar = ()  # trained weights have none
 
-    methods: list[str] | None = setting(None, f"any of {METHODS}, with commas")
     search_share: float = setting(
-        0.75, "share of the steps that a search takes; fine-tuning takes the others"
+        0.75,
+        "share of the steps that a search takes; fine-tuning takes the others",
+        settings.share,
     )
-    densities: list[float] = setting(
-        (0.5, 0.2, 0.1, 0.05, 0.02), "of gradual and magnitude pruning, with commas"
-    )
-    channel_densities: list[float] = setting(
-        (0.9, 0.7, 0.5, 0.3, 0.2), "of network slimming, with commas"
-    )
-    slimming_penalty: float = setting(1e-4, "weight of its L1 penalty of the scales")
-    thresholds: list[float] = setting(
-        (-5.0, -4.0, -3.0, -2.0, -1.0), "first logits of soft_threshold, with commas"
-    )
-    l0_penalties: list[float] = setting(
-        (1e-6, 1e-5, 1e-4, 3e-4, 1e-3), "weights of the penalty of l0, with commas"
-    )
-    l0_logit: float = setting(0.0, "mean of its first logits; 0: gates half open")
     output_dir: str = setting("runs/pruning", "where everything is written")
 
-    def check(self) -> None:
-        super().check()
-        if not 0 < self.search_share < 1:
-            raise ValueError(
-                f"--search_share must be between 0 and 1, got {self.search_share}"
-            )
-        settings.each("densities", self.densities, settings.density)
-        settings.each("channel_densities", self.channel_densities, settings.density)
-        settings.each("thresholds", self.thresholds, settings.finite)
-        settings.each("l0_penalties", self.l0_penalties, settings.not_negative)
-        settings.not_negative("slimming_penalty", self.slimming_penalty)
-        settings.finite("l0_logit", self.l0_logit)
+    def in_steps(self, epoch_steps: int) -> Self:
+        config = super().in_steps(epoch_steps)
+        if config.steps < 2:
+            raise ValueError(f"--steps must be at least 2, got {config.steps}")
+        first = min(max(1, round(config.search_share * config.steps)), config.steps - 1)
+        return dataclasses.replace(config, search_steps=first)
 
-    def searches(self) -> int:
-        knobs = {
-            "continuous_sparsification": self.s0_values,
-            "network_slimming": self.channel_densities,
-            "soft_threshold": self.thresholds,
-            "l0": self.l0_penalties,
-        }
-        return self.seeds * max(len(knobs.get(m, self.densities)) for m in self.methods)
+    def trains(self, promises) -> bool:
+        del promises
+        return True  # fine-tuning is a part of every method
 
-    def search_steps(self, steps: int) -> int:
-        """Steps of the search, of all steps; both parts have at least one."""
-        if steps < 2:
-            raise ValueError(f"--steps must be at least 2, got {steps}")
-        return min(max(1, round(self.search_share * steps)), steps - 1)
+    def training(self, resumed: int) -> tuple[int, int]:
+        del resumed
+        return self.search_steps, self.steps
 
 
 def experiment(config: Config) -> list[dict]:
-    """Prunes as the settings say; see `run.run`."""
-    return run.run("Pruning", config, pruners.method)
+    """Prunes as the settings say; see `command.run`."""
+    return command.run("Pruning", config)
 
 
 if __name__ == "__main__":
-    common.main(experiment, Config)
+    command.main(experiment, Config)

@@ -4,10 +4,10 @@ No weight is trained. Masks are learned by drawing them (Zhou et al.: `learned`,
 dynamic rescaling `rescaled`), by edge-popup (from signed Kaiming constants, or normal
 values: `edge_popup_normal`) and by Continuous Sparsification, or taken from a training
 of the network by one of Zhou et al.'s criteria in one shot (`large_final_same_sign`,
-...), and laid over the initial weights. A method whose name ends in `_constant` has
-`sign(w)` times the standard deviation of the layer in place of these. The dense network
-is trained too, for the criteria and to compare. Without flags: the digits of
-scikit-learn, about two minutes on two cores.
+...), and laid over the initial weights. The variants `..._constant` have `sign(w)`
+times the standard deviation of the layer in place of these. The dense network is
+trained too, for the criteria and to compare. Without flags: the digits of scikit-learn,
+about two minutes on two cores.
 
     python -m experiments.supermasks
 
@@ -15,15 +15,17 @@ Zhou et al.'s LeNet on MNIST, 220 steps an epoch; theirs are 2000 epochs, 95.3% 
 accuracy for `learned`, and 86% for `large_final_same_sign_constant`, which needs no
 learning of the mask:
 
-    python -m experiments.supermasks --dataset=mnist --data_dir=../shared/tfds \\
-        --normalization=unit --search_epochs=2000
+    python -m experiments.supermasks --dataset=mnist --normalization=unit \\
+        --search_epochs=2000
 
 Edge-popup of Conv-4 on CIFAR-10, 100 epochs at density 50%; needs an accelerator:
 
-    python -m experiments.supermasks --dataset=cifar10 --data_dir=../shared/tfds \\
-        --model=conv_4 --methods=edge_popup,edge_popup_normal
+    python -m experiments.supermasks --dataset=cifar10 --model=conv_4 \\
+        --methods=edge_popup,edge_popup_normal
 
-Outputs and resumption are those of `experiments.ticket_search`, as are most flags.
+Densities and layer shares of all criteria are those of `--large_final.density` and
+`--large_final.select`. Outputs and resumption are those of `experiments.ticket_search`,
+as are most flags.
 
 Reference:
   Zhou et al., "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask", 2019;
@@ -31,19 +33,88 @@ Reference:
 """
 
 import dataclasses
+from functools import partial
 from typing import ClassVar
 
+from experiments.continuous_sparsification import PARALLEL
+from experiments.study import command, frozen, methods, optimizers, starts
+from experiments.study.methods import Method
 from experiments.study.settings import setting
-from experiments.study.study import (
-    common,
-    mask_search,
-    run,
-    settings,
-    supermask_methods,
-)
+from jaxticket import searches
 
-METHODS = supermask_methods.METHODS
-FANS = ("none", "density", "code")
+# Zhou et al.'s scores look at the weights before and after training, or, the last two,
+# at the gradient before it.
+AFTER = (
+    "large_final",
+    "small_final",
+    "large_init",
+    "small_init",
+    "large_init_large_final",
+    "small_init_small_final",
+    "magnitude_increase",
+    "movement",
+    "large_final_same_sign",
+    "large_final_diff_sign",
+    "magnitude_increase_same_sign",
+    "magnitude_increase_diff_sign",
+    "random",
+)
+BEFORE = ("snip", "gradient")
+DRAWN = {"score_learning_rate": 100.0, "score_decay": 0.0, "score_schedule": "constant"}
+POPPED = {"density": 0.5, "score_decay": 1e-4}
+GATES = partial(optimizers.of_gates, freeze_weights=True)
+
+
+def criterion(score: str, of: str, constants: bool) -> Method:
+    """A mask in one shot over the initial weights; chance decides between ties."""
+    start = partial(
+        starts.pruned,
+        score=score,
+        of=of,
+        weights="initial",
+        constants=constants,
+        ties="random",
+        shuffle=False,
+        iterations=1,
+    )
+    preset = {"density": (0.8, 0.5, 0.2, 0.1), "select": "lottery_one_shot"}
+    first = score == "large_final" and not constants
+    return Method(
+        start=start, **({"preset": preset} if first else {"base": "large_final"})
+    )
+
+
+def learned(start=starts.initial, **options) -> Method:
+    """A mask that is learned by drawing it."""
+    return Method(partial(searches.supermask, **options), start, preset=DRAWN)
+
+
+def annealed(start=starts.initial) -> Method:
+    """A mask by Continuous Sparsification."""
+    search = searches.continuous_sparsification
+    return Method(search, start, preset=PARALLEL, optimizer=GATES)
+
+
+METHODS = {
+    **methods.registry(),
+    "learned": learned(),
+    "learned_constant": learned(starts.signed_constant),
+    "rescaled": learned(rescale="differentiated"),
+    "rescaled_constant": learned(starts.signed_constant, rescale="differentiated"),
+    "rescaled_by_constant_factor": learned(rescale="constant"),
+    "edge_popup": Method(searches.edge_popup, starts.kaiming_constant, preset=POPPED),
+    "edge_popup_normal": Method(
+        searches.edge_popup, starts.kaiming_normal, preset=POPPED
+    ),
+    "continuous_sparsification": annealed(),
+    "continuous_sparsification_constant": annealed(starts.signed_constant),
+    **{
+        score + end: criterion(score, of, constants)
+        for names, of in ((AFTER, "trained"), (BEFORE, "initial"))
+        for score in names
+        for end, constants in (("", False), ("_constant", True))
+    },
+}
 ANY = {
     "methods": (
         "learned",
@@ -72,7 +143,7 @@ ANY = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(mask_search.Config):
+class Config(frozen.Frozen):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS
@@ -87,56 +158,24 @@ class Config(mask_search.Config):
                 "batch_size": 128,
                 "epochs": 34,
                 "search_epochs": 100,
+                "hyper": {"large_final.select": select},
             }
-            for model, rate in (("conv_2", 2e-4), ("conv_4", 3e-4), ("conv_6", 3e-4))
+            for model, rate, select in (
+                ("conv_2", 2e-4, "lottery_conv_2_one_shot"),
+                ("conv_4", 3e-4, "lottery_conv_2_one_shot"),
+                ("conv_6", 3e-4, "lottery_conv_6_one_shot"),
+            )
         },
         None: ANY,
     }
 
-    methods: list[str] | None = setting(None, f"any of {METHODS}, with commas")
-    densities: list[float] = setting(
-        (0.8, 0.5, 0.2, 0.1), "of the criteria's masks, with commas"
-    )
-    popup_densities: list[float] = setting((0.5,), "of edge-popup, with commas")
-    score_weight_decay: float = setting(1e-4, "of the scores of edge-popup")
-    mask_learning_rate: float = setting(
-        100.0, "of the logits of learned masks, by SGD with momentum 0.9"
-    )
-    mask_schedule: str = setting("constant", "its course: constant or cosine")
-    s0: float = setting(0.0, "their first logit; at 0 half of the weights are kept")
-    read: str = setting(
-        "sample", "test learned masks as drawn (sample), or by their threshold"
-    )
-    scale_fan: str = setting(
-        "none",
-        "multiply the fan of edge-popup's values by 1 (none), by the density, or, as "
-        "the released code, by one minus it (code)",
-    )
     output_dir: str = setting("runs/supermasks", "where everything is written")
-
-    def check(self) -> None:
-        super().check()
-        settings.each("popup_densities", self.popup_densities, settings.density)
-        settings.above_zero("mask_learning_rate", self.mask_learning_rate)
-        settings.one_of("mask_schedule", self.mask_schedule, ("constant", "cosine"))
-        settings.one_of("read", self.read, ("sample", "threshold"))
-        settings.one_of("scale_fan", self.scale_fan, FANS)
-        if self.scale_fan == "code" and max(self.popup_densities) == 1:
-            raise ValueError(
-                "--scale_fan=code divides by one minus the density: give "
-                f"--popup_densities below 1, not {self.popup_densities}"
-            )
-        settings.finite("s0", self.s0)
-
-    def searches(self) -> int:
-        settings = (self.densities, self.popup_densities, self.s0_values)
-        return self.seeds * max(map(len, settings))
 
 
 def experiment(config: Config) -> list[dict]:
-    """Searches as the settings say; see `run.run`."""
-    return run.run("Supermasks", config, supermask_methods.method)
+    """Searches as the settings say; see `command.run`."""
+    return command.run("Supermasks", config)
 
 
 if __name__ == "__main__":
-    common.main(experiment, Config)
+    command.main(experiment, Config)

@@ -6,25 +6,169 @@ its mask with new weights and against its mask shuffled; under two minutes on tw
 
     python -m experiments.ticket_search
 
+Any search of the library by name, several values of a hyper-parameter side by side, and
+tickets pruned at initialisation or from one dense training:
+
+    python -m experiments.ticket_search --methods=imp,one_shot,snip \\
+        --one_shot.density=0.2,0.1,0.05 --snip.density=0.1 --imp.select=lottery
+
 The Lottery Ticket paper's LeNet on MNIST (Frankle and Carbin 2019, Figures 3 and 4), at
 eight epochs a round instead of its 50,000 steps:
 
-    python -m experiments.ticket_search --dataset=mnist --data_dir=../shared/tfds \
-        --model=lenet_300_100 --seeds=5 --methods=imp --rounds=8 --epochs=8
+    python -m experiments.ticket_search --dataset=mnist --model=lenet_300_100 \\
+        --seeds=5 --methods=imp --rounds=8 --epochs=8
 
 Run the same command again after a kill: it goes on where it was, to the same numbers.
 Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/,
 report.html, tickets/. A resumed run needs the folder work/; delete it when all is done.
 """
 
-from experiments.study.config import Config
-from experiments.study.study import common, run, ticket_methods
+import dataclasses
+from functools import partial
+from typing import ClassVar, Self
+
+from experiments.study import command, methods, settings, starts
+from experiments.study.methods import Method
+from experiments.study.settings import setting
+from jaxticket import controls, searches
+
+AT_INITIALISATION = partial(starts.pruned, of="initial", weights="initial")
+METHODS = {
+    **methods.registry(),
+    **{
+        name: Method(partial(searches.imp, retrain=retrain), base="imp")
+        for name, retrain in (
+            ("imp_continued", "continue"),
+            ("learning_rate_rewinding", "learning_rate"),
+            ("fine_tuning", "finetune"),
+        )
+    },
+    # Every ticket of one dense training, or of the network before it.
+    "one_shot": Method(
+        start=partial(starts.pruned, of="trained", weights="initial"),
+        preset={"density": (0.5, 0.2, 0.1, 0.05, 0.02)},
+    ),
+    "snip": Method(
+        start=partial(AT_INITIALISATION, score="snip"), preset={"density": 0.1}
+    ),
+    "random": Method(
+        start=partial(AT_INITIALISATION, score="random"), preset={"density": 0.1}
+    ),
+    "magnitude": Method(
+        start=partial(AT_INITIALISATION, score="magnitude"), preset={"density": 0.1}
+    ),
+}
+
+# What a run needs to know and a flag does not say. LeNet and Conv-k: Frankle and Carbin
+# 2019, Figure 2.
+ANY = {
+    "methods": ("imp", "continuous_sparsification"),
+    "controls": ("reinitialise", "shuffle"),
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "learning_rate_drops": (),
+    "weight_decay": 0.0,
+    "augment": False,
+    "prunable": "kernels",
+    "batch_size": 60,
+    "epochs": 10,
+    "rounds": 8,
+    "rewind_step": 0,
+}
+
+
+def lottery(select: str, **settings) -> dict:
+    """A preset of the Lottery Ticket paper: by layer, the output layer more slowly."""
+    found = {"rounds": 16, "epochs": None, "hyper": {"imp.select": select}}
+    return ANY | found | settings
+
+
+PRESETS = {
+    ("digits", "lenet_300_100"): ANY
+    | {
+        "learning_rate": 4e-3,
+        "epochs": 15,
+        "rounds": 6,
+        "hyper": {
+            "imp.select": "lottery",
+            "imp.density": 0.7,
+            "continuous_sparsification.logit_learning_rate": 1e-2,
+            "iss.logit_learning_rate": 1e-2,
+        },
+    },
+    ("mnist", "lenet_300_100"): lottery("lottery", learning_rate=1.2e-3, steps=50_000),
+    ("cifar10", "conv_2"): lottery("lottery_conv_2", learning_rate=2e-4, steps=20_000),
+    ("cifar10", "conv_4"): lottery("lottery_conv_2", learning_rate=3e-4, steps=25_000),
+    ("cifar10", "conv_6"): lottery("lottery_conv_6", learning_rate=3e-4, steps=30_000),
+    None: ANY,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """All settings of a ticket search. `None`: what suits data set and model."""
+
+    METHODS: ClassVar = METHODS
+    PRESETS: ClassVar = PRESETS
+    EXCLUSIVE: ClassVar = (
+        *settings.Settings.EXCLUSIVE,
+        ("rewind_step", "rewind_epoch"),
+    )
+
+    controls: list[str] | None = setting(
+        None, f"any of {tuple(controls.__all__)}, with commas; may be empty"
+    )
+    rounds: int | None = setting(
+        None, "trainings of a search; it prunes between them", settings.least(1)
+    )
+    rewind_step: int | None = setting(
+        None, "step of the first round that tickets start from", settings.least(0)
+    )
+    rewind_epoch: int | None = setting(None, "the same, in epochs", settings.least(0))
+    resume_schedule: bool | None = setting(
+        None,
+        "rewound trainings begin at --rewind_step of the schedule, not at step 0; "
+        "default: those of IMP do, the others do not",
+    )
+    keep_multiplier: bool = setting(
+        False,
+        "train tickets of Continuous Sparsification and their controls with the factor "
+        "1 / sigmoid(s0) beside the weights, as released",
+    )
+    final_density: float | None = setting(
+        None,
+        "density after the last pruning of IMP, whatever --imp.density says",
+        settings.density,
+    )
+    output_dir: str = setting("runs/ticket_search", "where everything is written")
+
+    def filled(self) -> Self:
+        settings.names("controls", self.controls, controls.__all__)
+        if self.final_density is None:
+            return self
+        if self.rounds < 2:
+            raise ValueError("--final_density needs --rounds from 2: it prunes between")
+        density = self.final_density ** (1 / (self.rounds - 1))
+        return dataclasses.replace(self, hyper={**self.hyper, "imp.density": density})
+
+    def in_steps(self, epoch_steps: int) -> Self:
+        config = super().in_steps(epoch_steps)
+        if config.rewind_step is None:
+            rewind_step = config.rewind_epoch * epoch_steps
+            config = dataclasses.replace(config, rewind_step=rewind_step)
+        if config.rewind_step >= config.search_steps:
+            name = "step" if self.rewind_epoch is None else "epoch"
+            raise ValueError(
+                f"--rewind_{name} {getattr(self, f'rewind_{name}')} must lie before "
+                f"the end of a round, at {config.search_steps} steps"
+            )
+        return config
 
 
 def experiment(config: Config) -> list[dict]:
-    """Runs a ticket search as its settings say; see `run.run`."""
-    return run.run("Ticket search", config, ticket_methods.method)
+    """Runs a ticket search as its settings say; see `command.run`."""
+    return command.run("Ticket search", config)
 
 
 if __name__ == "__main__":
-    common.main(experiment, Config)
+    command.main(experiment, Config)

@@ -73,10 +73,10 @@ class Promises(NamedTuple):
       rounds: a further round prunes on; otherwise `advance` only goes on.
       opens_given: the first round trains the given ticket: only `advance` prunes.
       random: the key decides.
-      kept: `{layer: count}` of the ticket before -> that of the ticket after one
-        pruning, or its sum; by exact counts, in Python's numbers. The ticket before is
-        the last round's, or the given one where `opens_given` is false. `None`: the
-        counts are an outcome.
+      kept: mask of the ticket before -> `{layer: count}` of the ticket after one
+        pruning, or their sum; exact, in Python's numbers. The ticket before is the last
+        round's, or the given one in the first round and where there are no `rounds`.
+        `None`: the counts are an outcome.
       scale: what the ticket's prunable weights are times those that `weights` says;
         `None`: each has a factor of its own.
     """
@@ -89,7 +89,7 @@ class Promises(NamedTuple):
     rounds: bool = False
     opens_given: bool = False
     random: bool = False
-    kept: Callable[[dict[str, int]], dict[str, int] | int] | None = None
+    kept: Callable[[Mask], dict[str, int] | int] | None = None
     scale: ArrayLike | None = 1.0
 
 

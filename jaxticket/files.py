@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import masks
-from jaxticket.base import Params, Ticket
+from jaxticket.base import Ticket
 
 _INDEX = "index.json"
+_KEY = "key of "  # begins the dtype of random keys, before their kind
 
 
 def save(path: str | Path, tree: Any, **about: Any) -> None:
@@ -27,28 +28,17 @@ def save(path: str | Path, tree: Any, **about: Any) -> None:
     Args:
       path: the file, by custom ending in `.npz`. Its folder is made where there is
         none.
-      tree: pytree of arrays; `None` leaves stay `None`.
+      tree: pytree of arrays, random keys among them; `None` leaves stay `None`.
       **about: JSON values to keep with it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays, leaves = {}, []
     for name, leaf in zip(masks.names(tree), jax.tree.leaves(tree), strict=True):
-        array = np.asarray(leaf)
-        # Of this machine's byte order and in order, or its bytes could not be viewed.
-        array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
-        stored = np.packbits(array) if array.dtype == bool else array
-        if stored.dtype.kind not in "biufcV" or stored.dtype.hasobject:
-            raise TypeError(
-                f"{name} is {array.dtype}: only arrays of numbers are stored"
-            )
-        if (
-            stored.dtype.kind == "V"
-        ):  # bfloat16 and its kin: numpy files do not know them
-            stored = stored.reshape(-1).view(np.uint8)
+        stored, dtype, shape = _stored(name, leaf)
         digest = hashlib.sha256(stored.tobytes()).hexdigest()
         arrays[digest] = stored
-        leaves.append([name, array.dtype.name, list(array.shape), digest])
+        leaves.append([name, dtype, list(shape), digest])
     index = json.dumps({"leaves": leaves, "about": about}, allow_nan=False)
     arrays[_INDEX] = np.frombuffer(index.encode(), np.uint8)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -62,6 +52,26 @@ def save(path: str | Path, tree: Any, **about: Any) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _stored(name: str, leaf: Any) -> tuple[np.ndarray, str, tuple[int, ...]]:
+    """What stands in the file for a leaf, and its dtype and shape."""
+    if _is_key(leaf):
+        impl = jax.random.key_impl(leaf)
+        return np.asarray(jax.random.key_data(leaf)), f"{_KEY}{impl}", leaf.shape
+    array = np.asarray(leaf)
+    # Of this machine's byte order and in order, or its bytes could not be viewed.
+    array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+    stored = np.packbits(array) if array.dtype == bool else array
+    if stored.dtype.kind not in "biufcV" or stored.dtype.hasobject:
+        raise TypeError(f"{name} is {array.dtype}: only arrays of numbers are stored")
+    if stored.dtype.kind == "V":  # bfloat16 and its kin: numpy files do not know them
+        stored = stored.reshape(-1).view(np.uint8)
+    return stored, array.dtype.name, array.shape
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+
+
 def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     """Reads a pytree, checked against its checksums and against what is expected.
 
@@ -70,7 +80,7 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
       like: a pytree of that structure, with arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
-      `(tree, about)` with numpy arrays in the structure of `like`.
+      `(tree, about)` with numpy arrays, and random keys, in the structure of `like`.
 
     Raises:
       ValueError: the file is damaged, or its first leaf that does not fit is named.
@@ -95,31 +105,42 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
 
 
 def save_ticket(path: str | Path, ticket: Ticket, **about: Any) -> None:
-    """Writes a ticket: its packed mask and the values it keeps.
+    """Writes a ticket: its packed mask, the values it keeps, and its model state.
 
     The values that the mask prunes are not stored; they come back as zeros.
     """
     masks.check(ticket.mask, ticket.weights)
     kept = masks.apply(ticket.mask, ticket.weights)
-    save(path, Ticket(kept, ticket.mask), **about)
+    save(path, ticket._replace(weights=kept), **about)
 
 
-def load_ticket(path: str | Path, weights: Params) -> tuple[Ticket, dict]:
-    """Reads a ticket for parameters of the structure and shapes of `weights`.
+def load_ticket(path: str | Path, like: Ticket) -> tuple[Ticket, dict]:
+    """Reads a ticket.
+
+    Args:
+      path: the file.
+      like: a ticket of the same network, with arrays or `jax.ShapeDtypeStruct`s. What
+        it prunes does not matter: which leaves have a mask is the file's to say.
+
+    Returns:
+      `(ticket, about)`. Where the file was written without a model state, the ticket
+      has none, whatever `like` has.
 
     Raises:
-      ValueError: the file is damaged or its first leaf that does not fit is named.
+      ValueError: the file is damaged or its first leaf that does not fit is named; it
+        does not fit if it has a model state and `like` has none.
     """
     there = {name for name, _ in _read(path)[0]}
-    mask = jax.tree_util.tree_map_with_path(
-        lambda where, w: (
-            jax.ShapeDtypeStruct(w.shape, bool)
-            if f"mask/{masks.name(where)}".rstrip("/") in there
-            else None
-        ),
-        weights,
-    )
-    ticket, about = load(path, Ticket(weights, mask))
+
+    def shape_of_mask(where, w):
+        found = f"mask/{masks.name(where)}".rstrip("/") in there
+        return jax.ShapeDtypeStruct(w.shape, bool) if found else None
+
+    mask = jax.tree_util.tree_map_with_path(shape_of_mask, like.weights)
+    state = like.model_state
+    if not any(name.split("/")[0] == "model_state" for name in there):
+        state = None if jax.tree.leaves(state) else state
+    ticket, about = load(path, Ticket(like.weights, mask, state))
     return jax.tree.map(jnp.asarray, ticket), about
 
 
@@ -146,4 +167,6 @@ def _restored(stored, digest, dtype, shape):
     if dtype == "bool":
         size = int(np.prod(shape))
         return np.unpackbits(stored, count=size).astype(bool).reshape(shape)
+    if dtype.startswith(_KEY):
+        return jax.random.wrap_key_data(stored, impl=dtype.removeprefix(_KEY))
     return stored.view(jnp.dtype(dtype)).reshape(shape)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxticket.base import Mask, Params, Scores
@@ -77,6 +78,12 @@ def scale(mask: Mask, params: Params, factor: ArrayLike) -> Params:
 def count(mask: Mask) -> jax.Array:
     """How many weights are kept: int32 scalar."""
     return sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(mask))
+
+
+def layer_counts(mask: Mask) -> dict[str, int]:
+    """How many weights each leaf of a mask that is not traced keeps, by its name."""
+    counts = (int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(mask))
+    return dict(zip(names(mask), counts, strict=True))
 
 
 def size(mask: Mask) -> int:

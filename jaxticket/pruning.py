@@ -5,17 +5,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxticket import masks, scores, selection
-from jaxticket.base import Params, PRNGKey, Ticket
+from jaxticket.base import NO_EVIDENCE, Evidence, Ticket
 
 
 def prune(
     ticket: Ticket,
-    score: scores.Score,
+    score: scores.Score | str,
     density: ArrayLike,
     *,
-    initial: Params | None = None,
-    key: PRNGKey | None = None,
-    select: selection.Select = selection.global_top,
+    evidence: Evidence = NO_EVIDENCE,
+    select: selection.Select | str = "global_top",
     iterations: int = 1,
 ) -> Ticket:
     """Keeps the fraction `density` of what a ticket keeps: the highest scores.
@@ -26,32 +25,32 @@ def prune(
 
     Args:
       ticket: what to prune; its weights are scored, and returned unchanged.
-      score: `(weights, *, initial, key) -> scores`, see `scores`.
+      score: `(weights, evidence) -> scores`, or the name of one, see `scores`.
       density: the fraction of the surviving weights to keep, in (0, 1]. May be traced.
-      initial: weights before training, for scores that compare; default the ticket's.
-      key: for random scores; drawn from once in every iteration.
-      select: how the layers share the density, see `selection`.
+      evidence: what the score may look at besides the weights. `initial` is the
+        ticket's weights if it is not given; every iteration has a key of its own.
+      select: how the layers share the density, or its name, see `selection`.
       iterations: how many times to score and select.
 
     Returns:
       The ticket with its mask reduced.
 
     Raises:
-      ValueError: density outside (0, 1], or iterations below 1.
+      ValueError: density outside (0, 1], iterations below 1, an unknown name, or
+        evidence that the score needs and does not have.
     """
     if isinstance(density, float | int) and not 0 < density <= 1:
         raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    initial = ticket.weights if initial is None else initial
+    score, select = scores.named(score), selection.named(select)
+    if evidence.initial is None:
+        evidence = evidence._replace(initial=ticket.weights)
 
     def once(i, mask, fraction):
+        key = None if evidence.key is None else jax.random.fold_in(evidence.key, i)
         weights = masks.apply(mask, ticket.weights)
-        values = score(
-            weights,
-            initial=initial,
-            key=None if key is None else jax.random.fold_in(key, i),
-        )
+        values = score(weights, evidence._replace(key=key))
         # NaN is lowest: what is pruned already goes first, so the masks are nested.
         values = jax.tree.map(
             lambda v, m: (

@@ -1,11 +1,39 @@
 """Schedules: step within the round -> value, and an optax transform to follow them."""
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
 from jaxticket.base import Schedule
+
+
+def position(name: str, at: int | float, steps: int | None) -> int:
+    """A place in a round as a number of steps.
+
+    Args:
+      name: what messages call it.
+      at: a whole number is a step; a float up to 1 is a fraction of the round, to the
+        nearest step.
+      steps: of a round; `None` where it is not known.
+
+    Raises:
+      ValueError: outside the round, or a fraction of a round of unknown length.
+    """
+    if isinstance(at, numbers.Integral) or (at > 1 and float(at).is_integer()):
+        if at < 0 or (steps is not None and at > steps):
+            raise ValueError(f"{name} must be a step of a round of {steps}, got {at}")
+        return int(at)
+    if not 0 <= at <= 1:
+        raise ValueError(
+            f"{name} is a fraction of a round, in [0, 1], or a whole number of steps; "
+            f"got {at}"
+        )
+    if steps is None:
+        raise ValueError(f"{name}={at} is a fraction of a round: give its steps")
+    return round(at * steps)
 
 
 def temperature(final: ArrayLike, steps: int, *, epoch_steps: int = 1) -> Schedule:

@@ -9,6 +9,8 @@ passes over bytes that only count: more than 20 times faster than `argsort` at t
 million weights on CPU, alone and under `vmap` (`experiments.benchmark`).
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -25,6 +27,62 @@ Allocation = Callable[[Mask, ArrayLike], Scores]
 _ROWS = 255  # as many as a byte can count
 
 
+def named(select: Select | str) -> Select:
+    """The `Select` of a name in `NAMES`; a function is returned as it is.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if callable(select):
+        return select
+    if select not in NAMES:
+        raise ValueError(f"select must be one of {[*NAMES]}, got {select!r}")
+    return NAMES[select]
+
+
+def kept(
+    select: Select, density: ArrayLike
+) -> Callable[[Mask], dict[str, int] | int] | None:
+    """How many weights a `Select` will keep, known beforehand.
+
+    Counted in Python's whole numbers, apart from `keep`: a promise to hold it to.
+
+    Args:
+      select: the selection.
+      density: what it will be given: a Python number, or an array of that dtype.
+
+    Returns:
+      `mask -> counts`: of the mask to select from, what each layer keeps of it, by
+      name, or all layers together for `global_top`. `None` where it depends on how a
+      program rounds (`uniform`, `erk`) or where nothing is known of a function.
+    """
+
+    def whole(alive, density):
+        lost = 2**31 - round(min(max(float(density), 0.0), 1.0) * 2**31)
+        return alive - (2 * alive * lost + 2**31) // 2**32
+
+    def by_layer(mask):
+        have = masks.layer_counts(mask)
+        # In the arithmetic of the array, not in numpy's.
+        given = density if isinstance(density, float | int) else jnp.asarray(density)
+        densities = jax.tree.leaves(select.allocation(mask, given))
+        return {n: whole(have[n], d) for n, d in zip(have, densities, strict=True)}
+
+    def as_reference(mask):
+        have, theirs = map(masks.layer_counts, (mask, select.reference))
+        return {n: min(have[n], theirs[n]) for n in have}
+
+    if select is global_top:
+        return lambda mask: whole(sum(masks.layer_counts(mask).values()), density)
+    if isinstance(select, _Like):
+        return as_reference
+    if isinstance(select, _PerLayer) and (
+        select.allocation is equal or isinstance(select.allocation, _Rates)
+    ):
+        return by_layer
+    return None
+
+
 def global_top(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
     """Keeps the highest scores of all layers together."""
     return top(scores, mask, keep(masks.count(mask), density))
@@ -38,15 +96,20 @@ def per_layer(allocation: Allocation) -> Select:
         layer keeps of what it has: `equal`, `at_rates(...)`, `uniform` or `erk`.
     """
 
-    def select(scores, mask, density):
+    return _PerLayer(allocation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # functions to `jit`, known to `kept`
+class _PerLayer:
+    allocation: Allocation
+
+    def __call__(self, scores, mask, density):
         counts = jax.tree.map(
             lambda alive, density: keep(masks.count([alive]), density),
             mask,
-            allocation(mask, density),
+            self.allocation(mask, density),
         )
         return _top_of_each(scores, mask, counts)
-
-    return select
 
 
 def like(reference: Mask) -> Select:
@@ -59,16 +122,21 @@ def like(reference: Mask) -> Select:
       reference: a mask tree, `None` where the masks to select from are `None`.
     """
 
-    def select(scores, mask, density):
+    return _Like(reference)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Like:
+    reference: Mask
+
+    def __call__(self, scores, mask, density):
         del density
         counts = jax.tree.map(
             lambda alive, kept: jnp.minimum(masks.count([alive]), masks.count([kept])),
             mask,
-            reference,
+            self.reference,
         )
         return _top_of_each(scores, mask, counts)
-
-    return select
 
 
 def _top_of_each(scores: Scores, mask: Mask, counts: Scores) -> Mask:
@@ -86,27 +154,93 @@ def equal(mask: Mask, density: ArrayLike) -> Scores:
     return jax.tree.map(lambda _: density, mask)
 
 
-def at_rates(rates: Mapping[str, float]) -> Allocation:
-    """Every layer loses `1 - density`, the named ones that times their rate.
-
-    The Lottery Ticket paper prunes output layers at rate 0.5, and the convolutions of
-    Conv-2 and Conv-4 too.
+def at_rates(
+    rates: Mapping[str, float], *, per_round: float | None = None
+) -> Allocation:
+    """Layers lose weights at rates of their own.
 
     Args:
       rates: name of a leaf, as `masks.names` gives it, -> rate. The others have 1.
+      per_round: `None`: a layer of rate `r` loses `r (1 - density)`, as in each round
+        of iterative pruning. A number `p`: many rounds are done at once, each of which
+        would keep `p` at rate 1: a layer keeps `(1 - (1 - p) r) ** n` where `p ** n` is
+        the density.
 
     Raises:
-      ValueError: a name is no leaf of the mask.
+      ValueError: a name is no leaf of the mask, or numbers of which no layer can lose
+        so much.
     """
 
-    def allocation(mask, density):
+    def of(mask):
         names = masks.names(mask)
         if unknown := set(rates) - set(names):
             raise ValueError(f"no prunable leaf {sorted(unknown)}: there are {names}")
-        kept = [1 - rates[n] * (1 - density) if n in rates else density for n in names]
-        return jax.tree.structure(mask).unflatten(kept)
+        return rates
 
-    return allocation
+    return _rates(of, rates.values(), per_round)
+
+
+def lottery(*, conv: float = 1.0, per_round: float | None = None) -> Allocation:
+    """The rates of the Lottery Ticket paper: 0.5 for the output layer.
+
+    The output layer is the dense kernel `[in, out]` of the fewest columns; a network
+    that has none loses at the rates of convolutions alone.
+
+    Args:
+      conv: the rate of kernels of more than two dimensions: 0.5 in Conv-2 and Conv-4,
+        0.75 in Conv-6.
+      per_round: see `at_rates`. Zhou et al. prune in one shot as much as rounds of 0.8
+        would, layer by layer.
+
+    Reference:
+      Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, figure 2; Zhou et al.,
+      "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask", 2019.
+    """
+
+    def of(mask):
+        leaves = dict(zip(masks.names(mask), jax.tree.leaves(mask), strict=True))
+        rates = {name: conv for name, leaf in leaves.items() if leaf.ndim > 2}
+        dense = [
+            (leaf.shape[-1], name) for name, leaf in leaves.items() if leaf.ndim == 2
+        ]
+        return rates | ({min(dense)[1]: 0.5} if dense else {})
+
+    return _rates(of, [conv], per_round)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rates:
+    """An allocation: the rates that each layer of a mask has, 1 where it has none."""
+
+    of: Callable[[Mask], Mapping[str, float]]
+    per_round: float | None
+
+    def __call__(self, mask, density):
+        rates = self.of(mask)
+        layers = [self.layer(rates.get(n, 1.0), density) for n in masks.names(mask)]
+        return jax.tree.structure(mask).unflatten(layers)
+
+    def layer(self, rate, density):
+        if rate == 1:
+            return density
+        if self.per_round is not None:
+            each = 1 - (1 - self.per_round) * rate
+            return density ** (math.log(each) / math.log(self.per_round))
+        lost = rate * (1 - density)
+        if not isinstance(density, float | int):
+            # Clamped as all that is traced; and a product that went straight into the
+            # difference would round by what the compiler makes of the two.
+            lost = jnp.minimum(lost, 1)
+        return 1 - lost
+
+
+def _rates(of, rates, per_round) -> Allocation:
+    if per_round is not None and not 0 < per_round < 1:
+        raise ValueError(f"per_round is the fraction kept, in (0, 1); got {per_round}")
+    for rate in rates:
+        if rate < 0 or (per_round is not None and (1 - per_round) * rate >= 1):
+            raise ValueError(f"no layer can be pruned at rate {rate}")
+    return _Rates(of, per_round)
 
 
 def uniform(mask: Mask, density: ArrayLike) -> Scores:
@@ -273,3 +407,17 @@ def _place(tied: jax.Array, left: jax.Array) -> jax.Array:
 def _count(flags: jax.Array) -> jax.Array:
     """How many of `[_ROWS, n]` are true: columns in bytes, which XLA vectorises."""
     return jnp.sum(jnp.sum(flags, axis=0, dtype=jnp.uint8), dtype=jnp.int32)
+
+
+NAMES: dict[str, Select] = {
+    "global_top": global_top,
+    "equal": per_layer(equal),
+    "uniform": per_layer(uniform),
+    "erk": per_layer(erk),
+    "lottery": per_layer(lottery()),
+    "lottery_conv_2": per_layer(lottery(conv=0.5)),  # and Conv-4
+    "lottery_conv_6": per_layer(lottery(conv=0.75)),
+    "lottery_one_shot": per_layer(lottery(per_round=0.8)),
+    "lottery_conv_2_one_shot": per_layer(lottery(conv=0.5, per_round=0.8)),
+    "lottery_conv_6_one_shot": per_layer(lottery(conv=0.75, per_round=0.8)),
+}

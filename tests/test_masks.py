@@ -101,6 +101,9 @@ def test_counts_against_numpy(mask, other):
     }
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
     jax.tree.map(close, measured(mask, other), expected)
+    by_name = masks.layer_counts(mask)
+    assert by_name == {name: mask[name].sum() for name in ("a", "c")}
+    assert all(type(n) is int for n in by_name.values())
 
 
 def test_a_mask_is_nested_in_itself_and_in_what_keeps_more():

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from jaxticket import models
-from jaxticket.models import convolution, kernel_gradient
+from jaxticket.models import convolution
 
 KEY = jax.random.key(0)
 
@@ -270,7 +270,7 @@ def test_conv_equals_lax(case, impl):
 @pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
 def test_kernel_gradient_a_few_images_at_a_time(case, images, monkeypatch):
     args = [jax.random.normal(KEY, (5, *case[0], case[2])), data(case)[1]]
-    monkeypatch.setattr(kernel_gradient, "_CACHED", images * args[0][0].size)
+    monkeypatch.setattr(convolution, "_CACHED", images * args[0][0].size)
     close(jax.jit(function(case, "gemm"))(*args), function(case, None)(*args), 1e-4)
 
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxticket import masks, models
-from jaxticket.models import pretrained, torch_layout, zoo
+from jaxticket.models import pretrained, zoo
 
 KEY = jax.random.key(0)
 
@@ -459,7 +459,7 @@ def full_size(name, *, timm=False):
     like = jax.eval_shape(
         models.create(name, 1000).init, KEY, jax.ShapeDtypeStruct((1, *image), "f4")
     )
-    places = torch_layout.places(name, module, like, image, timm=timm)
+    places = pretrained._places(name, module, like, image, timm=timm)
     return {key: place.shape for key, place in places.items()}, like
 
 

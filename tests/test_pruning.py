@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 import toy
 
-from jaxticket import Ticket, masks, prune, scores, selection
+from jaxticket import Evidence, Ticket, masks, prune, scores, selection
 
 KEY = jax.random.key(1)
-SELECTS = {
-    "global": selection.global_top,
-    "erk": selection.per_layer(selection.erk),
-}
 
 
 def kernels(tree):
@@ -34,21 +30,21 @@ def test_one_shot_keeps_the_largest_of_what_is_left():
 
 def test_scores_compare_with_the_initial_weights():
     ticket, initial = toy.ticket(0), toy.ticket(1).weights
-    moved = prune(ticket, scores.movement, 0.5, initial=initial)
+    moved = prune(ticket, "movement", 0.5, evidence=Evidence(initial))
     distance = np.abs(kernels(ticket.weights) - kernels(initial))
     kept = distance >= np.sort(distance)[27]
     np.testing.assert_array_equal(kernels(moved.mask), kept)
 
 
-@pytest.mark.parametrize("name", SELECTS)
+@pytest.mark.parametrize("name", ["global_top", "erk"])
 def test_iterations_are_nested_and_end_at_the_count_of_one_shot(name):
     """Scored at random, so that whatever is not held back would return."""
     ticket = toy.ticket(lost=3)
 
     @functools.partial(jax.jit, static_argnames="iterations")
     def after(ticket, key, density, iterations):
-        options = {"select": SELECTS[name], "iterations": iterations}
-        return prune(ticket, scores.random, density, key=key, **options).mask
+        known, options = Evidence(key=key), {"select": name, "iterations": iterations}
+        return prune(ticket, scores.random, density, evidence=known, **options).mask
 
     # The first i of n iterations are i iterations at the density in between.
     path = [ticket.mask]
@@ -56,7 +52,7 @@ def test_iterations_are_nested_and_end_at_the_count_of_one_shot(name):
         fraction = 0.3 ** (done / 3)
         path.append(after(ticket, KEY, fraction, done))
         assert masks.nested(path[-1], path[-2])
-        slack = 0.5 if name == "global" else 1.0  # rounded once, or in either layer
+        slack = 0.5 if name == "global_top" else 1.0  # rounded once, or in either layer
         assert abs(masks.count(path[-1]) - 48 * fraction) <= slack + 1e-3
     once = after(ticket, KEY, 0.3, 1)
     assert masks.count(path[-1]) == masks.count(once)
@@ -66,7 +62,7 @@ def test_iterations_are_nested_and_end_at_the_count_of_one_shot(name):
 def test_scores_of_iterations_are_of_the_pruned_weights():
     """The most common sign goes first: a score that changes as weights go."""
 
-    def rarity(weights, **_):
+    def rarity(weights, evidence):
         negative = sum(jnp.sum(w < 0) for w in jax.tree.leaves(weights))
         positive = sum(jnp.sum(w > 0) for w in jax.tree.leaves(weights))
         sign = jnp.where(negative > positive, 1.0, -1.0)
@@ -87,7 +83,7 @@ def test_pruned_weights_stay_out_whatever_the_scores(value):
     """The lowest scores there are still go after what is gone."""
     ticket = Ticket([jnp.ones((4, 5))], [jnp.ones((4, 5), bool)])
 
-    def score(weights, **_):
+    def score(weights, evidence):
         """First the last ones lead; once they are alone, all are as bad as can be."""
         order = jnp.arange(20.0).reshape(4, 5)
         return [jnp.where(jnp.all(weights[0] != 0), order, value)]
@@ -115,11 +111,36 @@ def test_the_density_may_be_traced_and_mapped(iterations):
 def test_random_pruning_comes_from_its_key():
     ticket = toy.ticket()
     one, again, other = (
-        kernels(prune(ticket, scores.random, 0.5, key=jax.random.key(seed)).mask)
-        for seed in (1, 1, 2)
+        kernels(
+            prune(ticket, "random", 0.5, evidence=Evidence(key=jax.random.key(s))).mask
+        )
+        for s in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
+
+
+def test_scores_and_selections_go_by_name():
+    found = prune(toy.ticket(), "small_final", 0.3, select="equal")
+    alike = prune(
+        toy.ticket(),
+        scores.small_final,
+        0.3,
+        select=selection.per_layer(selection.equal),
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, alike)
+
+
+@pytest.mark.parametrize(
+    ("score", "select", "message"),
+    [
+        ("size", "equal", "score must be one of .*'magnitude'.*got 'size'"),
+        ("magnitude", "all", "select must be one of .*'global_top'.*got 'all'"),
+    ],
+)
+def test_an_unknown_name_is_refused(score, select, message):
+    with pytest.raises(ValueError, match=message):
+        prune(toy.ticket(), score, 0.5, select=select)
 
 
 @pytest.mark.parametrize("density", [1.3, 0.0, 0, -0.5])

@@ -24,7 +24,7 @@ from references import (
     some,
 )
 
-from jaxticket import fixed, imp, scores, selection
+from jaxticket import fixed, imp, selection
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -176,7 +176,7 @@ def test_imp(retrain, rewind_step, resume, score, scope):
     search = imp(
         optimizer(),
         density=0.7,
-        score=getattr(scores, score),
+        score=score,
         select=select,
         **options,
     )

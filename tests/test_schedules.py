@@ -19,6 +19,40 @@ def values(schedule):
     return traced
 
 
+@pytest.mark.parametrize(
+    ("at", "steps", "expected"),
+    [
+        (0, None, 0),
+        (7, None, 7),
+        (np.int32(7), 7, 7),
+        (1, 10, 1),
+        (1.0, 10, 10),
+        (7.0, 10, 7),  # as a flag has it
+        (0.29, 100, 29),  # 28.999999999999996 as a product
+        (np.float32(0.5), 10, 5),
+    ],
+)
+def test_a_place_in_a_round_is_a_step_or_a_fraction(at, steps, expected):
+    found = schedules.position("stop", at, steps)
+    assert (found, type(found)) == (expected, int)
+
+
+@pytest.mark.parametrize(
+    ("at", "steps", "message"),
+    [
+        (11, 10, "stop must be a step of a round of 10, got 11"),
+        (-1, None, "stop must be a step of a round of None, got -1"),
+        (1.5, 10, "stop is a fraction of a round.* got 1.5"),
+        (np.inf, 10, "stop is a fraction of a round.* got inf"),
+        (np.nan, 10, "stop is a fraction of a round.* got nan"),
+        (0.5, None, "stop=0.5 is a fraction of a round: give its steps"),
+    ],
+)
+def test_a_place_outside_a_round_is_refused(at, steps, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.position("stop", at, steps)
+
+
 @pytest.mark.parametrize(("steps", "epoch_steps"), [(20, 1), (20, 4), (18, 4), (4, 4)])
 def test_temperature(steps, epoch_steps):
     last = max(-(-steps // epoch_steps) - 1, 1)  # a last epoch that is shorter counts

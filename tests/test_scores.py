@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxticket import Ticket, imp, masks, prune, scores, selection
+from jaxticket import Evidence, Ticket, imp, masks, prune, scores, selection
 
 KEY = jax.random.key(1)
 few = settings(deadline=None, max_examples=40)
@@ -23,9 +23,10 @@ def kernels(tree):
     return np.concatenate([np.ravel(tree[layer]["kernel"]) for layer in toy.SHAPES])
 
 
-def doubled(weights):
-    """Gradients of either sign, zeros among them, that depend on the weights."""
-    return jax.tree.map(lambda w: jnp.where(w > 1, 0, 2 * w**2 - 1), weights)
+def cubic(weights):
+    """A loss with a slope of either sign, zeros among them, for every weight."""
+    each = jax.tree.map(lambda w: jnp.where(w > 1, 0, 2 / 3 * w**3 - w), weights)
+    return sum(leaf.sum() for leaf in jax.tree.leaves(each))
 
 
 def slope(w):
@@ -49,38 +50,35 @@ def smaller(sign):
     )
 
 
-# Name -> the score, and its formula for one layer.
-SCORES = {
-    "magnitude": (scores.magnitude, lambda w, w0: np.abs(w)),
-    "small_final": (scores.small_final, lambda w, w0: -np.abs(w)),
-    "large_init": (scores.large_init, lambda w, w0: np.abs(w0)),
-    "small_init": (scores.small_init, lambda w, w0: -np.abs(w0)),
-    "movement": (scores.movement, lambda w, w0: np.abs(w - w0)),
-    "magnitude_increase": (
-        scores.magnitude_increase,
-        lambda w, w0: np.abs(w) - np.abs(w0),
+# Name -> the formula for one layer.
+FORMULAS = {
+    "magnitude": lambda w, w0: np.abs(w),
+    "large_final": lambda w, w0: np.abs(w),
+    "small_final": lambda w, w0: -np.abs(w),
+    "large_init": lambda w, w0: np.abs(w0),
+    "small_init": lambda w, w0: -np.abs(w0),
+    "movement": lambda w, w0: np.abs(w - w0),
+    "magnitude_increase": lambda w, w0: np.abs(w) - np.abs(w0),
+    "large_init_large_final": smaller(1),
+    "small_init_small_final": smaller(-1),
+    "large_final_same_sign": lambda w, w0: np.where(same(w, w0), np.abs(w), 0),
+    "large_final_diff_sign": lambda w, w0: np.where(same(w, w0), 0, np.abs(w)),
+    # Many of these are below the zeros.
+    "magnitude_increase_same_sign": lambda w, w0: np.where(
+        same(w, w0), np.abs(w) - np.abs(w0), 0
     ),
-    "large_init_large_final": (scores.large_init_large_final, smaller(1)),
-    "small_init_small_final": (scores.small_init_small_final, smaller(-1)),
-    "gradient": (scores.gradient(doubled), lambda w, w0: np.abs(slope(w))),
-    "snip": (scores.snip(doubled), lambda w, w0: np.abs(slope(w) * w)),
-    "snip_at_initial": (
-        scores.at_initial(scores.snip(doubled)),
-        lambda w, w0: np.abs(slope(w0) * w0),
+    "magnitude_increase_diff_sign": lambda w, w0: np.where(
+        same(w, w0), 0, np.abs(w) - np.abs(w0)
     ),
-    "large_final_same_sign": (
-        scores.same_sign(scores.magnitude),
-        lambda w, w0: np.where(same(w, w0), np.abs(w), 0),
-    ),
-    "large_final_diff_sign": (
-        scores.diff_sign(scores.magnitude),
-        lambda w, w0: np.where(same(w, w0), 0, np.abs(w)),
-    ),
-    "magnitude_increase_same_sign": (  # of which many are below the zeros
-        scores.same_sign(scores.magnitude_increase),
-        lambda w, w0: np.where(same(w, w0), np.abs(w) - np.abs(w0), 0),
-    ),
+    "gradient": lambda w, w0: np.abs(slope(w)),
+    "gradient_at_initial": lambda w, w0: np.abs(slope(w0)),
+    "snip": lambda w, w0: np.abs(slope(w) * w),
+    "snip_at_initial": lambda w, w0: np.abs(slope(w0) * w0),
 }
+
+
+def evidence(initial):
+    return Evidence(initial, KEY, loss=cubic)
 
 
 def trained(coarse):
@@ -94,12 +92,12 @@ def trained(coarse):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "ties"])
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_scores(name, coarse):
-    score, formula = SCORES[name]
+    score = scores.NAMES[name]
     weights, initial = jax.tree.map(np.float64, trained(coarse))
-    found = jax.jit(lambda w, w0: score(w, initial=w0, key=None))(weights, initial)
-    expected = jax.tree.map(formula, weights, initial)
+    found = jax.jit(lambda w, w0: score(w, evidence(w0)))(weights, initial)
+    expected = jax.tree.map(FORMULAS[name], weights, initial)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected
     )
@@ -107,34 +105,37 @@ def test_scores(name, coarse):
         assert len({*kernels(found)}) > 5, "a score that decides nothing"
 
 
-@pytest.mark.parametrize("name", SCORES)
+def test_every_score_has_its_formula():
+    assert {*FORMULAS, "random"} == {*scores.NAMES} == {*scores.__all__}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
 def test_pruning_by_any_score_keeps_its_highest(name):
     """And exactly as many as asked for, of what was left; mapped over seeds."""
-    score, formula = SCORES[name]
     weights, initial = trained(coarse=False)
     ticket = Ticket(weights, toy.ticket(lost=4).mask)
-    found = prune(ticket, score, 0.5, initial=initial, select=alone).mask
+    found = prune(ticket, name, 0.5, evidence=evidence(initial), select="equal").mask
     for layer, left in {"dense": 13, "head": 10}.items():  # of 26 and 20
         w, w0, alive, kept = (
             np.asarray(tree[layer]["kernel"]).ravel()
             for tree in (weights, initial, ticket.mask, found)
         )
-        values = formula(w, w0)
+        values = FORMULAS[name](w, w0)
         assert kept.sum() == left
         assert not kept[~alive].any()
         assert values[kept].min() >= values[alive & ~kept].max()
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_scores_keep_the_types_of_weights_and_can_be_mapped(name):
-    score, _ = SCORES[name]
+    score = scores.NAMES[name]
     lanes = [toy.ticket(seed).weights for seed in range(4)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *lanes)
-    mapped = jax.vmap(lambda w, w0: score(w, initial=w0, key=None))(
+    mapped = jax.vmap(lambda w, w0: score(w, evidence(w0)))(
         jax.tree.map(lambda x: x[:2], stacked), jax.tree.map(lambda x: x[2:], stacked)
     )
     for i in range(2):
-        one = score(lanes[i], initial=lanes[i + 2], key=None)
+        one = score(lanes[i], evidence(lanes[i + 2]))
         jax.tree.map(
             lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), mapped, one
         )
@@ -144,12 +145,43 @@ def test_scores_keep_the_types_of_weights_and_can_be_mapped(name):
 def test_random_scores_come_from_their_key():
     weights = toy.ticket().weights
     one, again, other = (
-        kernels(scores.random(weights, initial=None, key=jax.random.key(seed)))
+        kernels(scores.random(weights, Evidence(key=jax.random.key(seed))))
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert len({*one, *other}) == 2 * len(one)  # all differ, between leaves too
     assert ((one >= 0) & (one < 1)).all()
+
+
+# Evidence.
+
+
+@pytest.mark.parametrize("name", scores.NAMES)
+def test_a_score_reads_what_it_declares_and_says_what_is_missing(name):
+    score, (weights, initial) = scores.NAMES[name], trained(coarse=False)
+    have = evidence(initial)._asdict()
+    known = {member: have[member] for member in scores.needed(score)}
+    jax.eval_shape(lambda w: score(w, Evidence(**known)), weights)
+    for member in known:
+        missing = Evidence(**known | {member: None})
+        with pytest.raises(ValueError, match=rf"needs evidence\.{member}: give .*="):
+            score(weights, missing)
+
+
+def test_makers_need_what_their_score_needs_too():
+    made = scores.ties_at_random(scores.at_initial(scores.snip))
+    assert scores.needed(made) == ("key", "initial", "loss")
+    with pytest.raises(
+        ValueError, match=r"score ties_at_random\(at_initial\(snip\)\) needs .*loss"
+    ):
+        made(toy.ticket().weights, Evidence(toy.ticket().weights, KEY))
+
+
+def test_a_search_by_a_score_that_draws_says_that_it_is_random():
+    sgd = optax.sgd(0.1)
+    assert imp(sgd, score="random").promises.random
+    assert imp(sgd, score=scores.ties_at_random(scores.snip)).promises.random
+    assert not imp(sgd, score="snip").promises.random
 
 
 # Two magnitudes above a common percentile.
@@ -171,7 +203,7 @@ def both_above(first, second, alive, k):
 
 @functools.partial(jax.jit, static_argnums=0)
 def highest(score, w, w0, alive, k):
-    return selection.top(score([w], initial=[w0]), [alive], k)[0]
+    return selection.top(score([w], Evidence(initial=[w0])), [alive], k)[0]
 
 
 @few
@@ -203,7 +235,8 @@ def test_percentiles_are_comparable_between_layers():
         [rng.normal(size=n).astype(np.float32) for n in (2000, 100)] for _ in range(2)
     )
     ticket = Ticket(weights, [jnp.ones(n, bool) for n in (2000, 100)])
-    found = prune(ticket, scores.large_init_large_final, 0.25, initial=initial)
+    known = Evidence(initial=initial)
+    found = prune(ticket, "large_init_large_final", 0.25, evidence=known)
     large, small = (float(m.mean()) for m in found.mask)
     assert abs(large - 0.25) < 0.02
     assert abs(small - 0.25) < 0.2
@@ -212,7 +245,7 @@ def test_percentiles_are_comparable_between_layers():
 def test_percentiles_of_nothing_and_of_nan():
     found = scores.large_init_large_final(
         [jnp.zeros(3), jnp.array([1.0, jnp.nan, 3.0])],
-        initial=[jnp.ones(3), jnp.array([5.0, 6.0, 7.0])],
+        Evidence(initial=[jnp.ones(3), jnp.array([5.0, 6.0, 7.0])]),
     )
     np.testing.assert_array_equal(found[0], [0, 0, 0])
     np.testing.assert_array_equal(np.isnan(found[1]), [False, True, False])
@@ -229,14 +262,14 @@ def split(flat):
     return {"a": flat[:12].reshape(3, 4), "b": flat[12:13], "c": flat[13:]}
 
 
-def given_scores(weights, *, initial=None, key=None):
+def given_scores(weights, evidence):
     """The score that is its weights."""
     return weights
 
 
 @jax.jit
 def orders(values, key):
-    return scores.ties_at_random(given_scores)(values, key=key)
+    return scores.ties_at_random(given_scores)(values, Evidence(key=key))
 
 
 @few
@@ -258,7 +291,7 @@ def test_equal_scores_are_kept_equally_often():
     mask = jax.tree.map(lambda w: jnp.ones(w.shape, bool), weights)
 
     def kept(key):
-        values = scores.ties_at_random(given_scores)(weights, key=key)
+        values = scores.ties_at_random(given_scores)(weights, Evidence(key=key))
         return selection.top(values, mask, 9)
 
     many = jax.jit(jax.vmap(kept))(jax.random.split(KEY, 2000))
@@ -276,13 +309,15 @@ def test_ties_at_random_serve_both_selects():
     """Zeros are chosen from only where there is nothing better in reach."""
     weights, initial = trained(coarse=False)
     ticket = Ticket(weights, toy.ticket(lost=4).mask)
-    base = scores.same_sign(scores.magnitude)
-    zero = kernels(base(weights, initial=initial)) == 0
+    base = scores.large_final_same_sign
+    zero = kernels(base(weights, Evidence(initial))) == 0
     alive = kernels(ticket.mask)
     for select in (selection.global_top, alone):
         first, one, other = (
             kernels(
-                prune(ticket, score, 0.8, initial=initial, key=key, select=select).mask
+                prune(
+                    ticket, score, 0.8, evidence=Evidence(initial, key), select=select
+                ).mask
             )
             for score, key in [
                 (base, None),
@@ -302,11 +337,12 @@ def test_ties_at_random_of_random_scores_keep_their_order():
     weights = {"w": jnp.zeros(2000)}
     seen = {}
 
-    def score(weights, *, initial=None, key):
-        seen["key"], seen["values"] = key, scores.random(weights, key=key)
+    def score(weights, evidence):
+        seen["key"] = evidence.key
+        seen["values"] = scores.random(weights, evidence)
         return seen["values"]
 
-    found = scores.ties_at_random(score)(weights, key=KEY)["w"]
+    found = scores.ties_at_random(score)(weights, Evidence(key=KEY))["w"]
     assert (np.argsort(found) == np.argsort(seen["values"]["w"], stable=True)).all()
     assert (jax.random.key_data(seen["key"]) != jax.random.key_data(KEY)).any()
 
@@ -318,7 +354,7 @@ def test_criteria_in_iterative_pruning():
     """Every score serves `imp`; a round keeps what the numpy formula ranks highest."""
     weights = toy.init(KEY)
     ticket = Ticket(weights, masks.full(weights))
-    score = scores.ties_at_random(SCORES["large_final_same_sign"][0])
+    score = scores.ties_at_random(scores.large_final_same_sign)
     search = imp(optax.sgd(0.5), density=0.5, score=score, select=alone)
     grads = toy.init(jax.random.key(7))
     state = search.init(KEY, ticket)

@@ -326,7 +326,118 @@ def test_like_of_another_network_is_an_error():
         )
 
 
+# Names, and counts that are known beforehand.
+
+
+def test_a_name_stands_for_its_selection_and_a_function_for_itself():
+    assert selection.named("global_top") is selection.global_top
+    assert selection.named(selection.top) is selection.top
+    with pytest.raises(ValueError, match=r"one of \['global_top', .*got 'erdos'"):
+        selection.named("erdos")
+
+
+KNOWN = {
+    "global_top": selection.global_top,
+    "equal": selection.named("equal"),
+    "lottery_conv_6": selection.named("lottery_conv_6"),
+    "lottery_conv_6_one_shot": selection.named("lottery_conv_6_one_shot"),
+    "at_rates": selection.per_layer(selection.at_rates({"b": 0.3}, per_round=0.5)),
+    "like": selection.like({n: normal()[n] < 0 for n in "bc"}),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_counts_are_known_beforehand(name):
+    """Of a convolution and a dense layer that has lost some; of numbers and arrays."""
+    select, alive = KNOWN[name], {n: ones()[n] for n in "bc"}
+    alive["c"][:3] = False
+    choose = functools.partial(select, {n: normal()[n] for n in "bc"}, alive)
+    densities = np.random.default_rng(0).random(50, np.float32)
+    traced = jax.jit(jax.vmap(choose))(densities)
+    cases = [
+        (density, {n: leaf[i] for n, leaf in traced.items()})
+        for i, density in enumerate(densities)
+    ]
+    cases += [(d, jax.jit(functools.partial(choose, d))()) for d in (0, 2 / 3, 1)]
+    for density, mask in cases:
+        found = kept_of(mask)
+        found = sum(found.values()) if name == "global_top" else found
+        assert selection.kept(select, density)(alive) == found
+
+
+def test_counts_of_many_weights_are_known_to_the_last():
+    """What a fused product and difference would round to another count."""
+    rates = {"w": 0.75}
+    many = {"w": np.broadcast_to(True, (2**14, 2**10))}
+    select = selection.per_layer(selection.at_rates(rates))
+    densities = np.random.default_rng(0).random(50, np.float32)
+    layer = jax.jit(lambda d: selection.at_rates(rates)(many, d)["w"])
+    keep = jax.jit(selection.keep)
+    for density in densities:
+        found = keep(jnp.int32(many["w"].size), layer(density))
+        assert selection.kept(select, density)(many) == {"w": int(found)}
+
+
+def test_nothing_is_known_of_other_counts():
+    foreign = functools.partial(selection.global_top)
+    for select in (*map(selection.named, ["uniform", "erk"]), foreign):
+        assert selection.kept(select, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_round": 1.0}, "per_round is the fraction kept, in .0, 1.; got 1.0"),
+        ({"per_round": 0}, "per_round is the fraction kept, in .0, 1.; got 0"),
+        ({"conv": -0.5}, "no layer can be pruned at rate -0.5"),
+        ({"conv": 6, "per_round": 0.8}, "no layer can be pruned at rate 6"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        selection.lottery(**options)
+
+
 # The numbers of the papers.
+
+
+CONV = {"conv_0": (3, 3, 3, 8), "conv_1": (3, 3, 8, 8), "fc": (64, 16), "out": (16, 4)}
+CONV_MASK = {name: jnp.ones(shape, bool) for name, shape in CONV.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lottery", [0.8, 0.8, 0.8, 0.9]),
+        ("lottery_conv_2", [0.9, 0.9, 0.8, 0.9]),
+        ("lottery_conv_6", [0.85, 0.85, 0.8, 0.9]),
+    ],
+)
+def test_lottery_rates(name, expected):
+    """Frankle and Carbin 2019, figure 2; ten rounds at once as Zhou et al. 2019."""
+    found = selection.named(name).allocation(CONV_MASK, 0.8)
+    np.testing.assert_allclose(list(found.values()), expected, rtol=1e-12)
+    rounds = selection.named(f"{name}_one_shot").allocation(CONV_MASK, 0.8**10)
+    np.testing.assert_allclose(list(rounds.values()), np.array(expected) ** 10)
+    traced = jax.jit(selection.named(f"{name}_one_shot").allocation)
+    for n, density in traced(CONV_MASK, jnp.float32(0.8**10)).items():
+        np.testing.assert_allclose(density, rounds[n], rtol=1e-6)
+
+
+def test_one_shot_at_half_rate_keeps_what_ten_rounds_would():
+    """0.349, where the rate of one round would keep 0.554."""
+    rates, density = {"output": 0.5}, 0.8**10
+    once = selection.at_rates(rates, per_round=0.8)(LENET_MASK, density)
+    assert once == {"hidden_0": density, "hidden_1": density, "output": once["output"]}
+    assert abs(once["output"] - 0.9**10) < 1e-12
+    assert round(once["output"], 3) == 0.349
+    assert round(selection.at_rates(rates)(LENET_MASK, density)["output"], 3) == 0.554
+
+
+def test_a_network_without_dense_layers_has_no_output_rate():
+    convolutions = {n: m for n, m in CONV_MASK.items() if "conv" in n}
+    found = selection.lottery(conv=0.5)(convolutions, 0.8)
+    assert found == {"conv_0": 0.9, "conv_1": 0.9}
 
 
 LENET_DENSITIES = [

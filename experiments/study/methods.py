@@ -1,150 +1,241 @@
-"""What a method of a study is: a search, and what may be expected of it."""
+"""Methods by name: a search, what it starts from, and their hyper-parameters as flags.
 
-from collections.abc import Callable
+Whatever `jaxticket.searches` lists is a method; its hyper-parameters are read from the
+signature of the factory, and their help from its docstring. A variant is a
+`functools.partial`.
+"""
+
+import inspect
+import itertools
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from experiments.study import optimizers, starts
 from experiments.study.settings import Settings
-from experiments.study.study import optimizers
-from jaxticket import masks, models, searches
-from jaxticket.base import Mask, Params, PRNGKey, Search, Ticket
-from jaxticket.training import ModelState
+from jaxticket import hyperparameters, searches
+from jaxticket.base import Promises, Search
+from jaxticket.hyperparameters import Hyper
 
-
-class Setting(NamedTuple):
-    """Numbers of a method that its lanes differ by.
-
-    Attributes:
-      label: what results call it, as "s0=0.1"; empty where there is only one.
-      values: what `Method.search` is given.
-      factor: what the search multiplies the weights of a ticket by.
-    """
-
-    label: str = ""
-    values: Any = ()
-    factor: float = 1.0
-
-
-class Network(NamedTuple):
-    """The values of a network, and the gradient there if a method asks for it."""
-
-    weights: Params
-    model_state: ModelState
-    gradient: Params | None = None
-
-
-# `(key, values, initial, trained) -> (ticket, model state)`: what a search starts from,
-# with the key of the seed's controls, the values of the lane's `Setting`, and the dense
-# `Network` before and after its training.
-Opening = Callable[[PRNGKey, Any, Network, Network], tuple[Ticket, ModelState]]
+SOME_STEPS = 10**6  # a length for checks that come before the data
 
 
 class Method(NamedTuple):
-    """A search, and the promises that its audit holds it to.
-
-    A sequential method has one setting, and every round leaves a ticket. A parallel one
-    leaves a ticket for every setting, after its last round.
+    """What a study runs under a name.
 
     Attributes:
-      search: values of a `Setting` -> the search.
-      rounds: of a search.
-      steps: of a round.
-      settings: those of a parallel method from the densest expected ticket on.
-      rewind_step: step of round 0 whose weights and model state tickets have.
-      resumes_at: the step with which later rounds begin.
-      trains_from: the step with which the training of a ticket begins.
-      trains_ticket: whether a round trains the ticket itself, so that its results are
-        the ticket's. Otherwise tickets are trained afterwards.
-      found_after: prunings that a ticket read in round 0 has seen.
-      hard: whether a round runs with the mask of its ticket.
-      nested: whether later masks keep nothing that an earlier one has pruned.
-      rewinds: whether a round begins from the ticket's weights.
-      kept_weights: whether tickets carry trained weights instead of early ones.
-      ticket_model: whether their model state is that of `rewind_step` or of the end.
-      rates: the fraction of the survivors that a pruning keeps, of all or by leaf; None
-        where the method does not promise it.
-      opens: what a search starts from, see `Opening`; None: the dense network as it is
-        initialised.
-      needs_gradient: whether `opens` is given the gradient of the initial network.
-      looks: whether there is a look before the first step.
-      train_steps: of the training of a ticket; None: those of the dense network. With 0
-        the ticket is tested as it is.
-      tune_steps: of the training of its tickets' weights that comes in addition.
-      measures: name -> `(state before, state after) -> scalar` of a stretch.
+      search: factory of the search; None: what it starts from is the ticket.
+      start: factory of the start, see `starts`.
+      preset: hyper-parameters that differ from the factories' defaults; `rounds` too.
+      base: the method whose hyper-parameters it takes where it has none of its own.
+      optimizer: factory of the optimiser; by default what the search asks for.
     """
 
-    search: Callable[[Any], Search]
-    rounds: int
-    steps: int
-    settings: tuple[Setting, ...] = (Setting(),)
-    rewind_step: int = 0
-    resumes_at: int = 0
-    trains_from: int = 0
-    trains_ticket: bool = False
-    found_after: int = 1
-    hard: bool = False
-    nested: bool = False
-    rewinds: bool = False
-    kept_weights: bool = False
-    ticket_model: str = "early"
-    rates: dict[str, float] | float | None = None
-    opens: Opening | None = None
-    needs_gradient: bool = False
-    looks: bool = False
-    train_steps: int | None = None
-    tune_steps: int = 0
-    measures: dict[str, Callable[[Any, Any], jax.Array]] = {}
-
-    @property
-    def parallel(self) -> bool:
-        return bool(self.settings[0].label)
-
-    @property
-    def trains_dense(self) -> bool:
-        """Whether round 0 is the training of the dense network."""
-        return self.hard and self.opens is None
-
-    def number(self, setting: int, round_: int) -> int:
-        """What results call the round of a ticket: of setting, or of prunings."""
-        return setting + 1 if self.parallel else round_ + self.found_after
-
-    def tickets(self) -> dict[int, tuple[Setting, int]]:
-        """Number of every ticket -> its setting, and the rounds that found it."""
-        if self.parallel:
-            return {i: (s, self.rounds) for i, s in enumerate(self.settings, 1)}
-        last = self.rounds + self.found_after
-        return {i: (self.settings[0], i) for i in range(1, last)}
+    search: Callable[..., Search] | None = None
+    start: Callable[..., starts.Start] = starts.initial
+    preset: Mapping[str, Any] = {}
+    base: str = ""
+    optimizer: Callable | None = None
 
 
-def full(config: Settings, params: Params) -> Mask:
-    """The mask that keeps everything which may be pruned."""
-    rules = {
-        "kernels": masks.is_kernel,
-        "hidden": models.is_hidden,
-        "convolutions": models.is_convolution,
+def registry() -> dict[str, Method]:
+    """Every search of the library under its name, from the initialised network."""
+    return {name: Method(getattr(searches, name)) for name in searches.__all__}
+
+
+def _factories(method: Method) -> Iterator[Callable]:
+    """What takes the hyper-parameters of a method."""
+    if method.search is not None:
+        yield method.search
+        yield _optimizer(method)
+    yield method.start
+
+
+def _optimizer(method: Method) -> Callable:
+    if method.optimizer is not None:
+        return method.optimizer
+    hints = typing.get_type_hints(
+        hyperparameters.unbound(method.search), include_extras=True
+    )
+    handed = hints["optimizer"]
+    return optimizers.KINDS[handed.__metadata__[0]]
+
+
+def of_method(method: Method) -> list[Hyper]:
+    """All hyper-parameters of a method; of one name there is one."""
+    found: dict[str, Hyper] = {}
+    for factory in _factories(method):
+        found = hyperparameters.of(factory) | found
+    if method.search is not None:
+        text = (
+            "trainings of a search; default: --rounds, or 1 where more change nothing"
+        )
+        found["rounds"] = Hyper("rounds", None, int, False, (), text)
+    return list(found.values())
+
+
+def flags(methods: Mapping[str, Method]) -> dict[str, Hyper]:
+    """ "method.name" -> hyper-parameter, of all methods of an experiment."""
+    return {
+        f"{name}.{hyper.name}": hyper
+        for name, method in methods.items()
+        for hyper in of_method(method)
     }
-    return masks.full(params, rules[config.prunable])
 
 
-def fixed(config: Settings) -> Search:
-    """What trains the dense network, and tickets without a multiplier."""
-    return searches.fixed(optimizers.of_weights(config))
+class Setting(NamedTuple):
+    """One combination of the values of a method.
+
+    Attributes:
+      label: what tells it apart, as "density=0.2"; empty where there is only one.
+      swept: the numbers that lanes differ by, which a program traces.
+    """
+
+    label: str
+    swept: dict[str, np.float32]
 
 
-def trainer(config: Settings) -> Callable[[Any], Search]:
-    """What trains all tickets: multiplier of a lane -> search, or () -> search."""
-    if config.keep_multiplier:
-        return lambda c: searches.fixed(optimizers.of_weights(config), multiplier=c)
-    return lambda _: fixed(config)
+class Planned(NamedTuple):
+    """A method whose hyper-parameters have values.
+
+    Attributes:
+      name: of the method.
+      settings: one a lane of each seed.
+      rounds: of the search, 0 without one.
+      search: numbers of a setting, traced or not -> the search.
+      start: the same -> what it starts from.
+      promises: those of the search of every setting.
+      resumed: the step of the schedule that trainings of its tickets begin with.
+    """
+
+    name: str
+    settings: tuple[Setting, ...]
+    rounds: int
+    search: Callable[[Mapping[str, Any]], Search] | None
+    start: Callable[[Mapping[str, Any]], starts.Start]
+    promises: tuple[Promises, ...]
+    resumed: int
+
+    @property
+    def opens_given(self) -> bool:
+        """Whether the first round trains what the search starts from."""
+        return self.promises[0].opens_given
+
+    def prunings(self) -> range:
+        """How often the tickets that it finds have been pruned."""
+        if self.opens_given and not self.promises[0].rounds:
+            return range(1)  # it trains what it is given, and there is no other ticket
+        return range(1, max(self.rounds, 1) + (not self.opens_given))
 
 
-def tuner(config: Settings) -> Callable[[Any], Search]:
-    """What trains the weights of tickets further."""
-    return lambda _: searches.fixed(optimizers.of_tuning(config))
+# Of a ticket that no search has found: its training is all that there is.
+STARTED = Promises(hard=False, weights="given")
 
 
-def settings(name: str, values) -> tuple[Setting, ...]:
-    """A setting for every value of a number."""
-    return tuple(Setting(f"{name}={x}", {name: np.float32(x)}) for x in values)
+def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
+    """Gives a method the values that the settings hold for it.
+
+    Args:
+      config: resolved; lengths may still be missing where only values are checked.
+      name: one of `config.METHODS`.
+      epoch_steps: steps of an epoch.
+
+    Raises:
+      ValueError: a value that cannot be, or one that is missing.
+    """
+    method = config.METHODS[name]
+    values = {h.name: _value(config, name, method, h) for h in of_method(method)}
+    rounds = values.pop("rounds", None)
+    several = {k: x for k, x in values.items() if isinstance(x, tuple)}
+    every = epoch_steps if config.schedules_every == "epoch" else 1
+    given = {k: x for k, x in values.items() if k not in several} | {
+        "steps": config.search_steps or SOME_STEPS,
+        "epoch_steps": every,
+        "rewind_step": config.rewind_step or 0,
+    }
+
+    def start(swept):
+        return _call(method.start, given | swept)
+
+    def search(swept):
+        optimizer = _call(_optimizer(method), given | swept, config, every)
+        return _call(method.search, given | swept, optimizer)
+
+    combinations = [
+        dict(zip(several, combination, strict=True))
+        for combination in itertools.product(*several.values())
+    ]
+    settings = [Setting(_label(each), _numbers(each)) for each in combinations]
+    try:
+        for each in combinations:  # numbers of Python, which are checked
+            start(each)
+            if method.search:
+                search(each)
+    except ValueError as error:
+        raise ValueError(f"--{name}.*: {error}") from None
+    # Numbers of the program, which may round otherwise.
+    promises = [
+        search(setting.swept).promises if method.search else STARTED
+        for setting in settings
+    ]
+    first = promises[0]
+    resumes = config.resume_schedule
+    if resumes is None:
+        resumes = first.opens_given
+    if rounds is None:
+        rounds = config.rounds if first.rounds else 1
+    return Planned(
+        name,
+        tuple(settings),
+        rounds if method.search else 0,
+        search if method.search else None,
+        start,
+        tuple(promises),
+        first.rewind_step if resumes else 0,
+    )
+
+
+def _call(factory: Callable, values: Mapping[str, Any], *args: Any) -> Any:
+    """Calls a factory with those of the values that it takes and has not bound."""
+    takes = inspect.signature(
+        hyperparameters.unbound(factory)
+    ).parameters.keys() - hyperparameters.bound(factory)
+    return factory(*args, **{k: x for k, x in values.items() if k in takes})
+
+
+def _label(swept: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in swept.items())
+
+
+def _numbers(swept: Mapping[str, float]) -> dict[str, np.float32]:
+    return {name: np.float32(value) for name, value in swept.items()}
+
+
+def _value(config: Settings, name: str, method: Method, hyper: Hyper) -> Any:
+    """Its value: what the method has, else its base; what is given, else the preset.
+
+    Several values that a sweep is made of are a tuple; one alone is a number.
+    """
+    found = hyper.default
+    for owner in filter(None, (method.base, name)):
+        found = config.METHODS[owner].preset.get(hyper.name, found)
+        found = config.hyper.get(f"{owner}.{hyper.name}", found)
+    flag = f"--{name}.{hyper.name}"
+    if found is inspect.Parameter.empty:
+        raise ValueError(f"give {flag}: {hyper.help}")
+    if isinstance(found, list | tuple):
+        if not hyper.swept and len(found) != 1:
+            raise ValueError(f"{flag} takes one value, got {found}")
+        if len(set(found)) < len(found) or not found:
+            raise ValueError(f"{flag} needs different values, got {found}")
+        found = found[0] if len(found) == 1 else tuple(found)
+    for value in found if isinstance(found, tuple) else (found,):
+        if isinstance(value, float | np.floating) and not np.isfinite(value):
+            raise ValueError(f"{flag} must be finite, got {value}")
+        if hyper.choices and value not in hyper.choices:
+            raise ValueError(
+                f"{flag}: no {value!r}, choose of {', '.join(hyper.choices)}"
+            )
+    return found

@@ -1,20 +1,34 @@
-"""What trains weights, and weights with logits, as the settings say."""
+"""What trains the weights, gates and scores of searches, as the settings say.
+
+`KINDS` is by what the optimiser of a search is handed, see `jaxticket.base.OfWeights`;
+keyword-only arguments are hyper-parameters of the method, and become its flags.
+"""
+
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from experiments.study.settings import Settings
-from jaxticket import schedules, searches
+from jaxticket import schedules
 from jaxticket.base import Schedule
+from jaxticket.searches import gates
 
 
 def optimizer(
-    name: str, rate: Schedule, weight_decay: float
+    name: str, rate: Schedule, weight_decay: ArrayLike
 ) -> optax.GradientTransformation:
-    """An optimiser whose learning rate follows the step within the round."""
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    """An optimiser whose learning rate follows the step within the round.
+
+    Decay is decoupled under adam, as in AdamW, and goes through the momentum of the
+    others, as in PyTorch.
+    """
+    traced = not isinstance(weight_decay, float | int)
+    decays = traced or weight_decay > 0
+    decay = [optax.add_decayed_weights(weight_decay)] if decays else []
     by_step = schedules.scale_by_step(rate)
-    if name == "adam":  # decay is decoupled, as in AdamW
+    if name == "adam":
         return optax.chain(optax.scale_by_adam(), *decay, by_step)
     if name == "sgd":
         return optax.chain(*decay, by_step)
@@ -22,7 +36,7 @@ def optimizer(
     return optax.chain(*decay, momentum, by_step)
 
 
-def dropping(config: Settings, learning_rate: float) -> Schedule:
+def dropping(config: Settings, learning_rate: ArrayLike) -> Schedule:
     """A learning rate that falls where the settings say."""
 
     def rate(step):
@@ -32,60 +46,75 @@ def dropping(config: Settings, learning_rate: float) -> Schedule:
     return rate
 
 
-def of_weights(config: Settings) -> optax.GradientTransformation:
+def of_weights(config: Settings, every: int = 1) -> optax.GradientTransformation:
     """What trains weights."""
+    del every
     rate = dropping(config, config.learning_rate)
     return optimizer(config.optimizer, rate, config.weight_decay)
 
 
-def of_gated(
-    config: Settings, logit_decay: float = 0.0
-) -> optax.GradientTransformation:
-    """What trains weights and logits together."""
-    rate = dropping(config, config.logit_learning_rate)
-    logits = optimizer(config.optimizer, rate, logit_decay)
-    return gated(of_weights(config), logits)
-
-
-def of_gates(config: Settings) -> optax.GradientTransformation:
-    """What trains logits, and leaves the weights as they are."""
-    rate = dropping(config, config.logit_learning_rate)
-    return gated(optax.set_to_zero(), optimizer(config.optimizer, rate, 0.0))
-
-
-def gated(
-    weights: optax.GradientTransformation, logits: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """One optimiser for the weights, another for the logits."""
-    return optax.partition(
-        {"weights": weights, "logits": logits}, searches.Gated("weights", "logits")
-    )
-
-
-def of_scores(config: Settings, steps: int, every: int) -> optax.GradientTransformation:
-    """What trains the scores of a mask: momentum on a cosine over `steps` steps.
-
-    Decay goes through the momentum, as in PyTorch: then it shrinks scores ten times as
-    much.
-    """
-    course = schedules.cosine(steps, epoch_steps=every)
+def of_longer(config: Settings, every: int = 1) -> optax.GradientTransformation:
+    """What trains weights further, on the cosine that scores are searched on."""
+    course = schedules.cosine(config.search_steps, epoch_steps=every)
     return optimizer(
-        "momentum",
-        lambda step: config.score_learning_rate * course(step),
-        config.score_weight_decay,
+        config.optimizer,
+        lambda step: config.learning_rate * course(step),
+        config.weight_decay,
     )
 
 
-def of_logits(config: Settings, steps: int, every: int) -> optax.GradientTransformation:
-    """What trains the logits of a mask that is drawn: momentum, never decayed."""
-    course = schedules.cosine(steps, epoch_steps=every)
-    if config.mask_schedule == "constant":
+def of_gates(
+    config: Settings,
+    every: int = 1,
+    *,
+    logit_learning_rate: ArrayLike | None = None,
+    decay_logits: bool = False,
+    freeze_weights: bool = False,
+) -> optax.GradientTransformation:
+    """What trains weights and logits together.
+
+    Args:
+      config: the settings.
+      every: steps that share one value of a schedule.
+      logit_learning_rate: learning rate of the logits; by default that of the weights.
+      decay_logits: decay the logits as the weights are.
+      freeze_weights: train the logits alone.
+    """
+    del every
+    if logit_learning_rate is None:
+        logit_learning_rate = config.learning_rate
+    rate = dropping(config, logit_learning_rate)
+    decay = config.weight_decay if decay_logits else 0.0
+    return gates.optimizer(
+        optax.set_to_zero() if freeze_weights else of_weights(config),
+        optimizer(config.optimizer, rate, decay),
+    )
+
+
+def of_scores(
+    config: Settings,
+    every: int = 1,
+    *,
+    score_learning_rate: ArrayLike = 0.1,
+    score_decay: ArrayLike = 5e-4,
+    score_schedule: Literal["cosine", "constant"] = "cosine",
+) -> optax.GradientTransformation:
+    """What trains the scores of weights that are frozen: SGD with momentum 0.9.
+
+    Args:
+      config: the settings.
+      every: steps that share one value of a schedule.
+      score_learning_rate: learning rate of the scores.
+      score_decay: weight decay of the scores, through the momentum, as in PyTorch: then
+        it shrinks scores ten times as much.
+      score_schedule: course of the learning rate over the search: cosine or constant.
+    """
+    course = schedules.cosine(config.search_steps, epoch_steps=every)
+    if score_schedule == "constant":
         course = jnp.ones_like
     return optimizer(
-        "momentum", lambda step: config.mask_learning_rate * course(step), 0.0
+        "momentum", lambda step: score_learning_rate * course(step), score_decay
     )
 
 
-def of_tuning(config: Settings) -> optax.GradientTransformation:
-    """What trains the weights of a mask that was searched, without decay."""
-    return optimizer("momentum", lambda _: config.tune_learning_rate, 0.0)
+KINDS = {"weights": of_weights, "gates": of_gates, "scores": of_scores}

@@ -1,33 +1,71 @@
 """What a study writes down: every evaluation as it comes, and a row a training."""
 
+import csv
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.reports import statistics
+from experiments.study import outputs
 from jaxticket.engine import resumable
 
 
 class Lane(NamedTuple):
-    """One training: a treatment of one method's ticket of one seed and round.
+    """One training, or search: what its rows and lines are called.
 
-    The tickets of a parallel method are of one round, but of as many settings: `round`
-    numbers these from 1, and `setting` says what each is, as "s0=-0.1".
+    Attributes:
+      method: by which the ticket was found; "dense" for the dense network.
+      treatment: "dense", "ticket", "tuned", the name of a control; or "search", for
+        looks at a search that are not those of its ticket.
+      seed: of all randomness.
+      prunings: how often the ticket has been pruned.
+      setting: what tells lanes of a method apart, as "density=0.2", or nothing.
     """
 
     method: str
     treatment: str
     seed: int
-    round: int
+    prunings: int
     setting: str = ""
 
     def __str__(self):
-        which = f"round {self.round}" + (f", {self.setting}" if self.setting else "")
-        return f"{self.method}, {self.treatment} of seed {self.seed}, {which}"
+        setting = f", {self.setting}" if self.setting else ""
+        times = f", pruned {self.prunings} times" if self.prunings > 1 else ""
+        return f"{self.method}, {self.treatment} of seed {self.seed}{setting}{times}"
+
+
+def dense(seed: int) -> Lane:
+    """The dense network of a seed."""
+    return Lane("dense", "dense", seed, 0)
+
+
+class Cost(NamedTuple):
+    """What it took to find a ticket: steps of the search, and seconds of a lane."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+
+COLUMNS = (
+    *Lane._fields,
+    "density",
+    "test_accuracy",
+    "validation_accuracy",
+    "early_stopping_step",
+    "early_stopping_test_accuracy",
+    "early_stopping_validation_accuracy",
+    "best_test_accuracy",
+    "train_loss",
+    "steps",
+    "search_steps",
+    "search_epochs",
+    "search_seconds",
+    "seconds",
+)
 
 
 class Records:
@@ -39,8 +77,7 @@ class Records:
     A row says what it cost to find its ticket, and its controls' ticket: the steps of
     the search up to there, as epochs too, and the seconds that its program took for
     them, divided by the lanes that shared it. The training of the ticket afterwards is
-    not among them. A parallel search, whose settings run side by side, costs each of
-    its tickets the steps of one lane.
+    not among them.
 
     Attributes:
       rows: one a finished training, as `results.csv` has them.
@@ -50,16 +87,16 @@ class Records:
         self.rows: list[dict] = []
         self._folder = folder
         self._epoch_steps = epoch_steps
-        self._costs: dict[tuple, tuple[int, float]] = {}
+        self._costs: dict[Lane, Cost] = {}
 
     def __enter__(self):
-        self._log = open(self._folder / "metrics.jsonl", "w")
+        self._log = open(self._folder / "metrics.jsonl", "w", encoding="utf-8")
         return self
 
     def __exit__(self, *_):
         self._log.close()
 
-    def evaluated(self, lanes: Sequence[Lane], step: int, metrics: dict) -> None:
+    def evaluated(self, lanes: Sequence[Lane], step: int, metrics: Mapping) -> None:
         """Logs one evaluation of every lane; `metrics` are `{name: [lanes]}`."""
         for i, lane in enumerate(lanes):
             values = {name: _number(values[i]) for name, values in metrics.items()}
@@ -67,37 +104,22 @@ class Records:
             self._log.write(json.dumps(line, allow_nan=False) + "\n")
         self._log.flush()
 
-    def found(
-        self,
-        rounds: dict[Lane, int],
-        plan: Sequence[resumable.Stretch],
-        seconds: np.ndarray,
-    ) -> None:
-        """Remembers what the tickets of a search have cost.
+    def found(self, lane: Lane, cost: Cost) -> None:
+        """Remembers what the ticket of a lane has cost."""
+        self._costs[lane] = cost
 
-        Args:
-          rounds: every lane's ticket -> rounds of the search that it took.
-          plan: the stretches of the search.
-          seconds: `[stretches]`.
-        """
-        sharing = len({(lane.seed, lane.setting) for lane in rounds})
-        for lane, spent in rounds.items():
-            taken = [i for i, stretch in enumerate(plan) if stretch.round < spent]
-            self._costs[_ticket(lane)] = (
-                sum(plan[i].last - plan[i].first for i in taken),
-                float(seconds[taken].sum()) / sharing,
-            )
+    def cost(self, lane: Lane) -> Cost:
+        """What the ticket of a lane, or that of its control, has cost."""
+        return self._costs.get(lane._replace(treatment="ticket"), Cost())
 
     def trained(
         self,
         lanes: Sequence[Lane],
         plan: Sequence[resumable.Stretch],
-        metrics: dict[str, np.ndarray],
+        metrics: Mapping[str, np.ndarray],
         seconds: np.ndarray,
     ) -> None:
-        """Adds a row for every lane of a finished round, unless it has one.
-
-        Every relative of IMP trains the same dense network first: one row is enough.
+        """Adds a row for every lane of a finished round.
 
         Args:
           lanes: one a column of the metrics; later columns are padding.
@@ -105,18 +127,15 @@ class Records:
           metrics: name -> `[stretches, lanes]`.
           seconds: `[stretches]`.
         """
-        there = {tuple(row[name] for name in Lane._fields) for row in self.rows}
         for i, lane in enumerate(lanes):
-            if tuple(lane) not in there:
-                curves = {name: values[:, i] for name, values in metrics.items()}
-                self.rows.append(self._row(lane, plan, curves, seconds, len(lanes)))
-        path = self._folder / "results.csv"
-        statistics.write_table(path, statistics.COLUMNS, self.rows)
+            curves = {name: values[:, i] for name, values in metrics.items()}
+            self.rows.append(self._row(lane, plan, curves, seconds, len(lanes)))
+        write_table(self._folder / "results.csv", COLUMNS, self.rows)
 
     def _row(self, lane, plan, curves, seconds, lanes) -> dict:
         best = int(np.argmin(curves["validation_loss"]))
         final = {name: _number(curve[-1]) for name, curve in curves.items()}
-        steps, searching = self._costs.get(_ticket(lane), (0, 0.0))
+        cost = self.cost(lane)
         return {
             **lane._asdict(),
             "density": final["density"],
@@ -124,18 +143,27 @@ class Records:
             "validation_accuracy": final["validation_accuracy"],
             "early_stopping_step": plan[best].last,
             "early_stopping_test_accuracy": _number(curves["test_accuracy"][best]),
+            "early_stopping_validation_accuracy": _number(
+                curves["validation_accuracy"][best]
+            ),
             "best_test_accuracy": _number(np.max(curves["test_accuracy"])),
             "train_loss": final["train_loss"],
             "steps": sum(stretch.last - stretch.first for stretch in plan),
-            "search_steps": steps,
-            "search_epochs": round(steps / self._epoch_steps, 3),
-            "search_seconds": round(searching, 3),
+            "search_steps": cost.steps,
+            "search_epochs": round(cost.steps / self._epoch_steps, 3),
+            "search_seconds": round(cost.seconds, 3),
             "seconds": round(float(seconds.sum()) / lanes, 3),
         }
 
 
-def _ticket(lane: Lane) -> tuple:
-    return lane.method, lane.seed, lane.round
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping]) -> None:
+    """Writes a CSV file in one move; NaN and None are empty cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: None if x != x else x for k, x in row.items()})
+    outputs.write(path, text.getvalue())
 
 
 def _number(value) -> float | None:

@@ -1,20 +1,57 @@
-"""The settings that all experiments have: meaning, checks, and what fills them in."""
+"""The settings that all experiments have: meaning, checks, and what fills them in.
+
+A setting is a field of a configuration with its help and its check; it becomes a flag.
+`None` leaves it to the preset of data set and model.
+"""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from jaxticket import data, models
 
-OPTIMIZERS = ("adam", "sgd", "momentum", "nesterov")
-PRUNABLE = ("kernels", "hidden", "convolutions")
-DTYPES = ("float32", "bfloat16")
+Check = Callable[[Any], str | None]  # value -> what it should be, if it is not
 MODELS = {"cifar10": "conv_2", "cifar100": "conv_2"}
 
 
-def setting(default: Any, help: str) -> Any:
+def setting(default: Any, help: str, check: Check | None = None) -> Any:
     """A field of a configuration, which becomes a flag with this help."""
-    return dataclasses.field(default=default, metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help, "check": check})
+
+
+def one_of(choices: Sequence[str]) -> Check:
+    return lambda x: None if x in choices else f"one of {', '.join(choices)}"
+
+
+def least(bound: int) -> Check:
+    return lambda x: None if x >= bound else f"at least {bound}"
+
+
+def above_zero(x: float) -> str | None:
+    return None if 0 < x < math.inf else "above 0 and finite"
+
+
+def not_negative(x: float) -> str | None:
+    return None if 0 <= x < math.inf else "at least 0 and finite"
+
+
+def density(x: float) -> str | None:
+    return None if 0 < x <= 1 else "the fraction kept, in (0, 1]"
+
+
+def share(x: float) -> str | None:
+    return None if 0 < x < 1 else "between 0 and 1"
+
+
+def drops(values: Sequence[float]) -> str | None:
+    good = all(0 < x < 1 or (1 <= x < math.inf and x == int(x)) for x in values)
+    return None if good else "steps from 1, or fractions of a training below 1"
+
+
+def lanes(x: str | int) -> str | None:
+    good = x == "auto" or (str(x).isdecimal() and int(x) >= 1)
+    return None if good else "a number from 1, or auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,136 +59,160 @@ class Settings:
     """What every experiment can be told. `None`: what suits data set and model.
 
     Attributes:
-      METHODS: names that `methods` may hold.
-      PRESETS: (data set, model) -> values for what is left open; the entry of `None`
-        serves every other pair.
+      METHODS: name -> `methods.Method`: what `methods` may hold.
+      PRESETS: (data set, model) -> values for what is left open, in `hyper` those of
+        methods; the entry of `None` serves every other pair.
       EXCLUSIVE: pairs of settings that say the same in two ways.
       VERDICTS: whether a ticket can win: it then trains as the dense network does.
-      batch_statistics: whether those of normalisations are free in a search.
-      pretrained: file of the dense network's weights, where it is not trained.
+      hyper: "method.name" -> value: hyper-parameters of methods, see `methods.flags`.
     """
 
-    METHODS: ClassVar[tuple[str, ...]] = ()
-    PRESETS: ClassVar[dict] = {}
-    EXCLUSIVE: ClassVar[tuple] = (("steps", "epochs"),)
+    METHODS: ClassVar[Mapping[str, Any]] = {}
+    PRESETS: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
+    EXCLUSIVE: ClassVar[tuple] = (
+        ("steps", "epochs"),
+        ("search_steps", "search_epochs"),
+    )
     VERDICTS: ClassVar[bool] = True
+    # What only some experiments can be told.
+    controls: ClassVar[Sequence[str]] = ()
+    rounds: ClassVar[int] = 1
+    rewind_step: ClassVar[int] = 0
+    resume_schedule: ClassVar[bool | None] = None
+    keep_multiplier: ClassVar[bool] = False
+    tune_steps: ClassVar[int] = 0
     batch_statistics: ClassVar[str] = "free"
     pretrained: ClassVar[str | None] = None
 
     dataset: str = setting(
         "digits", "digits (embedded), or a TFDS image set: mnist, ..."
     )
-    data_dir: str | None = setting(None, "folder of prepared TFDS data sets")
+    data_dir: str | None = setting(
+        None, "folder of prepared TFDS data sets; default: that of TFDS"
+    )
     cache_dir: str | None = setting(None, "where arrays read from TFDS are kept")
-    validation: int | None = setting(None, "training images held out for validation")
-    normalization: str = setting("standard", f"one of {data.NORMALIZATIONS}")
+    validation: int | None = setting(
+        None, "training images held out for validation", least(1)
+    )
+    normalization: str = setting(
+        "standard",
+        f"one of {data.NORMALIZATIONS}",
+        one_of(data.NORMALIZATIONS),
+    )
     augment: bool | None = setting(None, "random flips and 4-pixel crops in every step")
-    model: str | None = setting(None, f"one of {models.NAMES}")
+    model: str | None = setting(None, f"one of {models.NAMES}", one_of(models.NAMES))
     dtype: str = setting(
-        "float32", f"what the network computes in, one of {DTYPES}; weights are float32"
+        "float32",
+        "what the network computes in: float32 or bfloat16; weights are float32",
+        one_of(("float32", "bfloat16")),
     )
     prunable: str | None = setting(
         None,
         "kernels, hidden: those but the output layer's, or convolutions alone (without "
         "those of shortcuts)",
+        one_of(("kernels", "hidden", "convolutions")),
     )
     methods: list[str] | None = setting(None, "which methods, with commas")
-    seeds: int = setting(5, "how many seeds")
-    first_seed: int = setting(0, "the first of them")
+    seeds: int = setting(5, "how many seeds", least(1))
+    first_seed: int = setting(0, "the first of them", least(0))
     lanes: str | None = setting(
         None,
         "searches vmapped side by side on each device, part of a seed's identity; or "
         "auto: what is fastest in a short trial. Default: 1 on CPU, up to 16 elsewhere",
+        lanes,
     )
     turns: int = setting(
-        1, "sets of lanes that take turns in one program on a device; changes no number"
+        1,
+        "sets of lanes that take turns in one program on a device; changes no number",
+        least(1),
     )
-    epochs: int | None = setting(None, "passes over the training data in a training")
-    steps: int | None = setting(None, "optimiser steps of a training, not epochs")
+    epochs: int | None = setting(
+        None, "passes over the training data in a training", least(1)
+    )
+    steps: int | None = setting(
+        None, "optimiser steps of a training, not epochs", least(1)
+    )
+    search_epochs: int | None = setting(
+        None, "passes in a round of a search; default: those of a training", least(1)
+    )
+    search_steps: int | None = setting(None, "the same in optimiser steps", least(1))
     eval_every: int | None = setting(
-        None, "steps between evaluations; default an epoch"
+        None, "steps between evaluations; default an epoch", least(1)
     )
-    batch_size: int | None = setting(None, "images per step")
-    optimizer: str | None = setting(None, f"one of {OPTIMIZERS}")
-    learning_rate: float | None = setting(None, "learning rate of the weights")
+    batch_size: int | None = setting(None, "images per step", least(1))
+    optimizer: str | None = setting(
+        None,
+        "adam (with decoupled decay), sgd, momentum or nesterov",
+        one_of(("adam", "sgd", "momentum", "nesterov")),
+    )
+    learning_rate: float | None = setting(
+        None, "learning rate of the weights", above_zero
+    )
     learning_rate_drops: list[float] | None = setting(
         None,
         "where the learning rate falls to a tenth, with commas: steps of a training, "
         "or, below 1, fractions of it",
+        drops,
     )
-    weight_decay: float | None = setting(None, "of the weights; never of logits")
-    penalty: float = setting(
-        1e-8, "weight of the L0 penalty of Continuous Sparsification and ISS"
+    weight_decay: float | None = setting(None, "of the weights", not_negative)
+    schedules_every: str = setting(
+        "epoch",
+        "schedules of searches (temperatures, rates) move every epoch or every step",
+        one_of(("epoch", "step")),
     )
-    s0_values: list[float] = setting(
-        (0.3, 0.2, 0.1, 0.05, 0.03, 0.0, -0.03, -0.05, -0.1, -0.2, -0.3),
-        "initial logits of Continuous Sparsification, side by side, with commas",
-    )
-    final_temperature: float = setting(200.0, "its last inverse temperature")
-    temperature_every: str = setting("epoch", "it rises every epoch or every step")
-    logit_learning_rate: float | None = setting(
-        None, "learning rate of all logits; default that of the weights"
-    )
-    scaling: bool = setting(True, "divide its gates by sigmoid(s0), as released")
-    keep_multiplier: bool = setting(
-        False,
-        "train its tickets and their controls with the factor 1 / sigmoid(s0) beside "
-        "the weights, as released",
+    margin: float = setting(
+        0.5,
+        "points of accuracy that a ticket may fall short of the dense network and "
+        "still match it (non-inferiority)",
+        above_zero,
     )
     output_dir: str = setting("runs", "where everything is written")
-    save_seconds: float = setting(30.0, "seconds between checkpoints within a round")
+    save_seconds: float = setting(
+        30.0, "seconds between checkpoints within a round", not_negative
+    )
     compilation_cache: bool = setting(True, "keep compiled programs for the next run")
+    hyper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def filled(self) -> Self:
-        """With everything that other settings decide; checks what these need."""
-        config = self
-        if config.logit_learning_rate is None:
-            rate = config.learning_rate
-            config = dataclasses.replace(config, logit_learning_rate=rate)
-        if config.lanes not in (None, "auto"):
-            lanes = _number_of_lanes(config.lanes)
-            config = dataclasses.replace(config, lanes=lanes)
-        return config
-
-    def check(self) -> None:
-        """Raises a `ValueError` for what cannot be."""
-        least(self, seeds=1, first_seed=0, batch_size=1)
-        for name in ("turns", "epochs", "steps", "eval_every", "validation"):
-            if getattr(self, name) is not None:
-                least(self, **{name: 1})
-        for name in ("learning_rate", "logit_learning_rate", "final_temperature"):
-            above_zero(name, getattr(self, name))
-        for name in ("weight_decay", "penalty", "save_seconds"):
-            not_negative(name, getattr(self, name))
-        if wrong := [x for x in self.learning_rate_drops if not _is_drop(x)]:
-            raise ValueError(
-                "--learning_rate_drops are steps from 1, or fractions of a training "
-                f"between 0 and 1; got {wrong[0]:g}"
-            )
-        each("s0_values", self.s0_values, finite)
-        one_of("normalization", self.normalization, data.NORMALIZATIONS)
-        one_of("optimizer", self.optimizer, OPTIMIZERS)
-        one_of("temperature_every", self.temperature_every, ("epoch", "step"))
-        one_of("prunable", self.prunable, PRUNABLE)
-        one_of("dtype", self.dtype, DTYPES)
-        if self.keep_multiplier and not self.scaling:
-            raise ValueError("--keep_multiplier needs --scaling: there is no factor")
-
-    def searches(self) -> int:
-        """How many searches the largest of the methods has."""
-        return self.seeds
+        """With everything that other settings decide."""
+        return self
 
     def in_steps(self, epoch_steps: int) -> Self:
         """With all lengths in steps, once it is known how many an epoch has."""
         steps = self.steps or self.epochs * epoch_steps
+        searching = self.search_steps
+        if searching is None:
+            searching = (
+                steps
+                if self.search_epochs is None
+                else self.search_epochs * epoch_steps
+            )
         return dataclasses.replace(
             self,
             steps=steps,
-            eval_every=min(self.eval_every or epoch_steps, steps),
+            search_steps=searching,
+            eval_every=self.eval_every or epoch_steps,
             learning_rate_drops=tuple(
                 round(x * steps) if x < 1 else int(x) for x in self.learning_rate_drops
             ),
         )
+
+    def trains(self, promises) -> bool:
+        """Whether a ticket is trained or tested after its search.
+
+        It is not where the looks at the search are already those of its ticket, with
+        its weights, under its mask.
+        """
+        own = promises.rewinds or promises.weights == "trained"
+        return not (promises.hard and own)
+
+    def training(self, resumed: int) -> tuple[int, int]:
+        """The steps that the training of a ticket begins with and ends at.
+
+        Args:
+          resumed: the step of the schedule that its search resumes at.
+        """
+        return resumed, self.steps
 
 
 def resolve(config: Settings) -> Settings:
@@ -161,85 +222,31 @@ def resolve(config: Settings) -> Settings:
       ValueError: one line that says what came and what would do.
     """
     model = config.model or MODELS.get(config.dataset, "lenet_300_100")
-    one_of("model", model, models.NAMES)
-    presets = type(config).PRESETS
-    preset = dict(presets.get((config.dataset, model), presets[None]))
+    preset = dict(config.PRESETS.get((config.dataset, model), config.PRESETS[None]))
     for pair in config.EXCLUSIVE:
         given = [name for name in pair if getattr(config, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(f'--{n}' for n in pair)}, not both")
         if given:
             preset = {name: x for name, x in preset.items() if name not in pair}
+    hyper = {**preset.pop("hyper", {}), **config.hyper}
     opened = {name: x for name, x in preset.items() if getattr(config, name) is None}
-    config = dataclasses.replace(config, model=model, **opened)
-    some_of("method", config.methods, config.METHODS, least=1)
+    config = dataclasses.replace(config, model=model, hyper=hyper, **opened)
     config = config.filled()
-    config.check()
+    for field in dataclasses.fields(config):
+        value, check = getattr(config, field.name), field.metadata.get("check")
+        if check and value is not None and (wanted := check(value)):
+            raise ValueError(f"--{field.name} must be {wanted}; got {value}")
+    names("methods", config.methods, config.METHODS)
+    if not config.methods:
+        raise ValueError(f"--methods needs at least one of {', '.join(config.METHODS)}")
     return config
 
 
-def some_of(what: str, names, allowed, *, least: int = 0) -> None:
+def names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:
     """Checks a list of names."""
-    if len(names) < least:
-        raise ValueError(f"give at least {least} {what} of {', '.join(allowed)}")
-    distinct(what, names)
-    for name in names:
-        one_of(what, name, allowed)
-
-
-def one_of(what: str, name: str, allowed) -> None:
-    if name not in allowed:
-        raise ValueError(f"unknown {what} {name!r}: choose of {', '.join(allowed)}")
-
-
-def distinct(what: str, values) -> None:
-    """Refuses a value that comes twice."""
-    if len(set(values)) < len(values):
-        raise ValueError(f"{what} given twice: {', '.join(map(str, values))}")
-
-
-def each(name: str, values, check: Callable[[str, float], None]) -> None:
-    """Checks the numbers that the lanes of a method differ by."""
-    if not values:
-        raise ValueError(f"--{name} needs at least one number")
-    distinct(f"--{name}:", values)
-    for value in values:
-        check(name, value)
-
-
-def least(config: Settings, **bounds: int) -> None:
-    for name, bound in bounds.items():
-        if getattr(config, name) < bound:
-            raise ValueError(
-                f"--{name} must be at least {bound}, got {getattr(config, name)}"
-            )
-
-
-def above_zero(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"--{name} must be above 0, got {value}")
-
-
-def not_negative(name: str, value: float) -> None:
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"--{name} must be at least 0, got {value}")
-
-
-def finite(name: str, value: float) -> None:
-    if not abs(value) < float("inf"):
-        raise ValueError(f"--{name} must be finite, got {value}")
-
-
-def density(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"--{name} is the fraction kept, in (0, 1]; got {value}")
-
-
-def _is_drop(x: float) -> bool:
-    return 0 < x < 1 or (1 <= x < float("inf") and x == int(x))
-
-
-def _number_of_lanes(lanes: str | int) -> int:
-    if not str(lanes).isdecimal() or int(lanes) < 1:
-        raise ValueError(f"--lanes is a number from 1, or auto; got {lanes!r}")
-    return int(lanes)
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"--{what}: no {name!r}, choose of {', '.join(allowed)}")
+    if len(set(given)) < len(given):
+        raise ValueError(f"--{what}: one is given twice in {', '.join(given)}")

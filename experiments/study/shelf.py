@@ -1,54 +1,64 @@
-"""Where a study keeps its tickets, and the dense weights that they start from."""
+"""Where a study keeps its tickets, and the weights that they start from."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.study import outputs
 from experiments.study.records import Lane
-from experiments.study.study import common
 from jaxticket import files, masks
-from jaxticket.base import Params, Ticket
-from jaxticket.training import ModelState
+from jaxticket.base import Ticket
 
 
 class Shelf:
-    """Files of tickets and anchors under the output folder.
+    """Files of tickets, and of the weights that they start from, in an output folder.
 
-    A ticket's file holds what it keeps. Its anchor holds all weights of the step that
-    it starts from, which a control that shuffles the mask needs, and the model state.
+    A ticket's file holds what it keeps, with its model state. A control may need more:
+    all weights of the step that the ticket starts from, which the tickets of a setting
+    share, are its anchor.
+
+    Attributes:
+      folder: of the run.
+      like: a ticket of the run's network that keeps everything, or its shapes.
     """
 
-    def __init__(self, folder: Path, params: Params, model_state: ModelState):
-        self._folder = folder
-        self._params = params
-        self._model_state = model_state
+    def __init__(self, folder: Path, like: Ticket):
+        self.folder = folder
+        self.like = like
 
     def put_ticket(self, lane: Lane, ticket: Ticket) -> None:
-        about = {name: getattr(lane, name) for name in ("method", "seed", "round")}
-        about |= {"setting": lane.setting} if lane.setting else {}
+        about = {
+            k: v for k, v in lane._asdict().items() if k != "treatment" and v != ""
+        }
         density = float(masks.density(ticket.mask))
-        path = self._ticket_path(lane)
+        path = self._path("tickets", lane, f"prunings-{lane.prunings}")
         files.save_ticket(
-            path, ticket, **about, density=density, **common.environment()
+            path, ticket, **about, density=density, **outputs.environment()
         )
 
     def ticket(self, lane: Lane) -> Ticket:
-        path = self._ticket_path(lane)
-        return jax.tree.map(np.asarray, files.load_ticket(path, self._params)[0])
+        """The ticket of a lane, or that of the control's lane, as numpy arrays."""
+        path = self._path("tickets", lane, f"prunings-{lane.prunings}")
+        ticket, _ = files.load_ticket(path, self.like)
+        return jax.tree.map(np.asarray, ticket)
 
-    def put_anchor(self, lane: Lane, weights: Params, state: ModelState) -> None:
-        files.save(self._anchor_path(lane), (weights, state))
+    def put_anchor(self, lane: Lane, ticket: Ticket) -> None:
+        """Keeps the weights and the model state of a ticket whole."""
+        files.save(self._path("work/anchors", lane), ticket)
 
-    def anchor(self, lane: Lane) -> tuple[Params, ModelState]:
-        like = (self._params, self._model_state)
-        return files.load(self._anchor_path(lane), like)[0]
+    def anchor(self, lane: Lane) -> Ticket:
+        return files.load(self._path("work/anchors", lane), self.like)[0]
 
-    def _ticket_path(self, lane: Lane) -> Path:
-        name = f"seed-{lane.seed}-round-{lane.round}.npz"
-        return self._folder / "tickets" / lane.method / name
+    def put_state(self, lane: Lane, state: Any) -> None:
+        """Keeps the state of a search, for others that go on from it."""
+        files.save(self._path("work/states", lane), state)
 
-    def _anchor_path(self, lane: Lane) -> Path:
-        """All rounds of a setting have one."""
-        name = "-".join(filter(None, (lane.method, lane.setting, f"seed-{lane.seed}")))
-        return self._folder / "work" / "anchors" / f"{name}.npz"
+    def state(self, lane: Lane, like: Any) -> Any:
+        return files.load(self._path("work/states", lane), like)[0]
+
+    def _path(self, where: str, lane: Lane, *ends: str) -> Path:
+        parts = [lane.setting.replace(", ", "-"), f"seed-{lane.seed}", *ends]
+        name = "-".join(filter(None, parts))
+        return self.folder / where / lane.method / f"{name}.npz"

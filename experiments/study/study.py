@@ -1,8 +1,8 @@
-"""One study: searches over seeds, their tickets and controls trained and audited."""
+"""What the searches and trainings of one run share: network, data, programs, files."""
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +10,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study.jobs import TRAINING, TUNING, Job, Jobs
-from experiments.study.progress import Progress
-from experiments.study.records import Lane, Records
+from experiments.study import methods, optimizers, starts
+from experiments.study.methods import Planned
+from experiments.study.records import Lane, Records, dense
 from experiments.study.settings import Settings
 from experiments.study.shelf import Shelf
-from experiments.study.study import gradients, methods
-from jaxticket import classification, data, models
-from jaxticket.base import Params, PRNGKey, Search, Ticket
-from jaxticket.engine import lanes, programs, resumable
-from jaxticket.training import ModelState
+from jaxticket import (
+    classification,
+    controls,
+    data,
+    hyperparameters,
+    masks,
+    models,
+    searches,
+)
+from jaxticket.base import Params, PRNGKey, Promises, Search, Ticket
+from jaxticket.engine import keys, lanes, programs, resumable
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+TRAINING, TUNING = "training", "tuning"  # programs that no method has
 TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a layout is tried
+PRUNABLE = {
+    "kernels": masks.is_kernel,
+    "hidden": models.is_hidden,
+    "convolutions": models.is_convolution,
+}
 
 
 class Study:
-    """Everything that the trainings of a run share.
+    """A run: what it trains on, what it may run, and where it puts what comes out.
 
     Attributes:
-      jobs: the work.
+      config: the settings, all lengths in steps.
+      layout: where the lanes are.
+      data: training data, and the two sets to evaluate on.
+      planned: name -> method, whose hyper-parameters have values.
+      programs: name -> what runs a method's searches, or trains or tunes tickets.
       records: what came out; `records.rows` are the rows of `results.csv`.
+      shelf: the tickets.
+      seeds: all of them.
 
     Args:
       config: resolved.
       dataset: what to train on.
       layout: where the lanes are.
-      build: what makes a `Method` of each name, as `ticket_methods.method` does.
     """
 
-    def __init__(
-        self,
-        config: Settings,
-        dataset: data.Dataset,
-        layout: lanes.Layout,
-        build: Callable[..., methods.Method],
-    ):
+    def __init__(self, config: Settings, dataset: data.Dataset, layout: lanes.Layout):
         epoch_steps = len(dataset.train.labels) // config.batch_size
         self.config = config = config.in_steps(epoch_steps)
         self.folder = Path(config.output_dir)
         self.layout = layout
+        self.data = programs.Data(dataset.train, (dataset.validation, dataset.test))
+        self.seeds = range(config.first_seed, config.first_seed + config.seeds)
         options = (
             {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
         )
@@ -57,55 +70,184 @@ class Study:
         prepare = data.normalizer(
             config.normalization, dataset.train.images, name=dataset.name
         )
-        example = prepare(jnp.asarray(dataset.train.images[:1]))
-        self.init = jax.jit(lambda key: model.init(key, example))
-        if config.pretrained is not None:
-            given = models.pretrained.load(
-                config.pretrained,
-                config.model,
-                num_classes=dataset.num_classes,
-                image=example.shape[1:],
-            )
-            self.init = lambda key: given  # of every seed
-        self.loss_fn = functools.partial(
+        self.init = _initialiser(config, model, prepare, dataset)
+        self._loss = functools.partial(
             classification.cross_entropy,
             model,
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
-        self._gradient = jax.jit(
-            gradients.mean_gradient(self.loss_fn(train=False, augment=None))
+        self._metrics = classification.evaluator(model, prepare=prepare)
+        self.evidence = functools.partial(
+            classification.evidence, model, prepare=prepare
         )
-        self.metrics_of = classification.evaluator(model, prepare=prepare)
-        self.data = programs.Data(dataset.train, (dataset.validation, dataset.test))
-        like = jax.eval_shape(self.init, jax.random.key(0))
-        found = {
-            name: build(
-                name, config, like[0], steps=config.steps, epoch_steps=epoch_steps
-            )
-            for name in config.methods
+        like = jax.eval_shape(self.network, jax.random.key(0))
+        self.planned = {
+            name: methods.plan(config, name, epoch_steps) for name in config.methods
         }
-        shelf = Shelf(self.folder, *like)
-        self.jobs = Jobs(config, found, shelf, self.init, self.gradient, layout.width)
-        self.programs = {name: self._searcher(m) for name, m in found.items()}
-        self.programs[TRAINING] = self._program(
-            methods.trainer(config), ticket_model="trained"
-        )
-        if any(method.tune_steps for method in found.values()):
-            self.programs[TUNING] = self._program(methods.tuner(config))
+        self._starts = {
+            name: jax.jit(functools.partial(self._start, planned))
+            for name, planned in self.planned.items()
+        }
+        self.programs = {
+            name: self._searching(planned)
+            for name, planned in self.planned.items()
+            if planned.search
+        }
+        self.programs[TRAINING] = self._program(self._trainer)
+        if config.tune_steps:
+            self.programs[TUNING] = self._program(self._tuner)
         self.records = Records(self.folder, epoch_steps)
+        self.shelf = Shelf(self.folder, like)
 
-    def gradient(self, weights: Params, model_state: ModelState) -> Params:
-        """That of the mean loss on training images, in evaluation mode."""
-        return self._gradient(weights, model_state, gradients.first(self.data.train))
+    def network(self, key: PRNGKey) -> Ticket:
+        """The dense network as it is initialised: a ticket that keeps everything."""
+        weights, model_state = self.init(key)
+        mask = masks.full(weights, PRUNABLE[self.config.prunable])
+        return Ticket(weights, mask, model_state)
+
+    def opened(self, planned: Planned, lane: Lane) -> Ticket:
+        """What a search starts from, for the seed and the setting of a lane."""
+        stream = keys.of_seed(lane.seed)
+        return self._starts[planned.name](
+            keys.named(stream.controls, "start"),
+            self.swept(lane),
+            self.network(stream.init),
+            self.shelf.anchor(dense(lane.seed)),
+            self.data.train,
+        )
+
+    def _start(self, planned: Planned, key, swept, initial, trained, train) -> Ticket:
+        opening = starts.Opening(key, initial, trained, self.evidence(train))
+        return planned.start(swept)(opening)
+
+    def treated(self, lane: Lane) -> tuple[Ticket, Ticket]:
+        """What a lane trains, and the ticket that it is, or that it controls.
+
+        A control gets all weights of the step that its ticket starts from: what the
+        ticket's file leaves out is what a shuffled mask needs.
+        """
+        ticket = self.shelf.ticket(lane)
+        if lane.treatment not in controls.__all__:
+            return ticket, ticket
+        ticket = ticket._replace(weights=self.shelf.anchor(lane).weights)
+        named = f"{lane.treatment} {lane.setting}".strip()
+        key = keys.named(keys.of_seed(lane.seed).controls, named)
+        key = jax.random.fold_in(key, lane.prunings)
+        control = getattr(controls, lane.treatment)(
+            key, ticket, functools.partial(self._redrawn, self.scale(lane))
+        )
+        return jax.tree.map(np.asarray, control), ticket
+
+    def _redrawn(self, scale: float, key: PRNGKey) -> tuple[Params, Any]:
+        """New weights, at the scale of a ticket's."""
+        weights, mask, model_state = self.network(key)
+        return masks.scale(mask, weights, scale), model_state
+
+    def scale(self, lane: Lane) -> float:
+        """What the search of a lane multiplies the weights of its tickets by."""
+        if lane.method not in self.planned:
+            return 1.0
+        scale = self.promises(lane).scale
+        return 1.0 if scale is None else float(scale)
+
+    def promises(self, lane: Lane) -> Promises:
+        """What the search of a lane may be held to."""
+        planned = self.planned[lane.method]
+        labels = [setting.label for setting in planned.settings]
+        return planned.promises[labels.index(lane.setting)]
+
+    def swept(self, lane: Lane) -> dict[str, np.float32]:
+        """The numbers that tell a lane from others of its method and seed."""
+        settings = self.planned[lane.method].settings
+        return next(s.swept for s in settings if s.label == lane.setting)
+
+    @functools.cache  # noqa: B019  a study lives as long as its process
+    def sharing(self) -> tuple[str, ...]:
+        """Methods whose first round is the dense network's training: they share it.
+
+        They are variants of one search, from the initialised network, with states of
+        one structure; the first of them trains it.
+        """
+        if self.config.pretrained or self.config.search_steps != self.config.steps:
+            return ()
+        able = [
+            name
+            for name, planned in self.planned.items()
+            if planned.search
+            and planned.opens_given
+            and self.config.METHODS[name].start is starts.initial
+        ]
+
+        def kind(name):
+            start = functools.partial(self._any_start, name)
+            program = self.programs[name]
+            shapes = jax.eval_shape(lambda: program.start(*start(self._any_keys())))
+            factory = hyperparameters.unbound(self.config.METHODS[name].search)
+            return factory, *jax.tree.flatten(shapes[1])
+
+        kinds = {name: kind(name) for name in able}
+        return tuple(name for name in able if kinds[name] == kinds[able[0]])
+
+    def multipliers(self, group: Sequence[Lane]) -> Any:
+        """The settings of the program that trains tickets, see `searches.fixed`."""
+        if not self.config.keep_multiplier:
+            return ()
+        return np.float32([self.scale(lane) for lane in group])
+
+    def _trainer(self, multiplier) -> Search:
+        """What trains the dense network, tickets and controls."""
+        optimizer = optimizers.of_weights(self.config)
+        if self.config.keep_multiplier:
+            return searches.fixed(optimizer, multiplier=multiplier)
+        return searches.fixed(optimizer)
+
+    def _tuner(self, _) -> Search:
+        """What trains the weights of tickets further: momentum, without decay."""
+        rate = self.config.tune_learning_rate
+        return searches.fixed(optimizers.optimizer("momentum", lambda _: rate, 0.0))
+
+    def _searching(self, planned: Planned) -> programs.Program:
+        promises = planned.promises[0]
+        options = {}
+        if promises.hard and promises.weights == "given":
+            options = {"names": ("changed",), "observe": _changed}
+        return self._program(
+            planned.search,
+            train=self.config.batch_statistics == "free",
+            evidence=self.evidence,
+            **options,
+        )
+
+    def _program(
+        self,
+        search: Callable[[Any], Search],
+        *,
+        train: bool = True,
+        names: Sequence[str] = (),
+        **options: Any,
+    ) -> programs.Program:
+        def evaluate(params, model_state, held_out):
+            both = [self._metrics(params, model_state, split) for split in held_out]
+            return dict(zip(METRICS, (x for m in both for x in m), strict=True))
+
+        return programs.program(
+            search,
+            self._loss(train=train),
+            evaluate,
+            (*METRICS, *names),
+            self.layout,
+            batch_size=self.config.batch_size,
+            **options,
+        )
 
     def compile(self) -> int:
         """Compiles all programs; returns the bytes a device needs for the largest."""
-        keys = jax.eval_shape(self._any_keys)
+        stream = jax.eval_shape(self._any_keys)
         sizes = []
         for name, program in self.programs.items():
-            start = jax.eval_shape(functools.partial(self._any_start, name), keys)
-            compiled, size = programs.compiled(program, *start, keys, self.data)
+            start = jax.eval_shape(functools.partial(self._any_start, name), stream)
+            compiled, size = programs.compiled(program, *start, stream, self.data)
             self.programs[name] = compiled
             sizes.append(size)
         return max(sizes)
@@ -113,14 +255,14 @@ class Study:
     def trial(self) -> float:
         """Seconds that a step of all lanes takes, in the search of the first method."""
         name, program = next(iter(self.programs.items()))
-        keys, everywhere = self._any_keys(), lanes.everywhere(self.layout, self.data)
-        carry = program.start(*self._any_start(name, keys))
+        stream, everywhere = self._any_keys(), lanes.everywhere(self.layout, self.data)
+        carry = program.start(*self._any_start(name, stream))
 
         def taken(steps):
             nonlocal carry
             begun = time.perf_counter()
             numbers = (np.int32(x) for x in (0, steps, 0))
-            carry, metrics = program.stretch(carry, keys, everywhere, *numbers)
+            carry, metrics = program.stretch(carry, stream, everywhere, *numbers)
             jax.block_until_ready(metrics)
             return time.perf_counter() - begun
 
@@ -133,97 +275,44 @@ class Study:
     def _any_keys(self) -> PRNGKey:
         return jax.random.split(jax.random.key(0), self.layout.width)
 
-    def _any_start(self, name: str, keys: PRNGKey) -> tuple:
+    def _any_start(self, name: str, stream: PRNGKey) -> tuple:
         """What a program starts from: as long as there are lanes."""
-        weights, states = jax.vmap(self.init)(keys)
-        mask = jax.vmap(lambda w: methods.full(self.config, w))(weights)
-        lanes = self.layout.width
         if name == TUNING:
             settings = ()
         elif name == TRAINING:
-            settings = self.jobs.multipliers([Lane("dense", "dense", 0, 0)] * lanes)
+            settings = self.multipliers([dense(0)] * self.layout.width)
         else:
-            values = self.jobs.methods[name].settings[0].values
-            settings = resumable.together([values] * lanes)
-        return keys, Ticket(weights, mask), states, settings
+            swept = self.planned[name].settings[0].swept
+            settings = resumable.together([swept] * self.layout.width)
+        return stream, jax.vmap(self.network)(stream), settings
 
-    def run(self) -> None:
-        """The whole study. What an earlier call finished is not done again."""
-        self.data = lanes.everywhere(self.layout, self.data)
-        jobs = list(self.jobs.all())
-        progress = Progress(sum(len(job.unit.plan) for job in jobs))
-        with self.records, progress:
-            for job in jobs:
-                self._do(job, progress)
 
-    def _do(self, job: Job, progress: Progress) -> None:
-        """Runs a job, logging its metrics as they come, and adds its rows."""
-        plan = job.unit.plan
-        several = f", round {{}} of {plan[-1].round}" if plan[-1].round else ""
+def searches_of(config: Settings) -> int:
+    """How many searches the largest of the methods has."""
+    return config.seeds * max(
+        len(methods.plan(config, name).settings) for name in config.methods
+    )
 
-        def real(round_):
-            return list(dict.fromkeys(job.lanes_of(round_)))  # padding repeats a lane
 
-        def watch(stretch, index, metrics):
-            self.records.evaluated(real(stretch.round), stretch.last, metrics)
-            accuracy = 100 * float(np.mean(metrics["test_accuracy"]))
-            where = job.unit.name + several.format(stretch.round)
-            progress.advance(f"{where}: {accuracy:.1f}% test", say=stretch.ends)
+def _initialiser(config, model, prepare, dataset) -> Callable[[PRNGKey], tuple]:
+    """`key -> (weights, model_state)`: a draw, or what a file holds for every seed."""
+    example = prepare(jnp.asarray(dataset.train.images[:1]))
+    if config.pretrained is None:
+        return jax.jit(lambda key: model.init(key, example))
+    given = models.pretrained.load(
+        config.pretrained,
+        config.model,
+        num_classes=dataset.num_classes,
+        image=example.shape[1:],
+    )
+    return lambda key: given
 
-        outcome = resumable.run(
-            self.programs[job.program],
-            job.unit,
-            self.data,
-            self.folder / "work" / job.folder,
-            config={"lanes": [list(lane) for lane in job.lanes_of(0)]},
-            save_seconds=self.config.save_seconds,
-            watch=watch,
-            **job.hooks,
-        )
-        self.records.found(job.finds, plan, outcome.seconds)
-        for round_ in range(plan[-1].round + 1):
-            if any(lane.treatment == "search" for lane in real(round_)):
-                continue  # a soft network is no ticket: its metrics are in the log only
-            where = [i for i, stretch in enumerate(plan) if stretch.round == round_]
-            self.records.trained(
-                real(round_),
-                [plan[i] for i in where],
-                {name: values[where] for name, values in outcome.metrics.items()},
-                outcome.seconds[where],
-            )
 
-    def _program(
-        self,
-        search: Callable[[Any], Search],
-        *,
-        train: bool = True,
-        names: Sequence[str] = (),
-        **options: Any,
-    ) -> programs.Program:
-        def evaluate(params, model_state, held_out):
-            both = [self.metrics_of(params, model_state, split) for split in held_out]
-            return dict(zip(METRICS, (x for m in both for x in m), strict=True))
+def _changed(search: Search) -> Callable[[Any, Any], Mapping[str, jax.Array]]:
+    """How many entries of its mask a search changes in a step."""
 
-        return programs.program(
-            search,
-            self.loss_fn(train=train),
-            evaluate,
-            (*METRICS, *names),
-            self.layout,
-            batch_size=self.config.batch_size,
-            **options,
-        )
+    def observe(before, after):
+        ours = (search.ticket(state).mask for state in (before, after))
+        return {"changed": masks.count(jax.tree.map(jnp.logical_xor, *ours))}
 
-    def _searcher(self, method: methods.Method) -> programs.Program:
-        def measure(before, after):
-            return {name: f(before, after) for name, f in method.measures.items()}
-
-        return self._program(
-            method.search,
-            train=self.config.batch_statistics == "free",
-            names=tuple(method.measures),
-            measure=measure,
-            rewind_step=method.rewind_step,
-            rewind_model=method.rewinds,
-            ticket_model=method.ticket_model,
-        )
+    return observe

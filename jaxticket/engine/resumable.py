@@ -71,10 +71,9 @@ class Unit(NamedTuple):
     Attributes:
       name: what messages and files call it.
       lanes: what each lane is called in messages, one string a lane.
-      begin: `() -> (keys, tickets)`, each leaf `[lanes, ...]`, for `Program.start`.
+      begin: `() -> carry`, from `Program.start`, or of a search that goes on.
       round_keys: `round -> keys` of the data order and noise, `[lanes]`.
-      plan: the stretches.
-      settings: what lanes differ by, each leaf `[lanes]`.
+      plan: the stretches. One that begins with a later round opens it first.
     """
 
     name: str
@@ -82,7 +81,6 @@ class Unit(NamedTuple):
     begin: Callable[[], tuple]
     round_keys: Callable[[int], jax.Array]
     plan: Sequence[Stretch]
-    settings: programs.Settings = ()
 
 
 class Opened(NamedTuple):
@@ -101,10 +99,14 @@ class Measured(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """A round has taken its last step, and nothing after it has been saved."""
+    """A round has taken its last step, and nothing after it has been saved.
+
+    The carry is the program's, which goes on with its memory: copy what is to stay.
+    """
 
     round: int
     view: programs.View
+    carry: Any
 
 
 class Finished(NamedTuple):
@@ -169,7 +171,7 @@ def run(
         yield history
         return
 
-    carry = program.start(*unit.begin(), unit.settings)
+    carry = unit.begin()
     position = 0
     checkpoints = checkpoint.Folder(folder / "checkpoint")
     with checkpoints:
@@ -182,7 +184,8 @@ def run(
         for index in range(position, len(unit.plan)):
             begun = time.monotonic()
             stretch = unit.plan[index]
-            if index and unit.plan[index - 1].ends:
+            opens = index == 0 or unit.plan[index - 1].ends
+            if opens and stretch.round > 0:
                 carry = program.next_round(carry, data)
                 yield Opened(stretch.round, program.view(carry))
             carry, metrics = program.stretch(
@@ -198,7 +201,7 @@ def run(
                 history.metrics[name][index] = value
             history.seconds[index] = time.monotonic() - begun
             if stretch.ends:
-                yield Closed(stretch.round, program.view(carry))
+                yield Closed(stretch.round, program.view(carry), carry)
             yield Measured(index, stretch, metrics)
             last = index + 1 == len(unit.plan)
             if not last and time.monotonic() - saved >= save_seconds:

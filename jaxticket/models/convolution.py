@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxticket.models import kernel_gradient
-
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_FIRST_AXES = (((0,), (0,)), ((), ()))  # contracted, with no batch axes
 
 _FEW = 32  # output channels, below which two columns are computed as one
+_CACHED = 2**17  # numbers that a kernel's gradient works on at once: half a megabyte
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -132,7 +132,7 @@ def _gemm_gradients(strides, padding, saved, grad):
     x, kernel = saved
     return (
         _input_gradient(x.shape, kernel, strides, padding, grad),
-        kernel_gradient.kernel_gradient(x, grad, kernel.shape[:2], strides, padding),
+        _kernel_gradient(x, grad, kernel.shape[:2], strides, padding),
     )
 
 
@@ -185,6 +185,77 @@ def _blocked(x, kernel, strides, padding):
     kernel = kernel.reshape(height, width + 1, features, 2 * out)
     y = _lax(x, kernel, (1, 2), padding)
     return y.reshape(*y.shape[:2], across, out)
+
+
+def _kernel_gradient(
+    x: jax.Array,
+    grad: jax.Array,
+    size: Pair,
+    strides: Pair,
+    padding: Padding,
+) -> jax.Array:
+    """Sums `x[strides * p + (i, j) - before].T @ grad[p]` over all positions `p`.
+
+    A few images at a time, since what is shifted is several times as large as they are:
+    two to four times as fast as all at once, for ResNet-20's layers on CPU.
+
+    Args:
+      x: the convolution's input, `[batch, height, width, in]`.
+      grad: the gradient of its output, `[batch, height', width', out]`.
+      size: height and width of the kernel.
+      strides: of the convolution.
+      padding: of the convolution, `(before, after)` of both dimensions.
+
+    Returns:
+      `[*size, in, out]`.
+    """
+
+    def part(x, grad):
+        return shifted(x, grad, size, strides, padding)
+
+    shifted = _separable if tuple(strides) == (1, 1) else _gathered
+    batch, weights = len(x), size[0] * size[1] * x.shape[-1] * grad.shape[-1]
+    # Where the kernel is larger than the images, adding it up is what costs.
+    images = max(1, max(_CACHED, weights) * batch // x.size)
+    rounds, rest = divmod(batch, min(images, batch))
+    if rounds == 1 and not rest:
+        return part(x, grad)
+
+    def add(index, total):
+        # Slices, not `scan`'s rows: with those a lane axis costs a copy of everything.
+        chunk = [lax.dynamic_slice_in_dim(a, index * images, images) for a in (x, grad)]
+        return total + part(*chunk)
+
+    first = jnp.zeros((*size, x.shape[-1], grad.shape[-1]), grad.dtype)
+    total = lax.fori_loop(0, rounds, add, first)
+    return total + part(x[-rest:], grad[-rest:]) if rest else total
+
+
+def _separable(x, grad, size, strides, padding):
+    """One product of `x` under all row offsets and `grad` under all column offsets.
+
+    That is `height + width` copies instead of `height * width`, and a product of
+    matrices that are as many times as wide.
+    """
+    del strides
+    (height, width), (rows, (before, after)) = size, padding
+    x = jnp.pad(x, ((0, 0), rows, (0, 0), (0, 0)))
+    edge = (width - 1 - before, width - 1 - after, 0)
+    none = (0, 0, 0)
+    grad = lax.pad(grad, jnp.zeros((), grad.dtype), (none, none, edge, none))
+    tall, wide = x.shape[1] - height + 1, x.shape[2]
+    xs = [x[:, i : i + tall] for i in range(height)]
+    grads = [grad[:, :, j : j + wide] for j in reversed(range(width))]
+    xs, grads = (_rows(jnp.concatenate(parts, -1)) for parts in (xs, grads))
+    product = lax.dot_general(xs, grads, _FIRST_AXES)
+    return product.reshape(height, x.shape[-1], width, -1).swapaxes(1, 2)
+
+
+def _gathered(x, grad, size, strides, padding):
+    """One product of `x` under all offsets, a row for each position, and `grad`."""
+    xs = _rows(jnp.concatenate(_slices(x, size, strides, padding), -1))
+    product = lax.dot_general(xs, _rows(grad), _FIRST_AXES)
+    return product.reshape(*size, x.shape[-1], -1)
 
 
 def _lanewise(forward, strides, padding):

@@ -1,18 +1,27 @@
 """Weights from PyTorch, in safetensors files: checked, and nothing is executed."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxticket.base import Params
-from jaxticket.models import torch_layout
 from jaxticket.models.model import from_linen
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl")
+_LEAVES = {  # in the order of a PyTorch state dictionary
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_STATISTICS = ("mean", "var")
 
 
 def load(
@@ -57,7 +66,7 @@ def load(
             places = _expected(name, there, num_classes, image, options)
             _check(f"{path} does not fit {name!r}", places, there)
             for key, place in places.items():
-                layers = stats if place.leaf in torch_layout.STATISTICS else params
+                layers = stats if place.leaf in _STATISTICS else params
                 leaf = place.from_torch(file.get_tensor(key))
                 layers.setdefault(place.layer, {})[place.leaf] = jnp.asarray(leaf)
     except SafetensorError as e:
@@ -95,15 +104,14 @@ def save(
         raise ValueError(
             f"these are not the parameters of {name!r} for images {image} and {options}"
         )
-    places = torch_layout.places(name, module, (params, state), image)
+    places = _places(name, module, (params, state), image)
     save_file({key: _exported(place) for key, place in places.items()}, path)
 
 
 def _check_name(name):
-    if name not in torch_layout.NAMES:
+    if name not in _NAMES:
         raise ValueError(
-            f"no names in PyTorch are known for {name!r}, "
-            f"only for {', '.join(torch_layout.NAMES)}"
+            f"no names in PyTorch are known for {name!r}, only for {', '.join(_NAMES)}"
         )
 
 
@@ -151,10 +159,10 @@ def _expected(name, there, num_classes, image, options):
     timm = name == "vgg_19_bn" and any(key.startswith("head.") for key in there)
     module = _module(name, num_classes or 1, options)
     if num_classes is None:
-        output = dict(torch_layout.NAMES[name](module, timm))["output"]
+        output = dict(_NAMES[name](module, timm))["output"]
         _, shape = there.get(f"{output}.weight", (None, ()))
         module = module.clone(num_classes=shape[0] if shape else 1)
-    return torch_layout.places(name, module, _like(module, image), image, timm=timm)
+    return _places(name, module, _like(module, image), image, timm=timm)
 
 
 def _check(message, places, there):
@@ -178,3 +186,115 @@ def _check(message, places, there):
         raise ValueError(
             f"{message}: found {key!r} {found[key]}, expected no such name"
         )
+
+
+class _Place(NamedTuple):
+    """A leaf of a layer, here and in PyTorch.
+
+    Attributes:
+      layer: its name here.
+      leaf: "kernel", "scale", "bias", "mean" or "var".
+      here: what `Model.init` makes of it, or its shape and dtype.
+      parts: shape here of a kernel with its window and channels apart, `(height, width,
+        in, out)`; `None` of what is no kernel.
+      shape: in PyTorch.
+    """
+
+    layer: str
+    leaf: str
+    here: jax.Array | jax.ShapeDtypeStruct
+    parts: tuple[int, int, int, int] | None
+    shape: tuple[int, ...]
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """The leaf as PyTorch has it."""
+        if self.parts:
+            array = array.reshape(self.parts).transpose(3, 2, 0, 1)
+        return array.reshape(self.shape)
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        """The leaf as it is here."""
+        if self.parts:
+            height, width, features, out = self.parts
+            array = array.reshape(out, features, height, width).transpose(2, 3, 1, 0)
+        return array.reshape(self.here.shape).astype(self.here.dtype, copy=False)
+
+
+def _places(
+    name: str,
+    module,
+    variables: tuple,
+    image: tuple[int, int, int],
+    *,
+    timm: bool = False,
+) -> dict[str, _Place]:
+    """Every leaf by its name in PyTorch, in the order of the layers.
+
+    Args:
+      name: of the network, one of `_NAMES`.
+      module: its flax module.
+      variables: `(params, state)` of it, of which only shapes and dtypes matter.
+      image: `(height, width, channels)` of one image.
+      timm: whether the names are timm's where they differ from torchvision's.
+    """
+    params, state = variables
+    found = {}
+    for layer, prefix in _NAMES[name](module, timm):
+        window = (1, 1)
+        if layer == "fc_0":  # of all pixels that the poolings leave
+            window = tuple(size >> len(module.widths) for size in image[:2])
+        convolves = prefix.startswith("pre_logits.")
+        leaves = {**params.get(layer, {}), **state["batch_stats"].get(layer, {})}
+        for leaf, theirs in _LEAVES.items():
+            if leaf in leaves:
+                place = _place(layer, leaf, leaves[leaf], window, convolves)
+                found[f"{prefix}.{theirs}"] = place
+    return found
+
+
+def _place(layer, leaf, here, window, convolves):
+    if leaf != "kernel":
+        return _Place(layer, leaf, here, None, here.shape)
+    parts = here.shape
+    if here.ndim == 2:
+        parts = (*window, parts[0] // math.prod(window), parts[1])
+    height, width, features, out = parts
+    if here.ndim == 2 and not convolves:
+        return _Place(layer, leaf, here, parts, (out, features * height * width))
+    return _Place(layer, leaf, here, parts, (out, features, height, width))
+
+
+def _vgg(module, timm) -> Iterator[tuple[str, str]]:
+    layer = index = 0
+    for widths in module.widths:
+        for _ in widths:
+            yield f"conv_{layer}", f"features.{index}"
+            yield f"norm_{layer}", f"features.{index + 1}"
+            layer, index = layer + 1, index + 3  # a ReLU is the third
+        index += 1  # the pooling
+    for hidden in range(len(module.hidden)):  # a ReLU and dropout follow each
+        there = f"pre_logits.fc{hidden + 1}" if timm else f"classifier.{3 * hidden}"
+        yield f"fc_{hidden}", there
+    last = f".{3 * len(module.hidden)}" if module.hidden else ""
+    yield "output", "head.fc" if timm else f"classifier{last}"
+
+
+def _resnet(module, timm) -> Iterator[tuple[str, str]]:
+    del timm  # calls all as torchvision does
+    yield "conv_0", "conv1"
+    yield "norm_0", "bn1"
+    layer = 0
+    for stage, blocks in enumerate(module.blocks):
+        for block in range(blocks):
+            prefix = f"layer{stage + 1}.{block}"
+            for part in (1, 2, 3):
+                layer += 1
+                yield f"conv_{layer}", f"{prefix}.conv{part}"
+                yield f"norm_{layer}", f"{prefix}.bn{part}"
+            if block == 0:
+                yield f"shortcut_{stage}", f"{prefix}.downsample.0"
+                yield f"shortcut_norm_{stage}", f"{prefix}.downsample.1"
+    yield "output", "fc"
+
+
+_NAMES = {"resnet_50": _resnet, "vgg_19_bn": _vgg, "vgg_19": _vgg, "vgg_16": _vgg}

@@ -8,7 +8,16 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks
-from jaxticket.base import Mask, Params, Search, State, Ticket
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfWeights,
+    Params,
+    Promises,
+    Search,
+    State,
+    Ticket,
+)
 
 
 class FixedState(NamedTuple):
@@ -22,9 +31,7 @@ class FixedState(NamedTuple):
     optimizer: State
 
 
-def fixed(
-    optimizer: optax.GradientTransformation, *, multiplier: ArrayLike = 1.0
-) -> Search:
+def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
     """Trains the weights that a mask keeps; the others stay exactly zero.
 
     The gradient is masked before the optimiser and the weights after it, so neither
@@ -64,7 +71,8 @@ def fixed(
         weights = optax.apply_updates(state.weights, updates)
         return FixedState(masks.apply(state.mask, weights), state.mask, inner)
 
-    def advance(state):
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
         return state
 
     def params(state):
@@ -73,7 +81,8 @@ def fixed(
     def ticket(state):
         return Ticket(params(state), state.mask)
 
-    return Search(init, update, advance, params, ticket)
+    promises = Promises(opens_given=True, kept=masks.layer_counts)
+    return Search(init, update, advance, params, ticket, promises)
 
 
 def remember(

@@ -8,9 +8,16 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxticket import masks, schedules, scores, selection
-from jaxticket.base import Mask, Params, Search, State, Ticket
-
-UNIFORM = selection.per_layer(selection.equal)
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfWeights,
+    Params,
+    Promises,
+    Search,
+    State,
+    Ticket,
+)
 
 
 class GradualState(NamedTuple):
@@ -23,14 +30,15 @@ class GradualState(NamedTuple):
 
 
 def gradual(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfWeights,
     *,
-    final_density: ArrayLike,
-    stop: int,
-    start: int = 0,
-    every: int = 100,
+    steps: int | None = None,
+    final_density: ArrayLike = 0.1,
     initial_density: ArrayLike = 1.0,
-    select: selection.Select = UNIFORM,
+    start: int | float = 0.0,
+    stop: int | float = 1.0,
+    every: int = 100,
+    select: selection.Select | str = "equal",
 ) -> Search:
     """Prunes by magnitude while it trains, fast at first and slowly in the end.
 
@@ -42,21 +50,24 @@ def gradual(
     Args:
       optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`,
         and zero for the value of a weight that is masked.
+      steps: of a round; needed where `start` or `stop` is a fraction of it.
       final_density: the fraction of the given ticket's weights that is left. May be
         traced.
-      stop: step of the last choice of a mask, at most the number of steps in a round.
-      start: step of the first choice.
-      every: steps from one choice to the next.
       initial_density: density at `start`. May be traced.
-      select: how the layers share the density, see `selection`; all alike by default.
+      start: of the first choice: a step, or as a float a fraction of the round.
+      stop: of the last choice, alike; rounded down to a whole number of choices after
+        the first.
+      every: steps from one choice to the next.
+      select: how the layers share the density, a function or a name of `selection`; all
+        alike by default.
 
     Returns:
       A `Search`. Its ticket holds the trained weights, those that are masked too. A
       further round runs the schedule again, on what the last one has left.
 
     Raises:
-      ValueError: a density outside (0, 1], or numbers with which `stop` is not a
-        positive number of choices after `start`.
+      ValueError: a density outside (0, 1], an unknown `select`, a fraction without
+        `steps`, or numbers with which no choice follows the first.
 
     Reference:
       Zhu and Gupta, "To Prune, or Not to Prune", 2017, eq. 1.
@@ -67,21 +78,26 @@ def gradual(
             raise ValueError(f"{name} is the fraction kept, in (0, 1]; got {density}")
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
-    if not 0 <= start < stop or (stop - start) % every:
+    first = schedules.position("start", start, steps)
+    last = schedules.position("stop", stop, steps)
+    last -= max(last - first, 0) % every
+    if last <= first:
         raise ValueError(
-            f"stop must be a multiple of every={every} after start={start}, got {stop}"
+            f"stop must be at least every={every} steps after start={start} in a round "
+            f"of {steps} steps, got {stop}"
         )
+    select = selection.named(select)
     optimizer = optax.with_extra_args_support(optimizer)
-    density = schedules.cubic_density(initial_density, final_density, start, stop)
+    density = schedules.cubic_density(initial_density, final_density, first, last)
 
     def opening(weights, allowed):
-        if start > 0:
+        if first > 0:
             return allowed
         return select(scores.magnitude(weights), allowed, initial_density)
 
     def init(key, ticket):
         del key
-        weights, mask = ticket
+        weights, mask, *_ = ticket
         masks.check(mask, weights)
         inner = optimizer.init(masks.apply(mask, weights))
         return GradualState(weights, opening(weights, mask), inner, mask)
@@ -99,13 +115,14 @@ def gradual(
         )
         due = step + 1
         mask = jax.lax.cond(
-            (due >= start) & (due <= stop) & ((due - start) % every == 0),
+            (due >= first) & (due <= last) & ((due - first) % every == 0),
             lambda: select(scores.magnitude(weights), state.allowed, density(due)),
             lambda: state.mask,
         )
         return GradualState(weights, mask, inner, state.allowed)
 
-    def advance(state):
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
         opened = opening(state.weights, state.mask)
         return state._replace(mask=opened, allowed=state.mask)
 
@@ -115,4 +132,7 @@ def gradual(
     def ticket(state):
         return Ticket(state.weights, state.mask)
 
-    return Search(init, update, advance, params, ticket)
+    # The schedule computes in arrays: what it is given is rounded to their floats.
+    kept = selection.kept(select, jnp.asarray(final_density, float))
+    promises = Promises(rounds=True, kept=kept)
+    return Search(init, update, advance, params, ticket, promises)

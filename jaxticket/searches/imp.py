@@ -4,11 +4,18 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from jaxticket import pruning, scores, selection
-from jaxticket.base import Params, PRNGKey, Search, Ticket
+from jaxticket.base import (
+    NO_EVIDENCE,
+    OfWeights,
+    Params,
+    PRNGKey,
+    Promises,
+    Search,
+    Ticket,
+)
 from jaxticket.searches.fixed import FixedState, fixed, remember
 
 Retrain = Literal["rewind", "continue", "learning_rate", "finetune"]
@@ -26,11 +33,11 @@ class ImpState(NamedTuple):
 
 
 def imp(
-    optimizer: optax.GradientTransformation,
+    optimizer: OfWeights,
     *,
     density: ArrayLike = 0.8,
-    score: scores.Score = scores.magnitude,
-    select: selection.Select = selection.global_top,
+    score: scores.Score | str = "magnitude",
+    select: selection.Select | str = "global_top",
     rewind_step: int = 0,
     retrain: Retrain = "rewind",
 ) -> Search:
@@ -55,8 +62,10 @@ def imp(
     Args:
       optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
       density: the fraction of the survivors that each round keeps. May be traced.
-      score: which weights matter, see `scores`.
-      select: how the layers share the density, see `selection`.
+      score: which weights matter: a score or its name, see `scores`. One that needs the
+        loss or the network finds it in the evidence that the loop gives `advance`, with
+        the weights and the model state of the round's end.
+      select: how the layers share the density: a function or its name, see `selection`.
       rewind_step: step of the first round whose weights the ticket starts from; 0 is
         the initialisation.
       retrain: see the table.
@@ -66,8 +75,8 @@ def imp(
       dense and that of round `n` keeps about `density ** n`.
 
     Raises:
-      ValueError: density outside (0, 1], a negative `rewind_step`, an unknown
-        `retrain`.
+      ValueError: density outside (0, 1], a negative `rewind_step`, an unknown `retrain`
+        or name; in `advance`, evidence that the score needs and the loop has not given.
 
     Reference:
       Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, section 2; Frankle et
@@ -80,6 +89,7 @@ def imp(
         raise ValueError(f"rewind_step must be at least 0, got {rewind_step}")
     if retrain not in get_args(Retrain):
         raise ValueError(f"retrain must be one of {get_args(Retrain)}, got {retrain!r}")
+    score, select = scores.named(score), selection.named(select)
     train = fixed(optimizer)
 
     def init(key, ticket):
@@ -98,20 +108,18 @@ def imp(
                 first=state.round == 0,
             )
             state = state._replace(anchor=anchor)
-        if retrain == "finetune":
-            step = jnp.where(state.round == 0, step, state.last_step)
-            state = state._replace(last_step=step)
-        return state._replace(training=train.update(grads, state.training, step))
+        last = jnp.where(state.round == 0, step, state.last_step)
+        step = last if retrain == "finetune" else step
+        training = train.update(grads, state.training, step)
+        return state._replace(training=training, last_step=last)
 
-    def advance(state):
-        pruned = pruning.prune(
-            train.ticket(state.training),
-            score,
-            density,
+    def advance(state, evidence=NO_EVIDENCE):
+        known = evidence._replace(
             initial=state.anchor if state.initial is None else state.initial,
             key=jax.random.fold_in(state.key, state.round),
-            select=select,
         )
+        trained = train.ticket(state.training)
+        pruned = pruning.prune(trained, score, density, evidence=known, select=select)
         if retrain == "rewind":
             pruned = pruned._replace(weights=state.anchor)
         return state._replace(
@@ -127,4 +135,13 @@ def imp(
             return Ticket(state.anchor, found.mask)
         return found
 
-    return Search(init, update, advance, params, ticket)
+    promises = Promises(
+        weights="anchor" if retrain in ("rewind", "continue") else "trained",
+        rewind_step=rewind_step,
+        rewinds=retrain == "rewind",
+        rounds=True,
+        opens_given=True,
+        random="key" in scores.needed(score),
+        kept=selection.kept(select, density),
+    )
+    return Search(init, update, advance, params, ticket, promises)

@@ -1,0 +1,144 @@
+"""What a search starts from, by name: each a factory of `opening -> ticket`.
+
+The keyword-only arguments are hyper-parameters of the method that starts there, as
+those of its search are, and one that both have is one.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxticket import controls, prune, scores, selection
+from jaxticket.base import PRNGKey, Ticket
+from jaxticket.engine import keys
+from jaxticket.training import EvidenceFn
+
+
+class Opening(NamedTuple):
+    """What a start may build on.
+
+    Attributes:
+      key: the stream of this start, of this seed.
+      initial: the dense network as it is initialised: a ticket that keeps all.
+      trained: the same after its training.
+      evidence: the loss on training data and the like, by model state.
+    """
+
+    key: PRNGKey
+    initial: Ticket
+    trained: Ticket
+    evidence: EvidenceFn
+
+
+Start = Callable[[Opening], Ticket]
+Network = Literal["initial", "trained"]
+
+
+def initial() -> Start:
+    """The dense network as it is initialised."""
+    return lambda opening: opening.initial
+
+
+def trained() -> Start:
+    """The dense network after its training."""
+    return lambda opening: opening.trained
+
+
+def signed_constant() -> Start:
+    """The initialisation with signed constants, see `controls.signed_constant`."""
+    return lambda opening: controls.signed_constant(opening.initial)
+
+
+def kaiming_constant(
+    *,
+    density: ArrayLike = 0.5,
+    scale_fan: Literal["none", "density", "code"] = "none",
+) -> Start:
+    """Signed Kaiming constants, the best start of edge-popup; biases stay.
+
+    Args:
+      density: the fraction that the search keeps.
+      scale_fan: the fan counts whole (none), times the density, or, as in the released
+        code, times one minus it (code).
+    """
+    fan = _fan(density, scale_fan)
+    return lambda opening: controls.kaiming_constant(opening.initial, density=fan)
+
+
+def kaiming_normal(
+    *,
+    density: ArrayLike = 0.5,
+    scale_fan: Literal["none", "density", "code"] = "none",
+) -> Start:
+    """New normal values of Kaiming's deviation; the arguments are as above.
+
+    Args:
+      density: the fraction that the search keeps.
+      scale_fan: see `kaiming_constant`.
+    """
+    fan = _fan(density, scale_fan)
+    return lambda opening: controls.kaiming_normal(
+        opening.key, opening.initial, density=fan
+    )
+
+
+def _fan(density: ArrayLike, scale_fan: str) -> ArrayLike:
+    if scale_fan == "none":
+        return 1.0
+    fan = density if scale_fan == "density" else 1 - density
+    if isinstance(fan, float) and not fan > 0:
+        raise ValueError("scale_fan=code divides by one minus the density: give it < 1")
+    return jnp.asarray(fan, jnp.float32)
+
+
+def pruned(
+    *,
+    density: ArrayLike,
+    score: scores.Score | str = "magnitude",
+    select: selection.Select | str = "global_top",
+    iterations: int = 1,
+    of: Network = "trained",
+    weights: Network = "trained",
+    constants: bool = False,
+    ties: Literal["first", "random"] = "first",
+    shuffle: bool = False,
+) -> Start:
+    """A network pruned by a score.
+
+    Args:
+      density: the fraction of the prunable weights that is kept.
+      score: which weights matter, by name.
+      select: how the layers share the density, by name.
+      iterations: how many times to score and prune.
+      of: what is scored: the initial or the trained weights.
+      weights: those of the ticket.
+      constants: signed constants in place of these.
+      ties: go to the first weight, or at random.
+      shuffle: a random mask of the same layer densities instead.
+    """
+    chosen = scores.named(score)
+    if ties == "random":
+        chosen = scores.ties_at_random(chosen)
+
+    def start(opening):
+        scored, ticket = getattr(opening, of), getattr(opening, weights)
+        evidence = opening.evidence(scored.model_state)
+        found = prune(
+            scored,
+            chosen,
+            density,
+            evidence=evidence._replace(
+                initial=opening.initial.weights, key=opening.key
+            ),
+            select=select,
+            iterations=iterations,
+        )
+        if shuffle:
+            found = controls.shuffle(keys.named(opening.key, "shuffle"), found)
+        if constants:
+            ticket = controls.signed_constant(ticket)
+        return ticket._replace(mask=found.mask)
+
+    return start

@@ -1,0 +1,48 @@
+"""What a score is, and how it says which evidence it needs."""
+
+import functools
+from collections.abc import Callable
+
+from jaxticket.base import NO_EVIDENCE, Evidence, Params, Scores
+
+# `weights` are zero where they are pruned; scores of what is pruned play no part.
+Score = Callable[[Params, Evidence], Scores]
+
+_REMEDIES = {
+    "initial": "the weights before training, Evidence(initial=weights)",
+    "key": "a key to draw from, Evidence(key=jax.random.key(0))",
+    "loss": "a loss on fixed data, Evidence(loss=...), for a classifier "
+    "classification.evidence(model, split); a search is handed it by its loop",
+    "forward": "the network on an input of ones, Evidence(forward=...), for a "
+    "classifier classification.evidence(model, split); a search is handed it by its "
+    "loop",
+}
+
+
+def needs(*members: str) -> Callable[[Score], Score]:
+    """Declares what a score reads of its evidence: `@needs("initial", "key")`.
+
+    Where that is `None` the score raises a `ValueError` that says what to give. A score
+    that draws from the key has to declare it: searches promise to be random by it.
+    """
+
+    def declare(score):
+        @functools.wraps(score)
+        def checked(weights, evidence=NO_EVIDENCE):
+            for member in members:
+                if getattr(evidence, member) is None:
+                    raise ValueError(
+                        f"the score {score.__name__} needs evidence.{member}: give "
+                        f"{_REMEDIES[member]}"
+                    )
+            return score(weights, evidence)
+
+        checked.needs = members
+        return checked
+
+    return declare
+
+
+def needed(score: Score) -> tuple[str, ...]:
+    """The members of the evidence that a score has declared."""
+    return getattr(score, "needs", ())
