@@ -54,7 +54,7 @@ def search(
     gain: Callable[[FrozenState], Scores] | None = None,
     through_gain: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     random: bool = False,
-    kept: Callable[[dict[str, int]], dict[str, int] | int] | None = None,
+    kept: Callable[[Mask], dict[str, int] | int] | None = None,
 ) -> Search:
     """A search that trains scores `s` through a hard mask `h(s)`, straight through.
 
