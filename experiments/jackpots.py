@@ -39,6 +39,9 @@ import dataclasses
 from functools import partial
 from typing import Any, ClassVar, Self
 
+import jax
+import jax.numpy as jnp
+
 from experiments.study import (
     command,
     frozen,
@@ -176,14 +179,14 @@ def overlaps(study) -> None:
         key = keys.named(keys.of_seed(seed).controls, "overlaps")
         ranked = _ranked(study, dense, key)
         for planned in study.planned.values():
-            for setting in planned.settings:
-                lane = records.Lane(planned.name, "ticket", seed, 1, setting.label)
-                if planned.promises[0].weights != "given":
-                    continue
+            if planned.promises[0].weights != "given":
+                continue
+            for label in (each.label for each in planned.settings):
+                lane = records.Lane(planned.name, "ticket", seed, 1, label)
                 mask = study.shelf.ticket(lane).mask
                 for criterion, values in ranked.items():
                     found = jax.tree.map(float, _overlap(values, mask)._asdict())
-                    names = (planned.name, seed, setting.label)
+                    names = (planned.name, seed, label)
                     row = (*names, float(masks.density(mask)), criterion)
                     row += (*found.values(), classification.IMAGES)
                     rows.append(dict(zip(columns, row, strict=True)))
