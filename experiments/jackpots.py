@@ -185,10 +185,10 @@ def overlaps(study) -> None:
                 lane = records.Lane(planned.name, "ticket", seed, 1, label)
                 mask = study.shelf.ticket(lane).mask
                 for criterion, values in ranked.items():
-                    found = jax.tree.map(float, _overlap(values, mask)._asdict())
+                    found = map(float, _overlap(values, mask))
                     names = (planned.name, seed, label)
                     row = (*names, float(masks.density(mask)), criterion)
-                    row += (*found.values(), classification.IMAGES)
+                    row += (*found, classification.IMAGES)
                     rows.append(dict(zip(columns, row, strict=True)))
     records.write_table(study.folder / "overlaps.csv", columns, rows)
 
