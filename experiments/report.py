@@ -43,7 +43,7 @@ class Run(NamedTuple):
       trained: whether tickets are trained as the dense network is.
       at: whose accuracies are compared, the start of the names of their columns: at the
         early-stopping step of what is trained, else after the last step.
-      notes: what is missing.
+      notes: where accuracies are taken, and what is missing.
     """
 
     about: dict[str, Any]
@@ -70,7 +70,9 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         margin = about["config"].get("margin", MARGIN)
     if not (isinstance(margin, int | float) and 0 < margin < math.inf):
         raise ValueError(f"--margin must be above 0 and finite, got {margin}")
-    notes = []
+    trained = about.get("verdicts", True)
+    where = "at the early-stopping step" if trained else "after the last step"
+    notes = [f"Accuracies are those {where}, where nothing else is said."]
     if (folder / "metrics.jsonl").exists():
         looks = statistics.read_metrics(folder / "metrics.jsonl")
         searches = mask_searches.table(looks, rows)
@@ -78,7 +80,6 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         looks = pd.DataFrame(columns=[*statistics.LOOK, *statistics.MEASURED])
         searches = mask_searches.read(folder)
         notes.append("There is no metrics.jsonl, so there are no curves.")
-    trained = about.get("verdicts", True)
     return Run(
         about=about,
         rows=rows,

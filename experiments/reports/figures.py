@@ -33,7 +33,7 @@ def drawn(
     found = _with_lines(rows[rows["treatment"] != "dense"])
     if found.empty:
         return {}
-    tickets = found[found["treatment"] == "ticket"].assign(panel="all methods")
+    tickets = found[found["treatment"] == "ticket"].assign(panel="")
     accuracy, where = f"{at}test_accuracy", "at the early-stopping step"
     if not at:
         where = "after the last step"

@@ -79,7 +79,7 @@ def figures(found: pd.DataFrame, searched: Sequence[str]) -> dict[str, tuple[Any
         panel="method",
         line="criterion",
         label="overlap, % of the weights kept",
-        frame=drawings.Frame(None, found["density"].min()),
+        frame=drawings.Frame(None, *found["density"].agg(["min", "max"])),
         accuracy=False,
     )
     drawing.axes[0].set_ylim(0, 104)

@@ -299,7 +299,7 @@ def winning(density: float, difference: float, step: float, dense_step: float) -
 
 
 def tickets(rows: pd.DataFrame):
-    """Groups rows by `TICKET`: methods as they come, then the densest settings first."""
+    """Groups rows by `TICKET`: methods as they come, the densest settings first."""
     keys = {
         "_method": pd.factorize(rows["method"])[0],
         "_sparsity": -rows.groupby(["method", "setting"])["density"].transform("mean"),

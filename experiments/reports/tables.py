@@ -40,8 +40,8 @@ STOPPING = {
     "it the seeds whose own ticket does. Means may do so by luck: the verdict may not.",
 }
 FINAL = {
-    "against dense at its stop": "The ticket after its last step less the dense network "
-    "at its step of the smallest validation loss.",
+    "against dense at its stop": "The ticket after its last step less the dense "
+    "network at its step of the smallest validation loss.",
 }
 MILESTONES = {
     "sparsest that matches": "The ticket with the fewest weights that is better than "
@@ -128,6 +128,10 @@ def name(ticket: Summary) -> str:
     return ticket.setting + more
 
 
+def difference(ticket: Summary) -> str:
+    return plus_minus(ticket.to_dense, "{:+.2f}", 100)
+
+
 def step_ratio(ticket: Summary) -> str:
     if ticket.without_ratio:
         return f"{ticket.without_ratio} of {ticket.seeds} seeds without"
@@ -139,7 +143,7 @@ COLUMNS: dict[str, Callable[[Summary], str]] = {
     "prunings\nor setting": name,
     "weights\nkept, %": lambda t: percent(t.density),
     "test\naccuracy, %": lambda t: plus_minus(t.accuracy, "{:.2f}", 100),
-    "against\ndense, points": lambda t: plus_minus(t.to_dense, "{:+.2f}", 100),
+    "against\ndense, points": difference,
     "verdict": lambda t: t.verdict,
 }
 COST: dict[str, Callable[[Summary], str]] = {
@@ -217,30 +221,32 @@ def milestones(chosen: Mapping[str, Chosen]) -> Table:
 
 
 def headlines(chosen: Mapping[str, Chosen], *, margin: float, at: str) -> list[str]:
-    """A sentence a method: the sparsest ticket that matches, or how far the best is."""
-    where = "at the early-stopping step" if at else "after the last step"
-    found = []
+    """A sentence a method whose ticket matches, and one of those that have none."""
+    found, without = [], []
     for method, tickets in chosen.items():
-        among = f"selected among {tickets.among} on validation"
+        known = drawings.words(method)
+        among = f"of {tickets.among}"
         if tickets.unknown:
-            among += f" ({tickets.unknown} unknown: a seed failed)"
-        shown = tickets.sparsest or tickets.best
-        if shown is None:
-            line = f"no ticket to compare, {among}"
+            among += f", {tickets.unknown} unknown because a seed failed"
+        if ticket := tickets.sparsest:
+            line = (
+                f"{known}: {percent(ticket.density)}% of the weights match on "
+                f"validation (the sparsest, selected among {among[3:]}); on test "
+                f"{difference(ticket)} points against dense, {ticket.verdict}"
+            )
+            if at and not ticket.without_ratio:
+                line += f", in {times(ticket.step_ratio)} its steps"
+            found.append(f"{line}.")
+        elif ticket := tickets.best:
+            without.append(f"{known} ({among}: {difference(ticket)} points)")
         else:
-            points = plus_minus(shown.to_dense, "{:+.2f}", 100)
-            line = f"{points} points of test accuracy against dense {where}, {shown.verdict}"
-            kept = f"{percent(shown.density)}% of the weights"
-            if tickets.sparsest:
-                line = f"{kept} match, {among}: {line}"
-                if at and not shown.without_ratio:
-                    line += f", in {times(shown.step_ratio)} its steps"
-            else:
-                line = (
-                    f"no ticket is shown to match within {margin:g} points; the most "
-                    f"accurate, {among}, keeps {kept}: {line}"
-                )
-        found.append(f"{drawings.words(method)}: {line}.")
+            without.append(f"{known} ({among})")
+    if without:
+        found.append(
+            f"No ticket is shown to match the dense network within {margin:g} points: "
+            f"{', '.join(without)}. In brackets the most accurate on validation, as "
+            "the test set has it."
+        )
     return found
 
 
