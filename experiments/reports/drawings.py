@@ -49,7 +49,9 @@ def words(name: str) -> str:
 
 def frame(rows: pd.DataFrame, column: str) -> Frame:
     """Ends panels `DEPTH` below the dense network, if most tickets lie above."""
-    floor = 100 * rows.loc[rows["treatment"] == "dense", column].mean() - DEPTH
+    floor = (
+        100 * rows.loc[rows["treatment"] == "dense", column].mean(skipna=False) - DEPTH
+    )
     tickets = _points(rows[rows["treatment"] == "ticket"], column, "density", 100)
     above = tickets["mean"] >= floor
     if 2 * above.sum() <= len(tickets):
@@ -98,7 +100,7 @@ def against(
         for index, (name, points) in enumerate(found.items()):
             places = points["place"]
             if place == "density":  # apart, or bars of one density hide each other
-                places = places * 0.985 ** (index - (len(found) - 1) / 2)
+                places = places * 0.95 ** (index / max(1, len(found) - 1) - 0.5)
             handles[words(name)] = axes.errorbar(
                 places,
                 points["mean"],
@@ -167,10 +169,8 @@ def curves(
                     band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
                     axes.fill_between(table.index, low, high, **band)
                 handles[words(name)] = drawn
-            if row is each[0]:
-                axes.set_title(title)
-            if row is each[-1]:
-                axes.set_xlabel(along)
+            axes.set(title=title if axes in each[0] else "", xlabel=along)
+            axes.label_outer()
     _finish(drawing, grid, [*columns.values()], handles)
     return drawing, grid
 
@@ -225,11 +225,11 @@ def png(drawing) -> bytes:
 
 
 def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Name -> colour and marker; the dense network is grey."""
+    """Name -> colour and marker; what others are held against is grey."""
     pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
     return {
         name: {"color": GREY, "marker": ""}
-        if name == "dense"
+        if name in ("dense", "by chance")
         else dict(zip(("color", "marker"), next(pairs), strict=True))
         for name in dict.fromkeys(names)
     }
