@@ -36,26 +36,22 @@ class Run(NamedTuple):
 
     Attributes:
       about: its `config.json`.
+      margin: points that a ticket may fall short of the dense network and match it.
+      at: whose accuracies are compared, as the names of their columns begin: those at
+        the early-stopping step of tickets that are trained, else after the last step.
       rows: its `results.csv`.
       looks: its `metrics.jsonl`, empty where it was not kept.
-      searches: rows of `search.csv`: made from the looks, or kept without them.
+      searches: see `mask_searches.table`.
       overlapping: its `overlaps.csv`, empty where there is none.
-      margin: points that a ticket may fall short of the dense network and match it.
-      trained: whether tickets are trained as the dense network is.
-      at: whose accuracies are compared, the start of the names of their columns: at the
-        early-stopping step of what is trained, else after the last step.
-      notes: what is missing.
     """
 
     about: dict[str, Any]
+    margin: float
+    at: str
     rows: pd.DataFrame
     looks: pd.DataFrame
     searches: pd.DataFrame
     overlapping: pd.DataFrame
-    margin: float
-    trained: bool
-    at: str
-    notes: list[str]
 
 
 def read(folder: str | Path, *, margin: float | None = None) -> Run:
@@ -65,63 +61,30 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
       ValueError: a file of it is damaged, or lacks columns or rows.
     """
     folder = Path(folder)
-    about = _read_config(folder / "config.json")
-    rows = statistics.read_results(folder / "results.csv")
-    if margin is None:
-        margin = about["config"].get("margin", MARGIN)
-    if not (isinstance(margin, int | float) and 0 < margin < math.inf):
-        raise ValueError(f"--margin must be above 0 and finite, got {margin}")
-    notes = []
-    if (folder / "metrics.jsonl").exists():
-        looks = statistics.read_metrics(folder / "metrics.jsonl")
-        searches = mask_searches.table(looks, rows)
-    else:
-        looks = pd.DataFrame(columns=[*statistics.LOOK, *statistics.MEASURED])
-        searches = mask_searches.read(folder)
-        notes.append("There is no metrics.jsonl, so there are no curves.")
-    trained = about.get("verdicts", True)
-    return Run(
-        about=about,
-        rows=rows,
-        looks=looks,
-        searches=searches,
-        overlapping=overlaps.read(folder),
-        margin=margin,
-        trained=trained,
-        at="early_stopping_" if trained else "",
-        notes=notes,
-    )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+    path = folder / "config.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        about["config"].keys()
+        margin = about["config"].get("margin", MARGIN) if margin is None else margin
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the config of a run: {error!r}") from error
-    return about
-
-
-def headlines_and_tables(run: Run) -> tuple[list[str], list[tables.Table]]:
-    """What the page and the terminal show."""
-    chosen = statistics.choose(run.rows, margin=run.margin, at=run.at)
-    return (
-        tables.headlines(chosen, margin=run.margin, at=run.at),
-        [
-            tables.milestones(chosen),
-            tables.every_ticket(
-                run.rows, margin=run.margin, at=run.at, trained=run.trained
-            ),
-            *(mask_searches.sections(run.searches) if len(run.searches) else []),
-            *overlaps.sections(run.overlapping),
-        ],
+    if not (isinstance(margin, int | float) and 0 < margin < math.inf):
+        raise ValueError(f"--margin must be above 0 and finite, got {margin}")
+    rows = statistics.read_results(folder / "results.csv")
+    looks = statistics.read_metrics(folder / "metrics.jsonl")
+    return Run(
+        about=about,
+        margin=margin,
+        at="early_stopping_" if about.get("verdicts", True) else "",
+        rows=rows,
+        looks=looks,
+        searches=mask_searches.table(looks, rows),
+        overlapping=overlaps.read(folder),
     )
 
 
 def show(folder: str | Path, *, margin: float | None = None) -> None:
     """Prints what the tickets of a run have shown, and the tables."""
-    run = read(folder, margin=margin)
-    headlines, found = headlines_and_tables(run)
+    headlines, found = _words(read(folder, margin=margin))
     tables.show(*headlines, *found)
 
 
@@ -132,27 +95,32 @@ def write(folder: str | Path, *, margin: float | None = None) -> None:
     """
     folder = Path(folder)
     run = read(folder, margin=margin)
-    if not run.searches.empty:
-        statistics.write_table(
-            folder / mask_searches.FILE,
-            mask_searches.COLUMNS,
-            run.searches.to_dict("records"),
-        )
+    if len(found := run.searches):
+        path = folder / mask_searches.FILE
+        statistics.write_table(path, [*found], found.to_dict("records"))
     (folder / "figures").mkdir(exist_ok=True)
+    drawn = figures.drawn(run.rows, run.looks, run.overlapping, at=run.at)
     shown = []
-    for name, (drawing, caption) in figures.drawn(
-        run.rows, run.looks, run.overlapping, at=run.at, trained=run.trained
-    ).items():
+    for name, (drawing, caption) in drawn.items():
         png = drawings.png(drawing)
         files.write(folder / "figures" / f"{name}.png", png)
-        shown.append(
-            {
-                "caption": caption,
-                "width": round(96 * drawing.get_figwidth()),
-                "data": base64.b64encode(png).decode(),
-            }
-        )
+        width, data = 96 * drawing.get_figwidth(), base64.b64encode(png).decode()
+        shown.append({"caption": caption, "width": round(width), "data": data})
     files.write(folder / "report.html", _page(run, shown))
+
+
+def _words(run: Run) -> tuple[list[str], list[tables.Table]]:
+    """The headlines and the tables."""
+    chosen = statistics.choose(run.rows, margin=run.margin, at=run.at)
+    return (
+        tables.headlines(chosen, margin=run.margin, at=run.at),
+        [
+            tables.milestones(chosen),
+            tables.every_ticket(run.rows, margin=run.margin, at=run.at),
+            *mask_searches.sections(run.searches),
+            *overlaps.sections(run.overlapping),
+        ],
+    )
 
 
 def _page(run: Run, shown: list[dict[str, Any]]) -> str:
@@ -164,33 +132,27 @@ def _page(run: Run, shown: list[dict[str, Any]]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["setting"] = _setting
+    headlines, found = _words(run)
     config = run.about["config"]
     names = [_setting(config[name]) for name in ("dataset", "model") if name in config]
-    headlines, found = headlines_and_tables(run)
-    experiment = run.about.get("experiment", "Tickets")
+    cells = [map(_setting, line) for line in run.rows.itertuples(index=False)]
     return environment.get_template("page.html").render(
-        title=f"{experiment}: {', '.join(names)}" if names else experiment,
+        run=run,
+        title=": ".join(
+            filter(None, (run.about.get("experiment", "Tickets"), ", ".join(names)))
+        ),
         headlines=headlines,
-        notes=run.notes,
         figures=shown,
         tables=found,
         worded=tables.WORDED,
-        command=_setting(run.about.get("command", "")),
-        config=config,
-        environment=run.about.get("environment", {}),
-        runs=tables.Table(
-            "",
-            [name.replace("_", " ") for name in run.rows],
-            [map(_setting, line) for line in run.rows.itertuples(index=False)],
-            {},
-        ),
+        every=tables.Table("", [name.replace("_", " ") for name in run.rows], cells),
     )
 
 
 def _setting(x: Any) -> str:
     """A setting or a number as text; NaN as a dash."""
     if isinstance(x, float):
-        return "–" if math.isnan(x) else f"{x:.6g}"
+        return tables.DASH if math.isnan(x) else f"{x:.6g}"
     return x if isinstance(x, str) else json.dumps(x)
 
 

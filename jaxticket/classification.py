@@ -13,6 +13,8 @@ from jaxticket.data import Split
 from jaxticket.models.model import Model
 from jaxticket.training import EvidenceFn, LossFn, check_sizes
 
+IMAGES = 10_000  # that scores look at, unless told otherwise
+
 
 class Metrics(NamedTuple):
     """Mean cross-entropy and accuracy in [0, 1]: float32 scalars."""
@@ -101,7 +103,7 @@ def evidence(
     split: Split,
     *,
     prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
-    images: int = 10_000,
+    images: int = IMAGES,
     batch_size: int = 100,
 ) -> EvidenceFn:
     """What scores may look at: a loss on fixed images, and the network alone.

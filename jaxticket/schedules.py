@@ -22,7 +22,8 @@ def position(name: str, at: int | float, steps: int | None) -> int:
     Raises:
       ValueError: outside the round, or a fraction of a round of unknown length.
     """
-    if isinstance(at, numbers.Integral) or (at > 1 and float(at).is_integer()):
+    whole = isinstance(at, numbers.Integral) or (at > 1 and float(at).is_integer())
+    if whole or at == 0:
         if at < 0 or (steps is not None and at > steps):
             raise ValueError(f"{name} must be a step of a round of {steps}, got {at}")
         return int(at)

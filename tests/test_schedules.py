@@ -23,6 +23,7 @@ def values(schedule):
     ("at", "steps", "expected"),
     [
         (0, None, 0),
+        (0.0, None, 0),
         (7, None, 7),
         (np.int32(7), 7, 7),
         (1, 10, 1),

@@ -34,10 +34,12 @@ class Frame(NamedTuple):
     Attributes:
       floor: the lowest accuracy in percent, or None: all are shown.
       sparsest: the smallest density of those above it.
+      densest: the largest.
     """
 
     floor: float | None
     sparsest: float
+    densest: float
 
 
 def words(name: str) -> str:
@@ -47,12 +49,15 @@ def words(name: str) -> str:
 
 def frame(rows: pd.DataFrame, column: str) -> Frame:
     """Ends panels `DEPTH` below the dense network, if most tickets lie above."""
-    floor = 100 * rows.loc[rows["treatment"] == "dense", column].mean() - DEPTH
+    floor = (
+        100 * rows.loc[rows["treatment"] == "dense", column].mean(skipna=False) - DEPTH
+    )
     tickets = _points(rows[rows["treatment"] == "ticket"], column, "density", 100)
     above = tickets["mean"] >= floor
     if 2 * above.sum() <= len(tickets):
-        return Frame(None, tickets["place"].min())
-    return Frame(floor, tickets["place"][above].min())
+        floor, above = None, slice(None)
+    places = tickets["place"][above]
+    return Frame(floor, places.min(), places.max())
 
 
 def against(
@@ -95,7 +100,7 @@ def against(
         for index, (name, points) in enumerate(found.items()):
             places = points["place"]
             if place == "density":  # apart, or bars of one density hide each other
-                places = places * 0.985 ** (index - (len(found) - 1) / 2)
+                places = places * 0.95 ** (index / max(1, len(found) - 1) - 0.5)
             handles[words(name)] = axes.errorbar(
                 places,
                 points["mean"],
@@ -108,7 +113,7 @@ def against(
                 capsize=2,
             )
         if place == "density":
-            _density_axis(axes, frame.sparsest)
+            _density_axis(axes, frame)
         else:
             axes.set_xlabel(place.replace("_", " "))
     if accuracy:
@@ -164,10 +169,8 @@ def curves(
                     band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
                     axes.fill_between(table.index, low, high, **band)
                 handles[words(name)] = drawn
-            if row is each[0]:
-                axes.set_title(title)
-            if row is each[-1]:
-                axes.set_xlabel(along)
+            axes.set(title=title if axes in each[0] else "", xlabel=along)
+            axes.label_outer()
     _finish(drawing, grid, [*columns.values()], handles)
     return drawing, grid
 
@@ -187,9 +190,9 @@ def log_axis(row) -> None:
 
 
 def accuracy_axis(grid, floor: float | None = None) -> None:
-    """Ends panels at the floor and at 100%; logarithmic in the error where they are wide.
+    """Ends panels at the floor and at 100%; wide ones are logarithmic in the error.
 
-    A logarithm lets starts and ends both show.
+    So starts and ends both show.
     """
     axes, values = grid.flat[0], heights(grid.flat)
     if floor is not None:
@@ -222,11 +225,11 @@ def png(drawing) -> bytes:
 
 
 def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Name -> colour and marker; the dense network is grey."""
+    """Name -> colour and marker; what others are held against is grey."""
     pairs = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
     return {
         name: {"color": GREY, "marker": ""}
-        if name == "dense"
+        if name in ("dense", "by chance")
         else dict(zip(("color", "marker"), next(pairs), strict=True))
         for name in dict.fromkeys(names)
     }
@@ -239,7 +242,7 @@ def _grid(count: int, rows: int = 1):
     across = count if rows > 1 else 2 if count == 4 else min(3, count)
     down = rows if rows > 1 else math.ceil(count / across)
     wide = 5.6 if across == 1 else 4.2
-    size = (0.8 + wide * across, 1.2 + 0.72 * wide * down)
+    size = (0.8 + wide * across, 0.5 + 0.72 * wide * down)
     drawing = figure.Figure(figsize=size, layout="constrained")
     share = {"sharey": "row", "sharex": True} if rows > 1 else {"sharey": True}
     grid = drawing.subplots(down, across, squeeze=False, **share)
@@ -255,12 +258,16 @@ def _finish(drawing, grid, labels: Sequence[str], handles: Mapping[str, Any]) ->
     for axes, label in zip(grid[:, 0], itertools.cycle(labels), strict=False):
         axes.set_ylabel(label)
     widest = max(map(len, handles), default=0) + 7  # letters, with the line beside them
+    across = max(1, min(len(handles), int(13 * drawing.get_figwidth() / widest)))
+    down = math.ceil(len(handles) / across)
+    drawing.set_figheight(drawing.get_figheight() + 0.2 * down)
     drawing.legend(
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=max(1, min(len(handles), int(11 * drawing.get_figwidth() / widest))),
+        ncols=across,
         frameon=False,
+        fontsize="small",
     )
 
 
@@ -309,9 +316,10 @@ def _mark_hidden(axes) -> None:
                 edge.set_in_layout(False)
 
 
-def _density_axis(axes, sparsest: float) -> None:
+def _density_axis(axes, frame: Frame) -> None:
     """Log axis of density in percent, densest at the left as in the paper."""
-    left, right = 1.12, min(0.9, sparsest) / 1.12 if sparsest > 0 else 0.8
+    left = 1.12 * (1.0 if not frame.densest < 0.4 else frame.densest)
+    right = min(0.9, frame.sparsest) / 1.12 if frame.sparsest > 0 else 0.8
     digits, ticks = [], []
     for more in ((1, 5, 2), (3, 7), (8, 4, 6, 9)):  # finer only where ticks are few
         if len(ticks) < 3:

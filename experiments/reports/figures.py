@@ -19,7 +19,6 @@ def drawn(
     overlapping: pd.DataFrame,
     *,
     at: str,
-    trained: bool,
 ) -> dict[str, tuple[Any, str]]:
     """Name -> figure and caption; the first says most. Nothing without content.
 
@@ -28,12 +27,11 @@ def drawn(
       looks: of `statistics.read_metrics`.
       overlapping: of `overlaps.read`.
       at: "early_stopping_" or "", of the last step: whose accuracies are compared.
-      trained: whether tickets are trained, and so have an early-stopping step.
     """
     found = _with_lines(rows[rows["treatment"] != "dense"])
     if found.empty:
         return {}
-    tickets = found[found["treatment"] == "ticket"].assign(panel="all methods")
+    tickets = found[found["treatment"] == "ticket"].assign(panel="")
     accuracy, where = f"{at}test_accuracy", "at the early-stopping step"
     if not at:
         where = "after the last step"
@@ -62,7 +60,7 @@ def drawn(
             "What it cost to find the tickets. Settings that run side by side cost "
             "each of their tickets one lane's epochs.",
         )
-    if trained:
+    if at:
         figures["final_accuracy"] = (
             drawings.against(found, "test_accuracy", **alone),
             "Test accuracy after the last step.",

@@ -11,7 +11,6 @@ Reference:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,46 +18,9 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 
-COLUMNS = (
-    "method",
-    "seed",
-    "setting",
-    "density",
-    "search_epochs",
-    "before_test_accuracy",
-    "final_test_accuracy",
-    "best_test_accuracy",
-    "best_epoch",
-    "tuned_test_accuracy",
-    "reference",
-    "target_test_accuracy",
-    "reference_epochs",
-    "epochs_to_target",
-)
 FILE = "search.csv"
 REFERENCE = "_from_random"  # how the name of a search from a random mask ends
 EPOCH = "epochs of search"  # the column of it
-TERMS = {
-    "before search": "Test accuracy of the mask that the search starts from.",
-    "last epoch": "That of the mask at the end of the search.",
-    "best epoch": "The highest test accuracy of any look at the search. Chosen by the "
-    "test set, as published, so it is too high by the noise of the looks. Beside it "
-    "the mean epoch.",
-    "weights tuned": "Test accuracy after the weights that the mask keeps were "
-    "trained further.",
-}
-TO = {
-    "accuracy to reach": "The test accuracy that the search from a random mask, of the "
-    "same seed and layer densities, has at its end.",
-    "epochs": "Of search, until a look first shows that accuracy: mean over the seeds "
-    "(least–most). 0: the starting mask has it. A seed that never gets there counts "
-    "with its whole search, so the mean is a lower bound (>).",
-    "epochs from random": "The same of the search from a random mask, which may be "
-    "there before its end.",
-    "times cheaper": "Geometric mean of the seeds' ratios, and its 95% interval from "
-    "the logarithms; an upper bound (<) where a seed never gets there. A seed that has "
-    "it before the first step has no ratio and is counted apart.",
-}
 
 
 def searched(looks: pd.DataFrame) -> list[str]:
@@ -94,7 +56,7 @@ def epochs_to(looks: pd.DataFrame, accuracy: float) -> float:
 
 
 def table(looks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """A row for every search and seed, in the order of `COLUMNS`: `search.csv`.
+    """A row for every search and seed, as `search.csv` has them; none without searches.
 
     A search is compared with the one of its kind from a random mask, at the same seed
     and setting: how many epochs it takes to be as accurate as that one is at its end,
@@ -115,34 +77,25 @@ def table(looks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         if (other := curves.get((reference, setting, seed))) is not None:
             target = other["test_accuracy"].iloc[-1]
             reference_epochs = epochs_to(other, target)
-        values = (
-            method,
-            seed,
-            setting,
-            curve["density"].iloc[-1],
-            curve[EPOCH].iloc[-1],
-            accuracies[0],
-            accuracies[-1],
-            accuracies.max(),
-            epochs_to(curve, accuracies.max()),
-            tuned.get((method, setting, seed), math.nan),
-            reference,
-            target,
-            reference_epochs,
-            epochs_to(curve, target),
+        lines.append(
+            {
+                "method": method,
+                "seed": seed,
+                "setting": setting,
+                "density": curve["density"].iloc[-1],
+                "search_epochs": curve[EPOCH].iloc[-1],
+                "before_test_accuracy": accuracies[0],
+                "final_test_accuracy": accuracies[-1],
+                "best_test_accuracy": accuracies.max(),
+                "best_epoch": epochs_to(curve, accuracies.max()),
+                "tuned_test_accuracy": tuned.get((method, setting, seed), math.nan),
+                "reference": reference,
+                "target_test_accuracy": target,
+                "reference_epochs": reference_epochs,
+                "epochs_to_target": epochs_to(curve, target),
+            }
         )
-        lines.append(values)
-    return _frame(lines)
-
-
-def read(folder: Path) -> pd.DataFrame:
-    """The `table` that was kept without its looks, if it was."""
-    path = folder / FILE
-    return statistics.read_table(path, COLUMNS) if path.exists() else _frame([])
-
-
-def _frame(lines: Sequence[Sequence]) -> pd.DataFrame:
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    return pd.DataFrame(lines)
 
 
 def _reference(method: str, names: Sequence[str]) -> str:
@@ -156,18 +109,20 @@ def _reference(method: str, names: Sequence[str]) -> str:
 
 def sections(found: pd.DataFrame) -> list[tables.Table]:
     """The tables of the rows of `table`; those that have nothing to say are out."""
+    if found.empty:
+        return []
     groups = [group for _, group in tables.densest_first(found)]
     compared = [group for group in groups if group["reference"].iloc[0]]
     columns = ACCURACIES
     if found["tuned_test_accuracy"].isna().all():
         columns = {k: v for k, v in columns.items() if "tuned" not in k}
     both = (
-        ("Before, at the end and at best", columns, groups, TERMS),
-        ("Epochs to the accuracy of a search from a random mask", COSTS, compared, TO),
+        ("Before, at the end and at best", columns, groups),
+        ("Epochs to the accuracy of a search from a random mask", COSTS, compared),
     )
     return [
-        tables.Table(title, [*columns], tables.lines(columns, groups), terms)
-        for title, columns, groups, terms in both
+        tables.Table(title, [*columns], tables.lines(columns, groups))
+        for title, columns, groups in both
         if groups
     ]
 

@@ -47,18 +47,10 @@ def sections(found: pd.DataFrame) -> list[tables.Table]:
         ]
         for (method, _), ours in tables.densest_first(found)
     ]
-    terms = {
-        "overlap": "Percent of the weights that a mask keeps which a criterion's mask "
-        "keeps too; that one keeps the highest scores of the trained dense network, "
-        "as many of each layer.",
-        "by chance": "The same of a random mask, on average.",
-        "gradient, SNIP": "|g| and |g w|, where g is the gradient of the mean loss on "
-        f"the first {found['images'].iloc[0]:,} training images, as in a test.",
-    }
     headers = ["method", "weights\nkept, %", "by\nchance, %"]
     headers += [f"{name}, %" for name in criteria]
     title = "Overlap of the masks found with those of criteria"
-    return [tables.Table(title, headers, lines, terms)]
+    return [tables.Table(title, headers, lines)]
 
 
 def figures(found: pd.DataFrame, searched: Sequence[str]) -> dict[str, tuple[Any, str]]:
@@ -79,7 +71,7 @@ def figures(found: pd.DataFrame, searched: Sequence[str]) -> dict[str, tuple[Any
         panel="method",
         line="criterion",
         label="overlap, % of the weights kept",
-        frame=drawings.Frame(None, found["density"].min()),
+        frame=drawings.Frame(None, *found["density"].agg(["min", "max"])),
         accuracy=False,
     )
     drawing.axes[0].set_ylim(0, 104)

@@ -60,7 +60,7 @@ MEASURED = (
     "changed",
 )
 TICKET = ["method", "setting", "prunings"]  # what tells the tickets of a seed apart
-WORDS = ("method", "treatment", "setting", "criterion", "reference")
+WORDS = ("method", "treatment", "setting", "criterion")
 NAN = ["", "nan"]
 WHOLE = ("seed", "prunings", "images")
 NO_CONTROLS = ("dense", "ticket", "tuned", "search")  # among the treatments
@@ -91,8 +91,8 @@ class Summary(NamedTuple):
       step: early-stopping step, of the minimum validation loss.
       step_ratio: that over the dense network's, see `ratio`.
       without_ratio: seeds of which a step is 0 or missing, so that there is no ratio.
-      winning: by the paper's definition, on means: see `winning`.
-      wins: number of seeds whose own ticket wins by it.
+      wins: seeds whose ticket wins as the paper defines it: at least as accurate as the
+        dense network, no later, with fewer weights.
       verdict: see `verdict`.
       search_epochs: mean passes over the data until the ticket was found.
       search_seconds: the time that they took.
@@ -109,7 +109,6 @@ class Summary(NamedTuple):
     step: Interval
     step_ratio: Interval
     without_ratio: int
-    winning: str
     wins: int
     verdict: str
     search_epochs: float
@@ -183,13 +182,15 @@ def write_table(
 def read_metrics(path: str | Path) -> pd.DataFrame:
     """Reads ``metrics.jsonl``: `LOOK` and `MEASURED`, a row an evaluation.
 
-    After a resume an evaluation may come twice: the later stands.
+    Results are kept without the file where no curve is shown: it is as if it were
+    empty. After a resume an evaluation may come twice: the later stands.
 
     Raises:
       ValueError: the file is damaged, except for a last line cut off by a kill.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    records = []
+    lines, records = [], []
+    if Path(path).exists():
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             records.append({**json.loads(line)})
@@ -223,10 +224,8 @@ def _with_prunings(rows: pd.DataFrame) -> pd.DataFrame:
 def _reindexed(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """These columns; what is not there is NaN, or an empty word."""
     rows = rows.reindex(columns=list(columns))
-    words = {
-        name: rows[name].astype(object).fillna("") for name in rows if name in WORDS
-    }
-    return rows.assign(**words)
+    words = rows.columns.intersection(list(WORDS))
+    return rows.assign(**rows[words].astype(object).fillna(""))
 
 
 def interval(values: ArrayLike) -> Interval:
@@ -281,31 +280,14 @@ def verdict(difference: Interval, *, margin: float, density: float) -> str:
     return "worse" if difference.high < -TIE else "unclear"
 
 
-def winning(density: float, difference: float, step: float, dense_step: float) -> str:
-    """The paper's definition: at least as accurate, no later, with fewer weights.
-
-    Returns:
-      "yes", "no: lower accuracy", "no: later", "no: both" or "no: not sparser";
-      "unknown" where a number is NaN.
-    """
-    if any(map(math.isnan, (density, difference, step, dense_step))):
-        return "unknown"
-    if density >= 1:
-        return "no: not sparser"
-    lower, later = difference < -TIE, step > dense_step
-    if lower and later:
-        return "no: both"
-    return "no: lower accuracy" if lower else "no: later" if later else "yes"
-
-
 def tickets(rows: pd.DataFrame):
-    """Groups rows by `TICKET`: methods as they come, then the densest settings first."""
+    """Groups rows by `TICKET`: methods as they come, the densest settings first."""
     keys = {
         "_method": pd.factorize(rows["method"])[0],
         "_sparsity": -rows.groupby(["method", "setting"])["density"].transform("mean"),
     }
     ordered = rows.assign(**keys).sort_values([*keys, "prunings"], kind="stable")
-    return ordered.drop(columns=[*keys]).groupby(TICKET, sort=False)
+    return ordered.groupby(TICKET, sort=False)
 
 
 def summarise(
@@ -334,32 +316,30 @@ def summarise(
 
 
 def _summary(key, group, dense, columns, margin: float) -> Summary:
-    treatments = {name: x.set_index("seed") for name, x in group.groupby("treatment")}
+    treatments = {
+        name: rows.set_index("seed") for name, rows in group.groupby("treatment")
+    }
     ticket = treatments["ticket"]
-    seeds = ticket.index
-    dense = dense.reindex(seeds)  # where a seed lacks its pair, the difference is NaN
+    dense = dense.reindex(ticket.index)  # a seed that lacks its pair is NaN
     accuracy, step = ticket[columns[0]], ticket["early_stopping_step"]
-    differences = accuracy - dense[columns[1]]
-    dense_step = dense["early_stopping_step"]
-    to_dense, density = interval(differences), ticket["density"].mean(skipna=False)
-    each = zip(ticket["density"], differences, step, dense_step, strict=True)
-    means = differences, step, dense_step
+    difference, dense_step = accuracy - dense[columns[1]], dense["early_stopping_step"]
+    to_dense, density = interval(difference), ticket["density"].mean(skipna=False)
+    sparse, level = ticket["density"] < 1, difference >= -TIE
     return Summary(
         *key,
-        seeds=len(seeds),
+        seeds=len(ticket),
         density=density,
         accuracy=interval(accuracy),
         to_dense=to_dense,
         to_controls={
-            name: interval(accuracy - control[columns[0]].reindex(seeds))
+            name: interval(accuracy - control[columns[0]].reindex(ticket.index))
             for name, control in treatments.items()
             if name not in NO_CONTROLS
         },
         step=interval(step),
         step_ratio=ratio(step, dense_step),
-        without_ratio=int((~((step > 0) & (dense_step > 0))).sum()),
-        winning=winning(density, *(x.mean(skipna=False) for x in means)),
-        wins=sum(winning(*numbers) == "yes" for numbers in each),
+        without_ratio=len(ticket) - int(((step > 0) & (dense_step > 0)).sum()),
+        wins=int((sparse & level & (step <= dense_step)).sum()),
         verdict=verdict(to_dense, margin=margin, density=density),
         search_epochs=ticket["search_epochs"].mean(skipna=False),
         search_seconds=ticket["search_seconds"].mean(skipna=False),
@@ -376,22 +356,17 @@ def choose(rows: pd.DataFrame, *, margin: float, at: str) -> dict[str, Chosen]:
     """
     seen = summarise(rows, margin=margin, accuracy=f"{at}validation_accuracy")
     told = summarise(rows, margin=margin, accuracy=f"{at}test_accuracy")
-    pairs = [(v, t) for v, t in zip(seen, told, strict=True) if not v.density >= 1]
-    return {
-        method: _choose([pair for pair in pairs if pair[0].method == method])
-        for method in dict.fromkeys(summary.method for summary in seen)
-    }
-
-
-def _choose(pairs: Sequence[tuple[Summary, Summary]]) -> Chosen:
-    known = [
-        p for p in pairs if not math.isnan(p[0].accuracy.mean + p[1].accuracy.mean)
-    ]
-    matching = [p for p in known if p[0].verdict in ACCEPTED]
-    nobody = None, None
-    return Chosen(
-        among=len(pairs),
-        unknown=len(pairs) - len(known),
-        sparsest=min(matching, key=lambda p: p[0].density, default=nobody)[1],
-        best=max(known, key=lambda p: p[0].accuracy.mean, default=nobody)[1],
-    )
+    pairs = [*zip(seen, told, strict=True)]
+    chosen, nobody = {}, (None, None)
+    for method in dict.fromkeys(summary.method for summary in seen):
+        ours = [p for p in pairs if p[0].method == method and not p[0].density >= 1]
+        sums = [by.accuracy.mean + on.accuracy.mean for by, on in ours]
+        known = [p for p, x in zip(ours, sums, strict=True) if not math.isnan(x)]
+        matching = [p for p in known if p[0].verdict in ACCEPTED]
+        chosen[method] = Chosen(
+            among=len(ours),
+            unknown=len(ours) - len(known),
+            sparsest=min(matching, key=lambda p: p[0].density, default=nobody)[1],
+            best=max(known, key=lambda p: p[0].accuracy.mean, default=nobody)[1],
+        )
+    return chosen

@@ -14,45 +14,6 @@ from experiments.reports import drawings, statistics
 from experiments.reports.statistics import Chosen, Interval, Summary
 
 DASH = "–"
-TERMS = {
-    "weights kept": "Share of the prunable weights that the ticket keeps (density).",
-    "±, and (a–b)": "The 95% interval over the seeds, by Student's t; of ratios from "
-    "their logarithms, about the geometric mean. One seed has none.",
-    "against dense": "Test accuracy less that of the dense network of the same seed, "
-    "which has the same initial weights and other batch orders. In percentage points; "
-    "positive is better.",
-    "against a control": "The same difference from a control, which sees the same "
-    "batches in the same order as the ticket.",
-}
-VERDICTS = (
-    "better: the interval of the difference from the dense network lies above 0. "
-    "matches: it lies above -{margin:g} points, so that a larger loss is excluded; a "
-    "smaller one may be there. worse: it lies below 0. unclear: none of these. With "
-    "one seed nothing is shown; unknown: a seed has failed."
-)
-STOPPING = {
-    "stops at": "Step with the smallest validation loss. Training always runs to its "
-    "end; this step is found afterwards. Test accuracy is measured there, unless it "
-    "says after the last step.",
-    "times dense": "That step as a multiple of the dense network's: below 1 is sooner.",
-    "wins as in the paper": "On means the ticket is at least as accurate as the dense "
-    "network, stops no later, and has fewer weights (Frankle and Carbin, 2019); beside "
-    "it the seeds whose own ticket does. Means may do so by luck: the verdict may not.",
-}
-FINAL = {
-    "against dense at its stop": "The ticket after its last step less the dense network "
-    "at its step of the smallest validation loss.",
-}
-MILESTONES = {
-    "sparsest that matches": "The ticket with the fewest weights that is better than "
-    "the dense network or matches it on validation; the row is what the test set says.",
-    "most accurate": "The ticket with the highest mean validation accuracy. Where a "
-    "file lacks the validation accuracy at the early-stopping step, that of the last "
-    "step serves.",
-    "search epochs": "Passes over the training data until the ticket was found, and "
-    "the seconds that they took; the ticket's own training comes on top. Settings that "
-    "run side by side take them once each.",
-}
 CHOSEN = "chosen on\nvalidation"
 WORDED = ("method", CHOSEN, "verdict")  # headers of words, at the left
 # The second comparison with the dense network: its header, and the dense accuracy.
@@ -67,14 +28,12 @@ class Table(NamedTuple):
       title: above it.
       headers: of the columns.
       lines: their cells.
-      terms: what its words mean.
       marks: which lines are shown as good.
     """
 
     title: str
     headers: Sequence[str]
     lines: Sequence[Sequence[str]]
-    terms: Mapping[str, str]
     marks: Sequence[bool] = ()
 
 
@@ -128,6 +87,10 @@ def name(ticket: Summary) -> str:
     return ticket.setting + more
 
 
+def difference(ticket: Summary) -> str:
+    return plus_minus(ticket.to_dense, "{:+.2f}", 100)
+
+
 def step_ratio(ticket: Summary) -> str:
     if ticket.without_ratio:
         return f"{ticket.without_ratio} of {ticket.seeds} seeds without"
@@ -139,7 +102,7 @@ COLUMNS: dict[str, Callable[[Summary], str]] = {
     "prunings\nor setting": name,
     "weights\nkept, %": lambda t: percent(t.density),
     "test\naccuracy, %": lambda t: plus_minus(t.accuracy, "{:.2f}", 100),
-    "against\ndense, points": lambda t: plus_minus(t.to_dense, "{:+.2f}", 100),
+    "against\ndense, points": difference,
     "verdict": lambda t: t.verdict,
 }
 COST: dict[str, Callable[[Summary], str]] = {
@@ -148,40 +111,33 @@ COST: dict[str, Callable[[Summary], str]] = {
 }
 STEPS: dict[str, Callable[[Summary], str]] = {
     "stops\nat step": lambda t: plus_minus(t.step, "{:.0f}"),
-    "times\ndense": step_ratio,
-    "wins as in\nthe paper": lambda t: f"{t.winning}, {t.wins}/{t.seeds}",
+    "steps, times\ndense's": step_ratio,
+    "seeds that\nwin": lambda t: f"{t.wins}/{t.seeds}",
 }
 
 
-def every_ticket(rows: pd.DataFrame, *, margin: float, at: str, trained: bool) -> Table:
+def every_ticket(rows: pd.DataFrame, *, margin: float, at: str) -> Table:
     """A line a ticket, against the dense network and its controls.
 
     Args:
       rows: of `statistics.read_results`.
       margin: see `statistics.verdict`.
       at: "early_stopping_" or "", of the last step: whose accuracies.
-      trained: whether tickets are trained, and so have an early-stopping step.
     """
     found = statistics.summarise(rows, margin=margin, accuracy=f"{at}test_accuracy")
     columns = dict(COLUMNS)
     for control in dict.fromkeys(c for ticket in found for c in ticket.to_controls):
         columns[f"against\n{drawings.words(control)},\npoints"] = _against(control)
-    header, dense = LAST if trained else STOPPED
+    header, dense = LAST if at else STOPPED
     last = statistics.summarise(
         rows, margin=margin, accuracy="test_accuracy", dense_accuracy=dense
     )
-    differences = {ticket[:3]: ticket.to_dense for ticket in last}
-    columns[header] = lambda t: plus_minus(differences[t[:3]], "{:+.2f}", 100)
-    columns |= STEPS if trained else COST
-    return Table(
-        "Every ticket against the dense network",
-        [*columns],
-        lines(columns, found),
-        TERMS
-        | {"verdict": VERDICTS.format(margin=margin)}
-        | (STOPPING if trained else FINAL),
-        [ticket.verdict in statistics.ACCEPTED for ticket in found],
-    )
+    others = {ticket[:3]: ticket for ticket in last}
+    columns[header] = lambda ticket: difference(others[ticket[:3]])
+    columns |= STEPS if at else COST
+    good = [ticket.verdict in statistics.ACCEPTED for ticket in found]
+    title = "Every ticket against the dense network"
+    return Table(title, [*columns], lines(columns, found), good)
 
 
 def _against(control: str) -> Callable[[Summary], str]:
@@ -213,34 +169,36 @@ def milestones(chosen: Mapping[str, Chosen]) -> Table:
     headers.insert(1, CHOSEN)
     good = [ticket.verdict in statistics.ACCEPTED for _, ticket in found]
     title = "The sparsest that match, and the most accurate"
-    return Table(title, headers, cells, MILESTONES, good)
+    return Table(title, headers, cells, good)
 
 
 def headlines(chosen: Mapping[str, Chosen], *, margin: float, at: str) -> list[str]:
-    """A sentence a method: the sparsest ticket that matches, or how far the best is."""
-    where = "at the early-stopping step" if at else "after the last step"
-    found = []
+    """A sentence a method whose ticket matches, and one of those that have none."""
+    found, without = [], []
     for method, tickets in chosen.items():
-        among = f"selected among {tickets.among} on validation"
+        known = drawings.words(method)
+        among = f"of {tickets.among}"
         if tickets.unknown:
-            among += f" ({tickets.unknown} unknown: a seed failed)"
-        shown = tickets.sparsest or tickets.best
-        if shown is None:
-            line = f"no ticket to compare, {among}"
+            among += f", {tickets.unknown} unknown because a seed failed"
+        if ticket := tickets.sparsest:
+            line = (
+                f"{known}: {percent(ticket.density)}% of the weights match on "
+                f"validation (the sparsest, selected among {among[3:]}); on test "
+                f"{difference(ticket)} points against dense, {ticket.verdict}"
+            )
+            if at and not ticket.without_ratio:
+                line += f", in {times(ticket.step_ratio)} its steps"
+            found.append(f"{line}.")
+        elif ticket := tickets.best:
+            without.append(f"{known} ({among}: {difference(ticket)} points)")
         else:
-            points = plus_minus(shown.to_dense, "{:+.2f}", 100)
-            line = f"{points} points of test accuracy against dense {where}, {shown.verdict}"
-            kept = f"{percent(shown.density)}% of the weights"
-            if tickets.sparsest:
-                line = f"{kept} match, {among}: {line}"
-                if at and not shown.without_ratio:
-                    line += f", in {times(shown.step_ratio)} its steps"
-            else:
-                line = (
-                    f"no ticket is shown to match within {margin:g} points; the most "
-                    f"accurate, {among}, keeps {kept}: {line}"
-                )
-        found.append(f"{drawings.words(method)}: {line}.")
+            without.append(f"{known} ({among})")
+    if without:
+        found.append(
+            f"No ticket is shown to match the dense network within {margin:g} points: "
+            f"{', '.join(without)}. In brackets the most accurate on validation, as "
+            "the test set has it."
+        )
     return found
 
 

@@ -176,9 +176,14 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
 
 
 def start(study: Study, task: Task, progress: Progress) -> None:
-    """Keeps what a method without a search starts from: these are its tickets."""
+    """Keeps what a method without a search starts from: these are its tickets.
+
+    Where tickets are trained, and come from a trained network, that is what they cost.
+    """
     del progress
     for lane in task.lanes:
+        if study.config.VERDICTS and task.planned.start(study.swept(lane)).trained:
+            study.records.found(lane, study.records.cost(dense(lane.seed)))
         if not study.shelf.has(lane):
             ticket = study.opened(task.planned, lane)
             study.shelf.put_anchor(lane, ticket)

@@ -119,7 +119,7 @@ class Study:
 
     def _start(self, planned: Planned, key, swept, initial, trained, train) -> Ticket:
         opening = starts.Opening(key, initial, trained, self.evidence(train))
-        return planned.start(swept)(opening)
+        return planned.start(swept).ticket(opening)
 
     def treated(self, lane: Lane) -> tuple[Ticket, Ticket]:
         """What a lane trains, and the ticket that it is, or that it controls.
