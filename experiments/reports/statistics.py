@@ -306,44 +306,49 @@ def summarise(
         accuracy at the step of minimum validation loss.
       dense_accuracy: that of the dense network, if it is another.
     """
-    columns = accuracy, dense_accuracy or accuracy
-    dense = rows[rows["treatment"] == "dense"].set_index("seed")
-    return [
-        _summary(key, group, dense, columns, margin)
-        for key, group in tickets(rows[rows["treatment"] != "dense"])
-        if "ticket" in group["treatment"].values
-    ]
+    found = rows[rows["treatment"] == "ticket"]
+    seeds, order = found["seed"].unique(), [key for key, _ in tickets(found)]
 
+    def of(column: str, treatment: str = "ticket") -> np.ndarray:
+        """`[tickets, seeds]`; what is not there is NaN, like what has failed."""
+        table = rows[rows["treatment"] == treatment]
+        table = table.pivot(index=TICKET, columns="seed", values=column)
+        return table.reindex(index=order, columns=seeds).to_numpy(float)
 
-def _summary(key, group, dense, columns, margin: float) -> Summary:
-    treatments = {
-        name: rows.set_index("seed") for name, rows in group.groupby("treatment")
-    }
-    ticket = treatments["ticket"]
-    dense = dense.reindex(ticket.index)  # a seed that lacks its pair is NaN
-    accuracy, step = ticket[columns[0]], ticket["early_stopping_step"]
-    difference, dense_step = accuracy - dense[columns[1]], dense["early_stopping_step"]
-    to_dense, density = interval(difference), ticket["density"].mean(skipna=False)
-    sparse, level = ticket["density"] < 1, difference >= -TIE
-    return Summary(
-        *key,
-        seeds=len(ticket),
-        density=density,
-        accuracy=interval(accuracy),
-        to_dense=to_dense,
-        to_controls={
-            name: interval(accuracy - control[columns[0]].reindex(ticket.index))
-            for name, control in treatments.items()
-            if name not in NO_CONTROLS
-        },
-        step=interval(step),
-        step_ratio=ratio(step, dense_step),
-        without_ratio=len(ticket) - int(((step > 0) & (dense_step > 0)).sum()),
-        wins=int((sparse & level & (step <= dense_step)).sum()),
-        verdict=verdict(to_dense, margin=margin, density=density),
-        search_epochs=ticket["search_epochs"].mean(skipna=False),
-        search_seconds=ticket["search_seconds"].mean(skipna=False),
-    )
+    dense = rows[rows["treatment"] == "dense"].set_index("seed").reindex(seeds)
+    dense_step = dense["early_stopping_step"].to_numpy(float)
+    others = rows["treatment"].unique()
+    controls = {x: of(accuracy, x) for x in others if x not in NO_CONTROLS}
+    densities, accuracies = of("density"), of(accuracy)
+    steps, epochs = of("early_stopping_step"), of("search_epochs")
+    seconds = of("search_seconds")
+    summaries = []
+    for i, key in enumerate(order):
+        density, step = densities[i], steps[i]
+        difference = accuracies[i] - dense[dense_accuracy or accuracy]
+        to_dense, both = interval(difference), (step > 0) & (dense_step > 0)
+        wins = (density < 1) & (difference >= -TIE) & (step <= dense_step)
+        summaries.append(
+            Summary(
+                *key,
+                seeds=len(seeds),
+                density=density.mean(),
+                accuracy=interval(accuracies[i]),
+                to_dense=to_dense,
+                to_controls={
+                    name: interval(accuracies[i] - control[i])
+                    for name, control in controls.items()
+                },
+                step=interval(step),
+                step_ratio=ratio(step, dense_step),
+                without_ratio=len(seeds) - both.sum(),
+                wins=wins.sum(),
+                verdict=verdict(to_dense, margin=margin, density=density.mean()),
+                search_epochs=epochs[i].mean(),
+                search_seconds=seconds[i].mean(),
+            )
+        )
+    return summaries
 
 
 def choose(rows: pd.DataFrame, *, margin: float, at: str) -> dict[str, Chosen]:
