@@ -39,8 +39,9 @@ from experiments.benchmarks import (
     zoo,
 )
 from experiments.benchmarks.bench import QUICK, Bench, Sizes
+from experiments.study import command, outputs
 from experiments.study.config import setting
-from experiments.study.study import common
+from jaxticket import files
 
 SECTIONS = {
     "ceiling": ceiling.rows,
@@ -102,7 +103,7 @@ def experiment(config: Config) -> list[measure.Row]:
       ValueError: bad settings, before anything is measured.
     """
     _check(config)
-    common.use_devices(compilation_cache=False)
+    command.use_devices(compilation_cache=False)
     bench = Bench(
         sizes=QUICK if config.quick else Sizes(),
         seeds=config.seeds,
@@ -179,7 +180,7 @@ def _write(path: Path, config: Config, rows: Sequence[measure.Row]) -> None:
     about = {
         "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
         "environment": {
-            **common.environment(),
+            **outputs.environment(),
             "backend": jax.default_backend(),
             "machine": platform.machine(),
             "system": platform.platform(),
@@ -189,9 +190,9 @@ def _write(path: Path, config: Config, rows: Sequence[measure.Row]) -> None:
         "config": dataclasses.asdict(config),
         "rows": [row._asdict() for row in rows],
     }
-    common.write(path, json.dumps(about, indent=2) + "\n")
+    files.write(path, json.dumps(about, indent=2) + "\n")
 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_compilation_cache", False)
-    common.main(experiment, Config)
+    command.main(experiment, Config)

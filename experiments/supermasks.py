@@ -99,9 +99,9 @@ METHODS = {
     **methods.registry(),
     "learned": learned(),
     "learned_constant": learned(starts.signed_constant),
-    "rescaled": learned(rescale="differentiated"),
-    "rescaled_constant": learned(starts.signed_constant, rescale="differentiated"),
-    "rescaled_by_constant_factor": learned(rescale="constant"),
+    "rescaled": learned(rescale=True),
+    "rescaled_constant": learned(starts.signed_constant, rescale=True),
+    "rescaled_by_constant_factor": learned(rescale=True, constant_factor=True),
     "edge_popup": Method(searches.edge_popup, starts.kaiming_constant, preset=POPPED),
     "edge_popup_normal": Method(
         searches.edge_popup, starts.kaiming_normal, preset=POPPED

@@ -3,41 +3,68 @@
 What a ticket is worth shows in the comparison: with other values under the same mask,
 with the same values under another mask, with both of them new, with nothing left of the
 values but their signs.
+
+`__all__` lists the treatments, which experiments apply by name: `(key, ticket, init) ->
+ticket`, each of which says as `differs_by` in what it differs from its ticket. `STARTS`
+lists what gives a ticket other values before a search.
 """
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxticket import masks, selection
-from jaxticket.base import Mask, Params, PRNGKey, Ticket
+from jaxticket.base import Mask, ModelState, Params, PRNGKey, Ticket
+
+__all__ = ["reinitialise", "shuffle", "random"]
+STARTS = ("signed_constant", "kaiming_constant", "kaiming_normal")
+
+# The initialisation of the ticket's network, with what goes with its weights: `None`
+# where it has no such state. `Model.init` with its example bound is one.
+Init = Callable[[PRNGKey], tuple[Params, ModelState]]
 
 
-def reinitialise(
-    key: PRNGKey, ticket: Ticket, init: Callable[[PRNGKey], Params]
-) -> Ticket:
-    """The same mask over freshly drawn weights (Frankle and Carbin 2019, section 2).
+def _differing(by: Literal["weights", "mask", "both"]) -> Callable:
+    def declare(control):
+        control.differs_by = by
+        return control
+
+    return declare
+
+
+@_differing("weights")
+def reinitialise(key: PRNGKey, ticket: Ticket, init: Init) -> Ticket:
+    """The same mask over freshly drawn weights, and the model state of that draw.
 
     Args:
       key: for the new draw; must differ from the one the ticket was initialised with.
       ticket: whose mask to keep.
-      init: `key -> weights`, the initialisation of the ticket's network.
+      init: `key -> (weights, model_state)`.
+
+    Reference:
+      Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, section 2.
     """
-    return ticket._replace(weights=init(key))
+    weights, model_state = init(key)
+    return Ticket(weights, ticket.mask, model_state)
 
 
-def shuffle(key: PRNGKey, ticket: Ticket) -> Ticket:
+@_differing("mask")
+def shuffle(key: PRNGKey, ticket: Ticket, init: Init | None = None) -> Ticket:
     """The same weights under each layer's mask permuted: layer counts stay exact."""
+    del init
     return ticket._replace(mask=_shuffled(key, ticket.mask))
 
 
-def random(key: PRNGKey, ticket: Ticket, init: Callable[[PRNGKey], Params]) -> Ticket:
+@_differing("both")
+def random(key: PRNGKey, ticket: Ticket, init: Init) -> Ticket:
     """A random ticket of the same layer densities: new mask, new weights."""
     mask_key, init_key = jax.random.split(key)
-    return Ticket(init(init_key), _shuffled(mask_key, ticket.mask))
+    weights, model_state = init(init_key)
+    return Ticket(weights, _shuffled(mask_key, ticket.mask), model_state)
 
 
 def signed_constant(ticket: Ticket) -> Ticket:

@@ -15,14 +15,15 @@ def position(name: str, at: int | float, steps: int | None) -> int:
 
     Args:
       name: what messages call it.
-      at: a whole number is a step; a float is a fraction of the round, to the
+      at: a whole number is a step; a float up to 1 is a fraction of the round, to the
         nearest step.
       steps: of a round; `None` where it is not known.
 
     Raises:
       ValueError: outside the round, or a fraction of a round of unknown length.
     """
-    if isinstance(at, numbers.Integral):
+    whole = isinstance(at, numbers.Integral) or (at > 1 and float(at).is_integer())
+    if whole or at == 0:
         if at < 0 or (steps is not None and at > steps):
             raise ValueError(f"{name} must be a step of a round of {steps}, got {at}")
         return int(at)

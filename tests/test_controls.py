@@ -1,6 +1,8 @@
 """Controls: what changes, what must not, and that chance is chance."""
 
 import functools
+import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,20 @@ import toy
 
 from jaxticket import Ticket, audit, controls, masks
 
-CONTROLS = {
-    "weights": lambda key, ticket: controls.reinitialise(key, ticket, toy.init),
-    "mask": controls.shuffle,
-    "both": lambda key, ticket: controls.random(key, ticket, toy.init),
-}
+every = pytest.mark.parametrize("name", controls.__all__)
+
+
+def control(name, seed=5):
+    """A control of a ticket that has a model state."""
+    return apply(name)(jax.random.key(seed), given())
+
+
+def apply(name):
+    return lambda key, ticket: getattr(controls, name)(key, ticket, toy.network)
+
+
+def given():
+    return toy.ticket(lost=9)._replace(model_state={"mean": jnp.arange(6.0)})
 
 
 def leaves_equal(tree, other):
@@ -22,46 +33,68 @@ def leaves_equal(tree, other):
     return [bool((a == b).all()) for a, b in pairs]
 
 
-@pytest.mark.parametrize("by", CONTROLS)
-def test_controls_change_what_they_should(by):
-    ticket = toy.ticket(lost=9)
-    control = CONTROLS[by](jax.random.key(5), ticket)
-    masks.check(control.mask, control.weights)
-    audit.differs("here", control, ticket, by=by)
-    weights = leaves_equal(control.weights, ticket.weights)
-    layers = leaves_equal(control.mask, ticket.mask)
-    assert set(weights) == {by == "mask"}
-    assert set(layers) == {by == "weights"}
-    assert masks.layer_densities(control.mask) == masks.layer_densities(ticket.mask)
+@every
+def test_a_control_differs_from_its_ticket_as_it_says_and_nowhere_else(name):
+    ticket, found, by = given(), control(name), getattr(controls, name).differs_by
+    masks.check(found.mask, found.weights)
+    audit.differs("here", found, ticket, by=by)
+    assert set(leaves_equal(found.weights, ticket.weights)) == {by == "mask"}
+    assert set(leaves_equal(found.mask, ticket.mask)) == {by == "weights"}
+    assert masks.layer_counts(found.mask) == masks.layer_counts(ticket.mask)
+    types = [jax.tree.map(lambda x: (x.shape, x.dtype), t) for t in (found, ticket)]
+    assert types[0] == types[1]
 
 
-@pytest.mark.parametrize("by", CONTROLS)
-def test_controls_come_from_their_key(by):
-    ticket = toy.ticket(lost=9)
-    one, again, other = (
-        CONTROLS[by](jax.random.key(seed), ticket) for seed in (5, 5, 6)
-    )
+def test_each_way_to_differ_has_a_control():
+    differences = [getattr(controls, name).differs_by for name in controls.__all__]
+    assert {*differences} == {"weights", "mask", "both"}
+
+
+@every
+def test_the_model_state_is_that_of_the_weights(name):
+    found, draws = control(name), jax.random.key(5)
+    if getattr(controls, name).differs_by == "mask":
+        assert found.model_state is not None
+        assert all(leaves_equal(found.model_state, given().model_state))
+        return
+    if name == "random":
+        _, draws = jax.random.split(draws)
+    assert all(leaves_equal((found.weights, found.model_state), toy.network(draws)))
+
+
+def test_reinitialised_weights_are_drawn_from_the_key_and_not_permuted():
+    pairs = map(jax.tree.leaves, (control("reinitialise").weights, given().weights))
+    for new, old in zip(*pairs, strict=True):
+        assert not np.isin(new, old).any()
+
+
+@every
+def test_controls_come_from_their_key(name):
+    one, again, other = (control(name, seed) for seed in (5, 5, 6))
     assert all(leaves_equal(one, again))
-    part = "weights" if by == "weights" else "mask"
-    assert not any(leaves_equal(getattr(one, part), getattr(other, part)))
-    if by == "both":
-        assert not any(leaves_equal(one.weights, other.weights))
+    by = getattr(controls, name).differs_by
+    for part in ("weights", "mask") if by == "both" else (by,):
+        assert not any(leaves_equal(getattr(one, part), getattr(other, part)))
 
 
 def test_controls_of_one_key_differ_from_each_other():
-    ticket, key = toy.ticket(lost=9), jax.random.key(5)
-    weights, mask, both = (control(key, ticket) for control in CONTROLS.values())
-    assert not any(leaves_equal(weights.weights, both.weights))
-    assert not any(leaves_equal(mask.mask, both.mask))
+    drawn = [
+        control(name)
+        for name in controls.__all__
+        if getattr(controls, name).differs_by != "mask"
+    ]
+    for one, other in itertools.combinations(drawn, 2):
+        assert not any(leaves_equal(one.weights, other.weights))
 
 
-@pytest.mark.parametrize("by", CONTROLS)
-def test_controls_under_vmap(by):
-    ticket, keys = toy.ticket(lost=9), jax.random.split(jax.random.key(0), 3)
-    mapped = jax.jit(jax.vmap(CONTROLS[by], (0, None), 0))(keys, ticket)
+@every
+def test_controls_under_vmap(name):
+    keys = jax.random.split(jax.random.key(0), 3)
+    mapped = jax.jit(jax.vmap(apply(name), (0, None), 0))(keys, given())
+    alone = jax.jit(apply(name))
     for i, key in enumerate(keys):
         one = jax.tree.map(lambda x, i=i: x[i], mapped)
-        assert all(leaves_equal(one, jax.jit(CONTROLS[by])(key, ticket)))
+        assert all(leaves_equal(one, alone(key, given())))
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +169,20 @@ def deviations(ticket):
 
 def kaiming(density=1.0):
     return {n: np.sqrt(2) / np.sqrt(density * fan) for n, fan in FANS.items()}
+
+
+def test_starts_change_values_alone():
+    """All that are listed: of new values, none of the old, and all else as it was."""
+    ticket = net()._replace(model_state={"mean": jnp.ones(3)})
+    for name in controls.STARTS:
+        start = getattr(controls, name)
+        takes_key = "key" in inspect.signature(start).parameters
+        found = start(*[jax.random.key(0)] * takes_key, ticket)
+        audit.differs(name, found, ticket, by="weights")
+        assert found.model_state is ticket.model_state
+        bias, *kernels = leaves_equal(found.weights, ticket.weights)
+        assert bias
+        assert not any(kernels)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -9,16 +9,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 from ml_dtypes import bfloat16
 
-from jaxticket import Ticket, files, masks
+from jaxticket import Ticket, files, imp, masks
 
 
 class Pair(NamedTuple):
     first: object
     second: object
+
+
+class Old(NamedTuple):
+    weights: object
+    mask: object
 
 
 TREES = {
@@ -34,6 +40,8 @@ TREES = {
     "equal": [np.ones(3), np.ones(3), np.ones((3, 1))],
     "transposed": [np.arange(6).reshape(2, 3).astype(bfloat16).T],
     "jax": {"w": jnp.arange(3.0), "m": jnp.array([True, False])},
+    "keys": {"key": jax.random.key(3), "keys": jax.random.split(jax.random.key(0), 5)},
+    "kinds of keys": [jax.random.key(3), jax.random.key(3, impl="rbg")],
 }  # fmt: skip
 
 
@@ -42,6 +50,8 @@ def identical(tree, other):
     for ours, theirs in zip(*map(jax.tree.leaves, (tree, other)), strict=True):
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
+        if jnp.issubdtype(ours.dtype, jax.dtypes.prng_key):
+            ours, theirs = map(jax.random.key_data, (ours, theirs))
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
@@ -71,16 +81,45 @@ def test_equal_arrays_are_stored_once_and_masks_are_packed(tmp_path):
     assert (tmp_path / "a").stat().st_size < 10_000
 
 
+STATES = {
+    "none": None,
+    "empty": {},
+    "statistics": {"norm": {"mean": jnp.arange(3.0), "var": jnp.ones(3)}},
+    "leaf": jnp.int32(7),
+    "streams": {"dropout": jax.random.key(2), "count": jnp.uint32(9)},
+}
+
+
 @pytest.mark.parametrize("lost", [0, 7])
-def test_tickets_come_back_without_what_they_pruned(tmp_path, lost):
-    ticket = toy.ticket(lost=lost)
+@pytest.mark.parametrize("state", STATES)
+def test_tickets_come_back_without_what_they_pruned(tmp_path, lost, state):
+    ticket = toy.ticket(lost=lost)._replace(model_state=STATES[state])
     files.save_ticket(tmp_path / "t.npz", ticket, round=3)
-    like = jax.eval_shape(toy.init, jax.random.key(0))
-    found, about = files.load_ticket(tmp_path / "t.npz", like)
-    assert about == {"round": 3}
-    kept = Ticket(masks.apply(ticket.mask, ticket.weights), ticket.mask)
-    identical(found, kept)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+    kept = ticket._replace(weights=masks.apply(ticket.mask, ticket.weights))
+    dense = toy.ticket()._replace(model_state=STATES[state])
+    for like in (ticket, dense, jax.eval_shape(lambda: dense)):
+        found, about = files.load_ticket(tmp_path / "t.npz", like)
+        assert about == {"round": 3}
+        identical(found, kept)
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+
+
+def test_a_file_without_a_model_state_is_still_read(tmp_path):
+    """As earlier versions wrote all of them."""
+    ticket = toy.ticket()
+    files.save(tmp_path / "t", Old(ticket.weights, ticket.mask))
+    like = ticket._replace(model_state=STATES["statistics"])
+    identical(files.load_ticket(tmp_path / "t", like)[0], ticket)
+
+
+@pytest.mark.parametrize(
+    "state", [None, {}, {"norm": {"mean": jnp.ones(3)}}, {"a": jnp.ones(1)}]
+)
+def test_a_model_state_that_does_not_fit_is_refused(tmp_path, state):
+    ticket = toy.ticket()._replace(model_state=STATES["statistics"])
+    files.save_ticket(tmp_path / "t", ticket)
+    with pytest.raises(ValueError, match="does not fit: expected"):
+        files.load_ticket(tmp_path / "t", ticket._replace(model_state=state))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +129,16 @@ def test_tickets_come_back_without_what_they_pruned(tmp_path, lost):
 def test_tickets_of_any_structure(tmp_path, weights):
     ticket = Ticket(weights, masks.full(weights))
     files.save_ticket(tmp_path / "t", ticket)
-    identical(files.load_ticket(tmp_path / "t", weights)[0], ticket)
+    identical(files.load_ticket(tmp_path / "t", ticket)[0], ticket)
+
+
+def test_the_state_of_a_search_comes_back(tmp_path):
+    """Keys, counters and moments: what a run that goes on needs."""
+    search = imp(optax.adam(0.1), rewind_step=1)
+    state = search.init(jax.random.key(1), toy.ticket(lost=3))
+    state = search.advance(search.update(toy.ticket().weights, state, 0))
+    files.save(tmp_path / "state", state)
+    identical(files.load(tmp_path / "state", jax.eval_shape(lambda: state))[0], state)
 
 
 def test_a_ticket_that_does_not_fit_itself_is_not_written(tmp_path):
@@ -132,7 +180,8 @@ def test_a_leaf_of_another_name_does_not_fit(tmp_path):
 def test_a_ticket_for_other_parameters_is_named(tmp_path):
     ticket = toy.ticket()
     files.save_ticket(tmp_path / "t", ticket)
-    other = ticket.weights | {"head": {"bias": jnp.ones(4), "kernel": jnp.ones((6, 5))}}
+    other = {"head": {"bias": jnp.ones(4), "kernel": jnp.ones((6, 5))}}
+    other = ticket._replace(weights=ticket.weights | other)
     message = r"expected weights/head/kernel float32\[6, 5\], found .* float32\[6, 4\]"
     with pytest.raises(ValueError, match=message):
         files.load_ticket(tmp_path / "t", other)

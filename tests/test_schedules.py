@@ -23,10 +23,12 @@ def values(schedule):
     ("at", "steps", "expected"),
     [
         (0, None, 0),
+        (0.0, None, 0),
         (7, None, 7),
         (np.int32(7), 7, 7),
         (1, 10, 1),
         (1.0, 10, 10),
+        (7.0, 10, 7),  # as a flag has it
         (0.29, 100, 29),  # 28.999999999999996 as a product
         (np.float32(0.5), 10, 5),
     ],
@@ -42,7 +44,8 @@ def test_a_place_in_a_round_is_a_step_or_a_fraction(at, steps, expected):
         (11, 10, "stop must be a step of a round of 10, got 11"),
         (-1, None, "stop must be a step of a round of None, got -1"),
         (1.5, 10, "stop is a fraction of a round.* got 1.5"),
-        (float("nan"), 10, "stop is a fraction of a round.* got nan"),
+        (np.inf, 10, "stop is a fraction of a round.* got inf"),
+        (np.nan, 10, "stop is a fraction of a round.* got nan"),
         (0.5, None, "stop=0.5 is a fraction of a round: give its steps"),
     ],
 )

@@ -18,6 +18,11 @@ def init(key):
     return tree.unflatten(map(jax.random.normal, keys, shapes))
 
 
+def network(key):
+    """The weights of `init`, and a model state of the same draw."""
+    return init(key), {"mean": jax.random.normal(jax.random.fold_in(key, 0), (6,))}
+
+
 def ticket(seed=0, lost=0):
     """A ticket that has lost the first weights of every kernel."""
     weights = init(jax.random.key(seed))

@@ -32,23 +32,29 @@ class Opening(NamedTuple):
     evidence: EvidenceFn
 
 
-Start = Callable[[Opening], Ticket]
 Network = Literal["initial", "trained"]
+
+
+class Start(NamedTuple):
+    """What a search starts from, and whether that takes a trained dense network."""
+
+    ticket: Callable[[Opening], Ticket]
+    trained: bool = False
 
 
 def initial() -> Start:
     """The dense network as it is initialised."""
-    return lambda opening: opening.initial
+    return Start(lambda opening: opening.initial)
 
 
 def trained() -> Start:
     """The dense network after its training."""
-    return lambda opening: opening.trained
+    return Start(lambda opening: opening.trained, trained=True)
 
 
 def signed_constant() -> Start:
     """The initialisation with signed constants, see `controls.signed_constant`."""
-    return lambda opening: controls.signed_constant(opening.initial)
+    return Start(lambda opening: controls.signed_constant(opening.initial))
 
 
 def kaiming_constant(
@@ -64,7 +70,9 @@ def kaiming_constant(
         code, times one minus it (code).
     """
     fan = _fan(density, scale_fan)
-    return lambda opening: controls.kaiming_constant(opening.initial, density=fan)
+    return Start(
+        lambda opening: controls.kaiming_constant(opening.initial, density=fan)
+    )
 
 
 def kaiming_normal(
@@ -79,8 +87,10 @@ def kaiming_normal(
       scale_fan: see `kaiming_constant`.
     """
     fan = _fan(density, scale_fan)
-    return lambda opening: controls.kaiming_normal(
-        opening.key, opening.initial, density=fan
+    return Start(
+        lambda opening: controls.kaiming_normal(
+            opening.key, opening.initial, density=fan
+        )
     )
 
 
@@ -141,4 +151,4 @@ def pruned(
             ticket = controls.signed_constant(ticket)
         return ticket._replace(mask=found.mask)
 
-    return start
+    return Start(start, trained="trained" in (of, weights))

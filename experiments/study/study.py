@@ -119,7 +119,7 @@ class Study:
 
     def _start(self, planned: Planned, key, swept, initial, trained, train) -> Ticket:
         opening = starts.Opening(key, initial, trained, self.evidence(train))
-        return planned.start(swept)(opening)
+        return planned.start(swept).ticket(opening)
 
     def treated(self, lane: Lane) -> tuple[Ticket, Ticket]:
         """What a lane trains, and the ticket that it is, or that it controls.
@@ -180,11 +180,10 @@ class Study:
         ]
 
         def kind(name):
-            start = functools.partial(self._any_start, name)
-            program = self.programs[name]
-            shapes = jax.eval_shape(lambda: program.start(*start(self._any_keys())))
+            _, state = jax.eval_shape(self.programs[name].start, *self._like(name))
             factory = hyperparameters.unbound(self.config.METHODS[name].search)
-            return factory, *jax.tree.flatten(shapes[1])
+            leaves, structure = jax.tree.flatten(state)
+            return factory, structure, [(x.shape, x.dtype) for x in leaves]
 
         kinds = {name: kind(name) for name in able}
         return tuple(name for name in able if kinds[name] == kinds[able[0]])
@@ -243,11 +242,12 @@ class Study:
 
     def compile(self) -> int:
         """Compiles all programs; returns the bytes a device needs for the largest."""
-        stream = jax.eval_shape(self._any_keys)
         sizes = []
         for name, program in self.programs.items():
-            start = jax.eval_shape(functools.partial(self._any_start, name), stream)
-            compiled, size = programs.compiled(program, *start, stream, self.data)
+            stream, *start = self._like(name)
+            compiled, size = programs.compiled(
+                program, stream, *start, stream, self.data
+            )
             self.programs[name] = compiled
             sizes.append(size)
         return max(sizes)
@@ -271,6 +271,11 @@ class Study:
         once = min(taken(1) for _ in range(TRIALS)) - overhead
         steps = min(self.config.steps, max(1, int(TRIAL_SECONDS / max(once, 1e-6))))
         return (min(taken(steps) for _ in range(TRIALS)) - overhead) / steps
+
+    def _like(self, name: str) -> tuple:
+        """The shapes of what a program starts from."""
+        stream = jax.eval_shape(self._any_keys)
+        return jax.eval_shape(functools.partial(self._any_start, name), stream)
 
     def _any_keys(self) -> PRNGKey:
         return jax.random.split(jax.random.key(0), self.layout.width)

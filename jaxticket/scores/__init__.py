@@ -23,6 +23,7 @@ from jaxticket.scores.criteria import (
     magnitude_increase_same_sign,
     snip_at_initial,
 )
+from jaxticket.scores.grasp import grasp
 from jaxticket.scores.magnitudes import (
     large_init,
     large_init_large_final,
@@ -46,6 +47,7 @@ from jaxticket.scores.variants import (  # noqa: F401  makers of scores
 __all__ = [
     "gradient",
     "gradient_at_initial",
+    "grasp",
     "large_final",
     "large_final_diff_sign",
     "large_final_same_sign",

@@ -13,6 +13,7 @@ from jaxticket.searches.imp import imp
 from jaxticket.searches.iss import iss
 from jaxticket.searches.jackpot import jackpot
 from jaxticket.searches.l0 import l0
+from jaxticket.searches.one_shot import one_shot
 from jaxticket.searches.soft_threshold import soft_threshold
 from jaxticket.searches.supermask import supermask
 
@@ -25,6 +26,7 @@ __all__ = [
     "iss",
     "jackpot",
     "l0",
+    "one_shot",
     "soft_threshold",
     "supermask",
 ]

@@ -115,7 +115,7 @@ def jackpot(
         opened=opened,
         choose=choose,
         slope=jnp.sign if absolute else jnp.ones_like,
-        kept=lambda counts: counts,
+        kept=masks.layer_counts,
     )
 
 
