@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from jaxticket import files
+from jaxticket.analysis import TIE, Interval, interval, ratio, verdict
 
 COLUMNS = (
     "method",
@@ -65,15 +64,6 @@ NAN = ["", "nan"]
 WHOLE = ("seed", "prunings", "images")
 NO_CONTROLS = ("dense", "ticket", "tuned", "search")  # among the treatments
 ACCEPTED = ("better", "matches")  # verdicts
-TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
-
-
-class Interval(NamedTuple):
-    """A mean and its 95% interval, whose ends are NaN for a single value."""
-
-    mean: Any
-    low: Any
-    high: Any
 
 
 class Summary(NamedTuple):
@@ -226,58 +216,6 @@ def _reindexed(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     rows = rows.reindex(columns=list(columns))
     words = rows.columns.intersection(list(WORDS))
     return rows.assign(**rows[words].astype(object).fillna(""))
-
-
-def interval(values: ArrayLike) -> Interval:
-    """Mean over the last axis and its 95% interval by Student's t."""
-    values = np.asarray(values, float)
-    n = values.shape[-1]
-    if n == 0:
-        return Interval(*np.full((3, *values.shape[:-1]), math.nan))
-    mean = values.mean(-1)
-    half = mean * math.nan
-    if n > 1:
-        half = stats.t.ppf(0.975, n - 1) * stats.sem(values, axis=-1)
-    return Interval(mean, mean - half, mean + half)
-
-
-def ratio(first: ArrayLike, second: ArrayLike) -> Interval:
-    """Geometric mean of ``first / second``, and its interval from the logarithms.
-
-    It is NaN where a number is not above 0: such a pair has no logarithm.
-    """
-    pairs = np.asarray([first, second], float)
-    logs = np.log(np.where(pairs > 0, pairs, math.nan))
-    return Interval(*np.exp(interval(logs[0] - logs[1])))
-
-
-def verdict(difference: Interval, *, margin: float, density: float) -> str:
-    """What is shown of a ticket's accuracy less the dense network's.
-
-    A test of non-inferiority, so that noise never speaks for a ticket: only an interval
-    that is narrow enough to exclude a loss of `margin` does.
-
-    Args:
-      difference: in accuracy, 0 to 1.
-      margin: percentage points that a ticket may fall short and still match.
-      density: fraction of the weights kept.
-
-    Returns:
-      "better" or "matches" where the interval lies above 0 or above ``-margin``;
-      "worse" where it lies below 0; "unclear" between. "unknown" where a number is NaN,
-      "one seed" where there is no interval, "not sparser" of all the weights.
-    """
-    if math.isnan(difference.mean) or math.isnan(density):
-        return "unknown"
-    if density >= 1:
-        return "not sparser"
-    if math.isnan(difference.low):
-        return "one seed"
-    if difference.low > TIE:
-        return "better"
-    if difference.low > -margin / 100:
-        return "matches"
-    return "worse" if difference.high < -TIE else "unclear"
 
 
 def tickets(rows: pd.DataFrame):
