@@ -51,9 +51,15 @@ METHODS = {
     **{
         name: Method(
             start=partial(AT_INITIALISATION, score=name),
-            preset={"density": 0.1, "iterations": 100 if name == "synflow" else 1},
+            preset={"density": 0.1, **preset},
         )
-        for name in ("snip", "grasp", "synflow", "magnitude", "random")
+        for name, preset in (
+            ("snip", {}),
+            ("grasp", {"temperature": 200.0}),  # else it keeps what makes the loss large
+            ("synflow", {"iterations": 100}),
+            ("magnitude", {}),
+            ("random", {}),
+        )
     },
 }
 

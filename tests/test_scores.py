@@ -36,7 +36,7 @@ from jaxticket import (
     selection,
 )
 from jaxticket.data import Split
-from jaxticket.models import Model
+from jaxticket.models import Model, create
 
 KEY = jax.random.key(1)
 few = settings(deadline=None, max_examples=40)
@@ -600,3 +600,19 @@ def test_criteria_in_iterative_pruning():
             assert values[kept[place]].min() >= (
                 values[alive[place] & ~kept[place]].max()
             )
+
+
+def test_evidence_divides_logits_by_a_temperature():
+    model = create("mlp", 3, hidden=(4,))
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
+    split = Split(images, np.arange(6, dtype=np.int32) % 3)
+    params, state = model.init(jax.random.key(0), split.images[:1])
+    of = classification.evidence(model, split, batch_size=6)
+    logits = np.asarray(model.apply(params, state, split.images)[0], np.float64)
+    for temperature in (1.0, 200.0):
+        cool = logits / temperature
+        log_z = np.log(np.exp(cool).sum(1))
+        expected = np.mean(log_z - cool[np.arange(6), split.labels])
+        found = of(state, temperature).loss(params)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
