@@ -237,7 +237,8 @@ def interval(values: ArrayLike) -> Interval:
     mean = values.mean(-1)
     half = mean * math.nan
     if n > 1:
-        half = stats.t.ppf(0.975, n - 1) * stats.sem(values, axis=-1)
+        error = values.std(-1, ddof=1) / math.sqrt(n)
+        half = stats.t.ppf(0.975, n - 1) * error
     return Interval(mean, mean - half, mean + half)
 
 
