@@ -218,7 +218,7 @@ def test_more_noise_never_makes_a_better_verdict_or_headline():
     means = [0.02, 0.006, 0.003, 0.0, -0.003, -0.004, -0.006, -0.02]
     last, said = claim(make_ladder(means, spread=0.0))
     assert last == [2, 2, 2, 1, 1, 1, 0, 0]
-    for spread in np.geomspace(1e-4, 0.3, 20):
+    for spread in np.geomspace(1e-3, 0.1, 12):
         ranks, sparsest = claim(make_ladder(means, spread=spread))
         assert all(now <= before for now, before in zip(ranks, last, strict=True))
         assert sparsest <= said
@@ -558,13 +558,13 @@ def test_page_is_whole_and_safe(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("failed", ["none", "one", "all"])
+@pytest.mark.parametrize("failed", ["one", "all"])
 def test_one_seed_no_controls_and_nan(tmp_path, monkeypatch, failed):
     monkeypatch.setattr(drawings, "DPI", 30)
     rows = make_ladder([0.01, 0.02])
     rows = rows[rows["seed"] == 1].reset_index(drop=True)
     looks = [*make_looks(rows)]
-    lost = {"none": rows.index[:0], "one": rows.index[-1:], "all": rows.index}[failed]
+    lost = {"one": rows.index[-1:], "all": rows.index}[failed]
     for name in rows.columns[rows.columns.str.contains("accuracy|step$")]:
         rows[name] = rows[name].astype(float)
         rows.loc[lost, name] = math.nan
@@ -572,7 +572,7 @@ def test_one_seed_no_controls_and_nan(tmp_path, monkeypatch, failed):
         looks = [{k: None if "_" in k else v for k, v in x.items()} for x in looks]
     report.write(make_run(tmp_path, rows, looks=looks))
     page = (tmp_path / "report.html").read_text()
-    assert (">unknown</td>" in page) == (failed != "none")
+    assert ">unknown</td>" in page
     assert (">one seed</td>" in page) == (failed != "all")
     assert ">nan" not in page
     assert "No ticket is shown to match" in page
@@ -592,8 +592,10 @@ def test_only_dense_an_empty_ticket_and_many_methods(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kept", KEPT, ids=[path.name for path in KEPT])
 def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
-    """What draws gaps is left out: it takes most of the time."""
+    """Figures of a few alone, and no pixels: they take most of the time."""
     monkeypatch.setattr(drawings, "png", lambda drawing: PNG)
+    if not (drawn := kept.name in ("digits", "mnist_jackpots_lenet_5")):
+        monkeypatch.setattr(figures, "drawn", lambda *_, **__: {})
     folder = tmp_path / kept.name
     shutil.copytree(kept, folder)
     before = (folder / "results.csv").read_bytes()
@@ -601,7 +603,8 @@ def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
     assert (folder / "results.csv").read_bytes() == before
     page = (folder / "report.html").read_text()
     assert "Every ticket against the dense network" in page
-    assert page.count("<figure>") == len([*(folder / "figures").iterdir()]) > 0
+    assert page.count("<figure>") == len([*(folder / "figures").iterdir()])
+    assert drawn == ("<figure>" in page)
     assert ("There is no metrics.jsonl" in page) != (kept / "metrics.jsonl").exists()
     assert (folder / "overlaps.csv").exists() == ("Overlap of the masks" in page)
     assert "report.html" in capsys.readouterr().out

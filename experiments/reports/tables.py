@@ -90,8 +90,8 @@ def name(ticket: Summary) -> str:
 
 def difference(ticket: Summary, *, control: str | None = None) -> str:
     """From the dense network, or from a control."""
-    from_ = ticket.to_controls[control] if control else ticket.to_dense
-    return plus_minus(from_, "{:+.2f}", 100)
+    interval = ticket.to_controls[control] if control else ticket.to_dense
+    return plus_minus(interval, "{:+.2f}", 100)
 
 
 def step_ratio(ticket: Summary) -> str:
