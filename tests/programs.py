@@ -49,7 +49,7 @@ def drawing(logit, penalty):
 
 
 def thinning(density):
-    return gradual(cases.MOMENTUM, final_density=density, stop=4, every=2)
+    return gradual(cases.MOMENTUM, final_density=density, start=0, stop=4, every=2)
 
 
 def popping(density):
@@ -83,13 +83,11 @@ def whole(name, loss=noisy, rounds=2, epochs=EPOCHS):
         rounds=rounds,
         epochs=epochs,
         batch_size=BATCH,
-        model_state=cases.UNSEEN,
-        rewind_step=REWIND,
     )
 
 
 def stretch(search):
-    """`(carry, key, first, last, round) -> (carry, loss)` of a stretch."""
+    """`(carry, key, first, last, round) -> (carry, loss, ())` of a stretch."""
     return lambda carry, key, first, last, round: training.steps(
         search,
         noisy,
@@ -100,13 +98,12 @@ def stretch(search):
         last=last,
         round=round,
         batch_size=BATCH,
-        rewind_step=REWIND,
     )
 
 
 def lane(seed):
     """A key and a full ticket."""
-    return jax.random.key(seed), toy.ticket(seed)
+    return jax.random.key(seed), toy.ticket(seed)._replace(model_state=cases.UNSEEN)
 
 
 def side_by_side(trees):
