@@ -40,7 +40,6 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
-import jax.numpy as jnp
 
 from experiments.study import (
     command,
@@ -53,7 +52,7 @@ from experiments.study import (
 )
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, classification, masks, scores, searches, selection
+from jaxticket import analysis, classification, masks, scores, searches
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 
@@ -173,7 +172,7 @@ def overlaps(study) -> None:
     """
     columns = ("method", "seed", "setting", "density", "criterion")
     columns += (*analysis.Overlap._fields, "images")
-    rows = []
+    rows, overlap = [], jax.jit(analysis.overlap_with)
     for seed in study.seeds:
         dense = study.shelf.anchor(records.dense(seed))
         key = keys.named(keys.of_seed(seed).controls, "overlaps")
@@ -185,7 +184,7 @@ def overlaps(study) -> None:
                 lane = records.Lane(planned.name, "ticket", seed, 1, label)
                 mask = study.shelf.ticket(lane).mask
                 for criterion, values in ranked.items():
-                    found = map(float, _overlap(values, mask))
+                    found = map(float, overlap(values, mask))
                     names = (planned.name, seed, label)
                     row = (*names, float(masks.density(mask)), criterion)
                     row += (*found, classification.IMAGES)
@@ -203,13 +202,6 @@ def _ranked(study, dense: Ticket, key) -> dict[str, Any]:
         return {name: f(dense.weights, evidence) for name, f in CRITERIA.items()}
 
     return ranked(dense, key, study.data.train)
-
-
-@jax.jit
-def _overlap(values, mask) -> analysis.Overlap:
-    """Of a mask with as many of the highest scores of each layer."""
-    full = jax.tree.map(jnp.ones_like, mask)
-    return analysis.overlap(mask, selection.like(mask)(values, full, None))
 
 
 def experiment(config: Config) -> list[dict]:

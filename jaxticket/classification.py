@@ -120,8 +120,9 @@ def evidence(
       batch_size: images in a batch.
 
     Returns:
-      `model_state -> Evidence` with `loss` and `forward`. The initial weights and the
-      key belong to whoever prunes.
+      `(model_state, temperature=1) -> Evidence` with `loss` and `forward`; the logits
+      are divided by the temperature in the loss, which GraSP wants at 200. The initial
+      weights and the key belong to whoever prunes.
 
     Raises:
       ValueError: numbers below 1.
@@ -134,9 +135,15 @@ def evidence(
         lambda x: jnp.reshape(x[: number * batch], (number, batch, *x.shape[1:])), split
     )
     one = jax.eval_shape(prepare, split.images[:1])
-    loss_fn = cross_entropy(model, prepare=prepare, train=False)
 
-    def of(model_state):
+    def of(model_state, temperature=1.0):
+        def apply(*args, **options):
+            logits, state = model.apply(*args, **options)
+            return logits / temperature, state
+
+        cooled = model if temperature == 1 else model._replace(apply=apply)
+        loss_fn = cross_entropy(cooled, prepare=prepare, train=False)
+
         def loss(params):
             @functools.partial(jax.checkpoint, prevent_cse=False)
             def add(total, batch):

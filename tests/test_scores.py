@@ -36,7 +36,7 @@ from jaxticket import (
     selection,
 )
 from jaxticket.data import Split
-from jaxticket.models import Model
+from jaxticket.models import Model, create
 
 KEY = jax.random.key(1)
 few = settings(deadline=None, max_examples=40)
@@ -51,6 +51,11 @@ def cubic(weights):
     """A loss with a slope of either sign, zeros among them, for every weight."""
     each = jax.tree.map(lambda w: jnp.where(w > 1, 0, 2 / 3 * w**3 - w), weights)
     return sum(leaf.sum() for leaf in jax.tree.leaves(each))
+
+
+def squares(weights):
+    """The outputs of a network that makes one of every weight."""
+    return jnp.concatenate([w.ravel() ** 2 for w in jax.tree.leaves(weights)])
 
 
 def slope(w):
@@ -99,11 +104,12 @@ FORMULAS = {
     "grasp": lambda w, w0: w * np.where(w > 1, 0, 4 * w) * slope(w),
     "snip": lambda w, w0: np.abs(slope(w) * w),
     "snip_at_initial": lambda w, w0: np.abs(slope(w0) * w0),
+    "synflow": lambda w, w0: np.abs(w) * 2 * np.abs(w),
 }
 
 
 def evidence(initial):
-    return Evidence(initial, KEY, loss=cubic)
+    return Evidence(initial, KEY, loss=cubic, forward=squares)
 
 
 def trained(coarse):
@@ -305,7 +311,24 @@ def grasp_by_hand(p):
     return {name: p[name] * product[name] for name in SHAPES}
 
 
-BY_HAND = {"grasp": grasp_by_hand, "snip": snip_by_hand}
+def synflow_by_hand(p):
+    p = {name: np.abs(x) for name, x in p.items()}
+    h = np.tanh(p["w1"].sum(0) + p["b1"])
+    back = (1 - h**2) * p["w2"].sum(1)
+    grads = {
+        "w1": np.tile(back, (3, 1)),
+        "b1": back,
+        "w2": np.tile(h[:, None], (1, 2)),
+        "b2": np.ones(2),
+    }
+    return {name: p[name] * grads[name] for name in SHAPES}
+
+
+BY_HAND = {
+    "grasp": grasp_by_hand,
+    "snip": snip_by_hand,
+    "synflow": synflow_by_hand,
+}
 
 
 @pytest.mark.usefixtures("x64")
@@ -336,6 +359,48 @@ def test_iterations_take_derivatives_at_the_pruned_weights(name):
 
     np.testing.assert_array_equal(found(5), left)
     assert (found(1) != left).any()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_search_prunes_by_derivatives_at_its_trained_weights(name):
+    """Round after round, of what is left; none of the scores is a constant."""
+    search = imp(optax.sgd(0.2), density=0.6, score=name, retrain="continue")
+    state = search.init(KEY, Ticket(draw(6), mask_tree(ones())))
+    for left in (12, 7):  # of 20 weights
+        w = jax.tree.map(np.asarray, search.params(state))
+        state = search.update(gradient(w, *batch(0, 0)), state, 0)
+        w = jax.tree.map(np.asarray, search.params(state))
+        alive, grade = flat(search.ticket(state).mask), flat(BY_HAND[name](w))
+        state = search.advance(state, by_hand())
+        kept = flat(search.ticket(state).mask)
+        assert kept.sum() == left
+        assert not (kept & ~alive).any()
+        assert grade[kept].min() > grade[alive & ~kept].max()
+
+
+def test_a_flow_beyond_single_precision_keeps_its_ranks():
+    """In a chain all scores are less by one power of two; what is broken ends."""
+    rng, shape = np.random.default_rng(0), (30, 8, 8)
+    chain = rng.normal(3, 1, shape).astype(np.float32)
+    known = Evidence(
+        forward=lambda w: jax.lax.scan(lambda x, w: (x @ w, None), jnp.ones((1, 8)), w)[
+            0
+        ]
+    )
+    found = np.asarray(jax.jit(lambda w: scores.synflow(w, known))(chain))
+    sizes = np.abs(chain).astype(float)
+    before, after = [np.ones(8)], [np.ones(8)]
+    for forwards, backwards in zip(sizes, sizes[::-1], strict=True):
+        before.append(before[-1] @ forwards)
+        after.append(backwards @ after[-1])
+    flow = np.stack(
+        [np.outer(x, y) for x, y in zip(before, after[-2::-1], strict=False)]
+    )
+    ratio = found / (sizes * flow)
+    assert before[-1].max() > np.finfo(np.float32).max
+    np.testing.assert_allclose(ratio, 2.0**-30, rtol=1e-5)
+    assert not np.isfinite(scores.synflow(chain * np.nan, known)).all()
 
 
 def flat(tree):
@@ -535,3 +600,19 @@ def test_criteria_in_iterative_pruning():
             assert values[kept[place]].min() >= (
                 values[alive[place] & ~kept[place]].max()
             )
+
+
+def test_evidence_divides_logits_by_a_temperature():
+    model = create("mlp", 3, hidden=(4,))
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
+    split = Split(images, np.arange(6, dtype=np.int32) % 3)
+    params, state = model.init(jax.random.key(0), split.images[:1])
+    of = classification.evidence(model, split, batch_size=6)
+    logits = np.asarray(model.apply(params, state, split.images)[0], np.float64)
+    for temperature in (1.0, 200.0):
+        cool = logits / temperature
+        log_z = np.log(np.exp(cool).sum(1))
+        expected = np.mean(log_z - cool[np.arange(6), split.labels])
+        found = of(state, temperature).loss(params)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

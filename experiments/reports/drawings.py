@@ -23,7 +23,7 @@ LEAST = 0.05  # percent: the smallest error of a logarithmic axis, and its ticks
 ACCURACIES = (90, 99, 50, 95, 98, 99.5, 80, 0, 99.8, 97, 30, 99.9, 93, 70, 85, 10)
 LABELS = {
     "reinitialise": "re-initialised",
-    "shuffle": "shuffled within layers",
+    "shuffle": "shuffled",
     "tuned": "weights tuned",
 }
 
@@ -241,7 +241,7 @@ def _grid(count: int, rows: int = 1):
 
     across = count if rows > 1 else 2 if count == 4 else min(3, count)
     down = rows if rows > 1 else math.ceil(count / across)
-    wide = 5.6 if across == 1 else 4.2
+    wide = 5.0 if across == 1 else 4.2
     size = (0.8 + wide * across, 0.5 + 0.72 * wide * down)
     drawing = figure.Figure(figsize=size, layout="constrained")
     share = {"sharey": "row", "sharex": True} if rows > 1 else {"sharey": True}
@@ -337,7 +337,7 @@ def _spaced(
     numbers: Iterable[float], place: Callable[[float], float], low: float, high: float
 ) -> list[float]:
     """Those between the ends, in order of rank, that leave room for labels."""
-    room = abs(place(high) - place(low)) / 8
+    room = abs(place(high) - place(low)) / 10
     found: list[float] = []
     for number in numbers:
         if low <= number <= high and all(

@@ -54,7 +54,8 @@ def drawn(
             drawings.against(found, accuracy, **alone),
             f"Tickets and their controls: test accuracy {where}. {EDGES}",
         )
-    if tickets["search_epochs"].nunique() > 1:
+    costs = tickets["search_epochs"]
+    if costs[costs > 0].nunique() > 1:
         figures["cost"] = (
             drawings.against(tickets, accuracy, **together, place="search_epochs"),
             "What it cost to find the tickets. Settings that run side by side cost "

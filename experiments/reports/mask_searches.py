@@ -39,7 +39,7 @@ def with_epochs(looks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     tickets = (looks["treatment"] == "ticket") & ~looks["method"].isin(searched(looks))
     still = tickets & (trainings["step"].transform("max") == 0)
     found = looks[moving | still] if moving.any() else looks[:0]
-    longest = rows.loc[rows["search_steps"].idxmax()]
+    longest = rows.sort_values("search_steps", na_position="first").iloc[-1]
     epoch = longest["search_epochs"] / (longest["search_steps"] or math.nan)
     steps = found["step"]
     epochs = (steps * epoch).round(3).where(steps > 0, 0.0)

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from jaxticket import files
+from jaxticket.analysis import TIE, Interval, interval, ratio, verdict
 
 COLUMNS = (
     "method",
@@ -65,15 +64,6 @@ NAN = ["", "nan"]
 WHOLE = ("seed", "prunings", "images")
 NO_CONTROLS = ("dense", "ticket", "tuned", "search")  # among the treatments
 ACCEPTED = ("better", "matches")  # verdicts
-TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
-
-
-class Interval(NamedTuple):
-    """A mean and its 95% interval, whose ends are NaN for a single value."""
-
-    mean: Any
-    low: Any
-    high: Any
 
 
 class Summary(NamedTuple):
@@ -228,58 +218,6 @@ def _reindexed(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return rows.assign(**rows[words].astype(object).fillna(""))
 
 
-def interval(values: ArrayLike) -> Interval:
-    """Mean over the last axis and its 95% interval by Student's t."""
-    values = np.asarray(values, float)
-    n = values.shape[-1]
-    if n == 0:
-        return Interval(*np.full((3, *values.shape[:-1]), math.nan))
-    mean = values.mean(-1)
-    half = mean * math.nan
-    if n > 1:
-        half = stats.t.ppf(0.975, n - 1) * stats.sem(values, axis=-1)
-    return Interval(mean, mean - half, mean + half)
-
-
-def ratio(first: ArrayLike, second: ArrayLike) -> Interval:
-    """Geometric mean of ``first / second``, and its interval from the logarithms.
-
-    It is NaN where a number is not above 0: such a pair has no logarithm.
-    """
-    pairs = np.asarray([first, second], float)
-    logs = np.log(np.where(pairs > 0, pairs, math.nan))
-    return Interval(*np.exp(interval(logs[0] - logs[1])))
-
-
-def verdict(difference: Interval, *, margin: float, density: float) -> str:
-    """What is shown of a ticket's accuracy less the dense network's.
-
-    A test of non-inferiority, so that noise never speaks for a ticket: only an interval
-    that is narrow enough to exclude a loss of `margin` does.
-
-    Args:
-      difference: in accuracy, 0 to 1.
-      margin: percentage points that a ticket may fall short and still match.
-      density: fraction of the weights kept.
-
-    Returns:
-      "better" or "matches" where the interval lies above 0 or above ``-margin``;
-      "worse" where it lies below 0; "unclear" between. "unknown" where a number is NaN,
-      "one seed" where there is no interval, "not sparser" of all the weights.
-    """
-    if math.isnan(difference.mean) or math.isnan(density):
-        return "unknown"
-    if density >= 1:
-        return "not sparser"
-    if math.isnan(difference.low):
-        return "one seed"
-    if difference.low > TIE:
-        return "better"
-    if difference.low > -margin / 100:
-        return "matches"
-    return "worse" if difference.high < -TIE else "unclear"
-
-
 def tickets(rows: pd.DataFrame):
     """Groups rows by `TICKET`: methods as they come, the densest settings first."""
     keys = {
@@ -306,44 +244,49 @@ def summarise(
         accuracy at the step of minimum validation loss.
       dense_accuracy: that of the dense network, if it is another.
     """
-    columns = accuracy, dense_accuracy or accuracy
-    dense = rows[rows["treatment"] == "dense"].set_index("seed")
-    return [
-        _summary(key, group, dense, columns, margin)
-        for key, group in tickets(rows[rows["treatment"] != "dense"])
-        if "ticket" in group["treatment"].values
-    ]
+    found = rows[rows["treatment"] == "ticket"]
+    seeds, order = found["seed"].unique(), [key for key, _ in tickets(found)]
 
+    def of(column: str, treatment: str = "ticket") -> np.ndarray:
+        """`[tickets, seeds]`; what is not there is NaN, like what has failed."""
+        table = rows[rows["treatment"] == treatment]
+        table = table.pivot(index=TICKET, columns="seed", values=column)
+        return table.reindex(index=order, columns=seeds).to_numpy(float)
 
-def _summary(key, group, dense, columns, margin: float) -> Summary:
-    treatments = {
-        name: rows.set_index("seed") for name, rows in group.groupby("treatment")
-    }
-    ticket = treatments["ticket"]
-    dense = dense.reindex(ticket.index)  # a seed that lacks its pair is NaN
-    accuracy, step = ticket[columns[0]], ticket["early_stopping_step"]
-    difference, dense_step = accuracy - dense[columns[1]], dense["early_stopping_step"]
-    to_dense, density = interval(difference), ticket["density"].mean(skipna=False)
-    sparse, level = ticket["density"] < 1, difference >= -TIE
-    return Summary(
-        *key,
-        seeds=len(ticket),
-        density=density,
-        accuracy=interval(accuracy),
-        to_dense=to_dense,
-        to_controls={
-            name: interval(accuracy - control[columns[0]].reindex(ticket.index))
-            for name, control in treatments.items()
-            if name not in NO_CONTROLS
-        },
-        step=interval(step),
-        step_ratio=ratio(step, dense_step),
-        without_ratio=len(ticket) - int(((step > 0) & (dense_step > 0)).sum()),
-        wins=int((sparse & level & (step <= dense_step)).sum()),
-        verdict=verdict(to_dense, margin=margin, density=density),
-        search_epochs=ticket["search_epochs"].mean(skipna=False),
-        search_seconds=ticket["search_seconds"].mean(skipna=False),
-    )
+    dense = rows[rows["treatment"] == "dense"].set_index("seed").reindex(seeds)
+    dense_step = dense["early_stopping_step"].to_numpy(float)
+    others = rows["treatment"].unique()
+    controls = {x: of(accuracy, x) for x in others if x not in NO_CONTROLS}
+    densities, accuracies = of("density"), of(accuracy)
+    steps, epochs = of("early_stopping_step"), of("search_epochs")
+    seconds = of("search_seconds")
+    summaries = []
+    for i, key in enumerate(order):
+        density, step = densities[i], steps[i]
+        difference = accuracies[i] - dense[dense_accuracy or accuracy]
+        to_dense, both = interval(difference), (step > 0) & (dense_step > 0)
+        wins = (density < 1) & (difference >= -TIE) & (step <= dense_step)
+        summaries.append(
+            Summary(
+                *key,
+                seeds=len(seeds),
+                density=density.mean(),
+                accuracy=interval(accuracies[i]),
+                to_dense=to_dense,
+                to_controls={
+                    name: interval(accuracies[i] - control[i])
+                    for name, control in controls.items()
+                },
+                step=interval(step),
+                step_ratio=ratio(step, dense_step),
+                without_ratio=len(seeds) - both.sum(),
+                wins=wins.sum(),
+                verdict=verdict(to_dense, margin=margin, density=density.mean()),
+                search_epochs=epochs[i].mean(),
+                search_seconds=seconds[i].mean(),
+            )
+        )
+    return summaries
 
 
 def choose(rows: pd.DataFrame, *, margin: float, at: str) -> dict[str, Chosen]:

@@ -1,5 +1,6 @@
 """The tables of a run, in words: every ticket, and those that speak for a method."""
 
+import functools
 import itertools
 import math
 import sys
@@ -87,8 +88,10 @@ def name(ticket: Summary) -> str:
     return ticket.setting + more
 
 
-def difference(ticket: Summary) -> str:
-    return plus_minus(ticket.to_dense, "{:+.2f}", 100)
+def difference(ticket: Summary, *, control: str | None = None) -> str:
+    """From the dense network, or from a control."""
+    interval = ticket.to_controls[control] if control else ticket.to_dense
+    return plus_minus(interval, "{:+.2f}", 100)
 
 
 def step_ratio(ticket: Summary) -> str:
@@ -126,8 +129,10 @@ def every_ticket(rows: pd.DataFrame, *, margin: float, at: str) -> Table:
     """
     found = statistics.summarise(rows, margin=margin, accuracy=f"{at}test_accuracy")
     columns = dict(COLUMNS)
-    for control in dict.fromkeys(c for ticket in found for c in ticket.to_controls):
-        columns[f"against\n{drawings.words(control)},\npoints"] = _against(control)
+    for control in found[0].to_controls if found else ():
+        columns[f"against\n{drawings.words(control)},\npoints"] = functools.partial(
+            difference, control=control
+        )
     header, dense = LAST if at else STOPPED
     last = statistics.summarise(
         rows, margin=margin, accuracy="test_accuracy", dense_accuracy=dense
@@ -138,15 +143,6 @@ def every_ticket(rows: pd.DataFrame, *, margin: float, at: str) -> Table:
     good = [ticket.verdict in statistics.ACCEPTED for ticket in found]
     title = "Every ticket against the dense network"
     return Table(title, [*columns], lines(columns, found), good)
-
-
-def _against(control: str) -> Callable[[Summary], str]:
-    def cell(ticket: Summary) -> str:
-        if control not in ticket.to_controls:
-            return DASH
-        return plus_minus(ticket.to_controls[control], "{:+.2f}", 100)
-
-    return cell
 
 
 def milestones(chosen: Mapping[str, Chosen]) -> Table:
@@ -187,7 +183,7 @@ def headlines(chosen: Mapping[str, Chosen], *, margin: float, at: str) -> list[s
                 f"{difference(ticket)} points against dense, {ticket.verdict}"
             )
             if at and not ticket.without_ratio:
-                line += f", in {times(ticket.step_ratio)} its steps"
+                line += f", stopping at {times(ticket.step_ratio)} its step"
             found.append(f"{line}.")
         elif ticket := tickets.best:
             without.append(f"{known} ({among}: {difference(ticket)} points)")

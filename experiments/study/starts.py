@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxticket import controls, prune, scores, selection
-from jaxticket.base import PRNGKey, Ticket
+from jaxticket.base import Evidence, PRNGKey, Ticket
 from jaxticket.engine import keys
-from jaxticket.training import EvidenceFn
 
 
 class Opening(NamedTuple):
@@ -23,13 +22,13 @@ class Opening(NamedTuple):
       key: the stream of this start, of this seed.
       initial: the dense network as it is initialised: a ticket that keeps all.
       trained: the same after its training.
-      evidence: the loss on training data and the like, by model state.
+      evidence: `(model_state, temperature) -> Evidence`, of training data.
     """
 
     key: PRNGKey
     initial: Ticket
     trained: Ticket
-    evidence: EvidenceFn
+    evidence: Callable[..., Evidence]
 
 
 Network = Literal["initial", "trained"]
@@ -109,6 +108,7 @@ def pruned(
     score: scores.Score | str = "magnitude",
     select: selection.Select | str = "global_top",
     iterations: int = 1,
+    temperature: float = 1.0,
     of: Network = "trained",
     weights: Network = "trained",
     constants: bool = False,
@@ -122,6 +122,7 @@ def pruned(
       score: which weights matter, by name.
       select: how the layers share the density, by name.
       iterations: how many times to score and prune.
+      temperature: what logits are divided by in the loss that a score looks at.
       of: what is scored: the initial or the trained weights.
       weights: those of the ticket.
       constants: signed constants in place of these.
@@ -134,7 +135,7 @@ def pruned(
 
     def start(opening):
         scored, ticket = getattr(opening, of), getattr(opening, weights)
-        evidence = opening.evidence(scored.model_state)
+        evidence = opening.evidence(scored.model_state, temperature)
         found = prune(
             scored,
             chosen,

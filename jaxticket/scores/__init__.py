@@ -37,6 +37,7 @@ from jaxticket.scores.magnitudes import (
 )
 from jaxticket.scores.score import Score, needed, needs  # noqa: F401  no scores
 from jaxticket.scores.sensitivity import gradient, snip
+from jaxticket.scores.synflow import synflow
 from jaxticket.scores.variants import (  # noqa: F401  makers of scores
     at_initial,
     diff_sign,
@@ -64,6 +65,7 @@ __all__ = [
     "small_init_small_final",
     "snip",
     "snip_at_initial",
+    "synflow",
 ]
 NAMES: dict[str, Score] = {name: globals()[name] for name in __all__}
 

@@ -17,9 +17,10 @@ def grasp(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
 
     What has been pruned has no part in `g`: kernels where they are zero. The released
     code leaves out biases and normalisation too, draws the linear layers of a copy anew
-    before it scores them, divides logits by 200, takes a few images of each class in
-    halves that are sorted by class, and normalises by the batch. Here the network is
-    scored that will train, by `evidence.loss`, whatever it is.
+    before it scores them, takes a few images of each class in halves that are
+    sorted by class, and normalises by the batch. Here the network is scored that will
+    train, by `evidence.loss`. Give one whose logits are divided by 200, as published
+    (`classification.evidence`): without, what stays is what makes the loss large.
 
     Reference:
       Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient

@@ -14,7 +14,9 @@ from jaxticket.searches.iss import iss
 from jaxticket.searches.jackpot import jackpot
 from jaxticket.searches.l0 import l0
 from jaxticket.searches.one_shot import one_shot
+from jaxticket.searches.slimming import slimming
 from jaxticket.searches.soft_threshold import soft_threshold
+from jaxticket.searches.sparse_training import rigl, set
 from jaxticket.searches.supermask import supermask
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
     "jackpot",
     "l0",
     "one_shot",
+    "rigl",
+    "set",
+    "slimming",
     "soft_threshold",
     "supermask",
 ]
