@@ -10,20 +10,13 @@ import re
 import jax
 import numpy as np
 import pytest
-from cases import assert_same, at
-from programs import (
-    FAMILIES,
-    TOTAL,
-    lane,
-    pruning,
-    searching,
-    side_by_side,
-    stretch,
-    whole,
-)
+from cases import METHODS, assert_same, at, data
+from programs import BATCH, TOTAL, lane, noisy, side_by_side, stretch
 
-from jaxticket import order, training
+from jaxticket import order, run, training
 from jaxticket.engine import lanes
+
+every = pytest.mark.parametrize("name", METHODS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,18 +31,19 @@ def short_shuffles():
 def spread(name, devices, turns=1, width=2):
     """A whole search in `width` lanes on each device: the layout and the program."""
     layout = lanes.layout(width, jax.devices()[:devices], turns=turns)
-    search, setting = whole(name), FAMILIES[name][1][0]
-    program = lanes.mapped(
-        layout, lambda key, ticket: search(key, ticket, setting), (True, True)
-    )
-    return layout, program
+    sizes = {"rounds": 2, "epochs": 2, "batch_size": BATCH}
+
+    def whole(key, ticket):
+        return run(METHODS[name].make(), noisy, key, ticket, data(), **sizes)
+
+    return layout, lanes.mapped(layout, whole, (True, True))
 
 
 def on(program, seeds):
     return jax.device_get(program(*side_by_side(map(lane, seeds))))
 
 
-@searching
+@every
 def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(name):
     _, program = spread(name, 4)
     expected = on(program, range(8))
@@ -91,7 +85,7 @@ def test_no_lanes_are_refused(per_device, turns):
         lanes.layout(per_device, turns=turns)
 
 
-@searching
+@every
 def test_devices_do_not_talk(name):
     layout, program = spread(name, 4)
     starts = side_by_side([lane(seed) for seed in range(layout.width)])
@@ -101,7 +95,7 @@ def test_devices_do_not_talk(name):
 
 
 def test_what_a_search_starts_from_outlives_donated_carries():
-    search, layout = pruning(0.8), lanes.layout(2, jax.devices()[:1])
+    search, layout = METHODS["imp"].make(), lanes.layout(2, jax.devices()[:1])
     start = lanes.mapped(layout, functools.partial(training.start, search), (True,) * 2)
     batched = (True, True, False, False, False)
     take = lanes.mapped(layout, stretch(search), batched, donate=(0,))
