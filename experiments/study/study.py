@@ -89,6 +89,7 @@ class Study:
             name: jax.jit(functools.partial(self._start, planned))
             for name, planned in self.planned.items()
         }
+        self._controlled = jax.jit(self._control, static_argnums=0)
         self.programs = {
             name: self._searching(planned)
             for name, planned in self.planned.items()
@@ -134,10 +135,12 @@ class Study:
         named = f"{lane.treatment} {lane.setting}".strip()
         key = keys.named(keys.of_seed(lane.seed).controls, named)
         key = jax.random.fold_in(key, lane.prunings)
-        control = getattr(controls, lane.treatment)(
-            key, ticket, functools.partial(self._redrawn, self.scale(lane))
-        )
+        control = self._controlled(lane.treatment, key, ticket, self.scale(lane))
         return jax.tree.map(np.asarray, control), ticket
+
+    def _control(self, name: str, key: PRNGKey, ticket: Ticket, scale: float) -> Ticket:
+        init = functools.partial(self._redrawn, scale)
+        return getattr(controls, name)(key, ticket, init)
 
     def _redrawn(self, scale: float, key: PRNGKey) -> tuple[Params, Any]:
         """New weights, at the scale of a ticket's."""
