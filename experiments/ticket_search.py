@@ -55,7 +55,10 @@ METHODS = {
         )
         for name, preset in (
             ("snip", {}),
-            ("grasp", {"temperature": 200.0}),  # else it keeps what makes the loss large
+            (
+                "grasp",
+                {"temperature": 200.0},
+            ),  # else it keeps what makes the loss large
             ("synflow", {"iterations": 100}),
             ("magnitude", {}),
             ("random", {}),

@@ -10,7 +10,6 @@ it in the N-th stretch of steps, `nan` spoils the initial weights, `none` is non
 """
 
 import contextlib
-import dataclasses
 import importlib
 import os
 import signal
@@ -24,7 +23,7 @@ import pandas as pd
 import pytest
 
 from experiments import report
-from experiments.study import command, settings, shelf
+from experiments.study import command, shelf
 from jaxticket import masks, models
 from jaxticket.base import Ticket
 from jaxticket.engine import layouts, resumable
