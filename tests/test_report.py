@@ -29,6 +29,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 EARLY = "early_stopping_test_accuracy"
 
 
+@pytest.fixture(autouse=True)
+def few_pixels(monkeypatch):
+    monkeypatch.setattr(drawings, "DPI", 20)
+
+
 def make_row(method, treatment, seed, prunings, *, accuracy=0.97, **values):
     """A training; `accuracy` is every accuracy that `values` do not give."""
     accuracies = (name for name in statistics.COLUMNS if name.endswith("accuracy"))
@@ -150,7 +155,7 @@ def test_a_step_of_zero_or_none_is_said(missing):
     rows.loc[1, "early_stopping_step"] = missing
     summary = summary_of(rows)
     assert math.isnan(summary.step_ratio.mean)
-    assert tables.step_ratio(summary) == "1 of 2 seeds without"
+    assert tables.step_ratio(summary) == "1 of 2 seeds without a step"
 
 
 def test_differences_are_paired_by_seed():
@@ -291,7 +296,10 @@ def test_methods_without_a_match_share_a_headline():
     chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")
     assert (chosen["all"].among, chosen["all"].best) == (0, None)
     (headline,) = tables.headlines(chosen, margin=0.5, at="")
-    assert "within 0.5 points: imp (of 2: -2.00 ±0.25 points), all (of 0)." in headline
+    assert (
+        "within 0.5 points: imp (of 2: -2.00 ±0.25 points, worse), all (of 0)."
+        in headline
+    )
     assert [line[1] for line in tables.milestones(chosen).lines] == [
         "most accurate, of 2"
     ]
@@ -559,8 +567,7 @@ def test_page_is_whole_and_safe(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("failed", ["one", "all"])
-def test_one_seed_no_controls_and_nan(tmp_path, monkeypatch, failed):
-    monkeypatch.setattr(drawings, "DPI", 30)
+def test_one_seed_no_controls_and_nan(tmp_path, failed):
     rows = make_ladder([0.01, 0.02])
     rows = rows[rows["seed"] == 1].reset_index(drop=True)
     looks = [*make_looks(rows)]
@@ -579,8 +586,7 @@ def test_one_seed_no_controls_and_nan(tmp_path, monkeypatch, failed):
 
 
 @pytest.mark.filterwarnings("error")
-def test_only_dense_an_empty_ticket_and_many_methods(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawings, "DPI", 30)
+def test_only_dense_an_empty_ticket_and_many_methods(tmp_path):
     rows = [make_ladder([0.01, -0.8], method=m, dense=m == "a") for m in "abcd"]
     rows = pd.concat(rows, ignore_index=True)
     rows.loc[rows.index[-1:], "density"] = 0.0

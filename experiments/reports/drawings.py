@@ -1,4 +1,8 @@
-"""The two kinds of figure, points with intervals and curves, and their axes."""
+"""The two kinds of figure, points with intervals and curves, and their axes.
+
+Both are drawn of rows of all seeds, whose column `panel` says in which panel and `line`
+on which line; rows of the dense network, if given, are a band in every panel.
+"""
 
 import io
 import itertools
@@ -21,6 +25,15 @@ DEPTH = 15  # percentage points below the dense network at which panels end
 WHOLE = 100.5  # percent: where they end above
 LEAST = 0.05  # percent: the smallest error of a logarithmic axis, and its ticks
 ACCURACIES = (90, 99, 50, 95, 98, 99.5, 80, 0, 99.8, 97, 30, 99.9, 93, 70, 85, 10)
+BARS = {"linewidth": 1.5, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2}
+HIDDEN = {
+    "linestyle": "",
+    "markersize": 7,
+    "markerfacecolor": "white",
+    "clip_on": False,
+    "in_layout": False,
+    "zorder": 5,
+}
 LABELS = {
     "reinitialise": "re-initialised",
     "shuffle": "shuffled",
@@ -72,18 +85,10 @@ def against(
     dense: pd.DataFrame | None = None,
     accuracy: bool = True,
 ):
-    """Means of a column with their intervals, against density or cost.
+    """Means of a column with their intervals, against density or cost (`place`).
 
-    Args:
-      rows: of tickets, controls or overlaps, of all seeds.
-      column: what to draw.
-      panel: the column that says in which panel.
-      line: the column that says on which line.
-      label: of the heights.
-      frame: where panels end.
-      place: the column to draw against.
-      dense: rows of the dense network, for a band.
-      accuracy: whether heights are accuracies, and so percentages.
+    Heights are accuracies, and so percentages, unless `accuracy` says that they are
+    something else; `label` names them.
     """
     scale = 100 if accuracy else 1
     styles = _styles(rows[line])
@@ -105,12 +110,8 @@ def against(
                 places,
                 points["mean"],
                 points["high"] - points["mean"],
-                **styles[name],
                 linestyle="-" if places.nunique() > 1 else "",
-                linewidth=1.5,
-                markersize=4.5,
-                elinewidth=0.9,
-                capsize=2,
+                **(styles[name] | BARS),
             )
         if place == "density":
             _density_axis(axes, frame)
@@ -137,11 +138,11 @@ def curves(
 
     Args:
       looks: of one training a seed in every panel and line.
-      columns: what to draw, a row of panels each -> label of its heights.
-      panel: the column that says in which panel.
-      line: the column that says on which line.
+      columns: what to draw -> label of its heights, a row of panels each.
+      panel: see above.
+      line: see above.
       along: the column to draw against.
-      dense: rows of the dense network, for a band.
+      dense: see above.
 
     Returns:
       The drawing, and its panels `[columns, panels]`, a grid if there is one column.
@@ -302,18 +303,9 @@ def _mark_hidden(axes) -> None:
         x, y = np.asarray(line.get_data(), float)
         for marker, hidden in (("v", y < bottom), (">", (x < left) & (y >= bottom))):
             if hidden.any():
-                (edge,) = axes.plot(
-                    x[hidden].clip(left, right),
-                    y[hidden].clip(bottom, top),
-                    linestyle="",
-                    marker=marker,
-                    markersize=7,
-                    markerfacecolor="white",
-                    color=line.get_color(),
-                    clip_on=False,
-                    zorder=5,
-                )
-                edge.set_in_layout(False)
+                places = x[hidden].clip(left, right), y[hidden].clip(bottom, top)
+                style = {"marker": marker, "color": line.get_color()} | HIDDEN
+                axes.plot(*places, **style)
 
 
 def _density_axis(axes, frame: Frame) -> None:
@@ -339,10 +331,8 @@ def _spaced(
     """Those between the ends, in order of rank, that leave room for labels."""
     room = abs(place(high) - place(low)) / 10
     found: list[float] = []
-    for number in numbers:
-        if low <= number <= high and all(
-            abs(place(number) - place(other)) >= room for other in found
-        ):
+    for number in (x for x in numbers if low <= x <= high):
+        if all(abs(place(number) - place(other)) >= room for other in found):
             found.append(number)
     return sorted(found)
 

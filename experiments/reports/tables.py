@@ -96,7 +96,7 @@ def difference(ticket: Summary, *, control: str | None = None) -> str:
 
 def step_ratio(ticket: Summary) -> str:
     if ticket.without_ratio:
-        return f"{ticket.without_ratio} of {ticket.seeds} seeds without"
+        return f"{ticket.without_ratio} of {ticket.seeds} seeds without a step"
     return times(ticket.step_ratio)
 
 
@@ -182,11 +182,14 @@ def headlines(chosen: Mapping[str, Chosen], *, margin: float, at: str) -> list[s
                 f"validation (the sparsest, selected among {among[3:]}); on test "
                 f"{difference(ticket)} points against dense, {ticket.verdict}"
             )
-            if at and not ticket.without_ratio:
-                line += f", stopping at {times(ticket.step_ratio)} its step"
+            if at:
+                line += (
+                    f"; steps to the early stop, times dense's: {step_ratio(ticket)}"
+                )
             found.append(f"{line}.")
         elif ticket := tickets.best:
-            without.append(f"{known} ({among}: {difference(ticket)} points)")
+            points = f"{difference(ticket)} points, {ticket.verdict}"
+            without.append(f"{known} ({among}: {points})")
         else:
             without.append(f"{known} ({among})")
     if without:
