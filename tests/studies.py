@@ -1,0 +1,149 @@
+"""Tiny studies for the tests of experiments: a narrow network, two devices, no report.
+
+Studies that agree in their lengths, their optimiser and their lanes have programs in
+common, which are compiled once: tests keep to `TINY` where they can.
+
+    python tests/studies.py DOOR FAULT [flags]
+
+runs one from a command line, with a fault on the way: `kill:N` and `interrupt:N` stop
+it in the N-th stretch of steps, `nan` spoils the initial weights, `none` is none.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import report
+from experiments.study import command, shelf
+from jaxticket import masks, models
+from jaxticket.base import Ticket
+from jaxticket.engine import layouts, resumable
+from jaxticket.models.plain import MLP
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "seeds": 2,
+    "epochs": 2,
+    "batch_size": 60,
+    "learning_rate": 4e-3,
+    "learning_rate_drops": (),
+    "lanes": "1",
+}
+FLAGS = [f"--{k}={x}" for k, x in TINY.items() if x != ()]
+CLOCKS = ["seconds", "search_seconds"]
+
+
+def narrow(name, num_classes=10, **options):
+    """In place of `models.create`: one hidden layer, of 16, whatever the name."""
+    del name
+    return models.from_linen(MLP(num_classes, hidden=(16,), **options))
+
+
+@contextlib.contextmanager
+def tiny():
+    """Networks are narrow and there are two devices; reports are not written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "create", narrow)
+        patch.setattr(layouts.jax, "device_count", lambda: 2)
+        for name in ("write", "show"):
+            patch.setattr(report, name, lambda folder: None)
+        yield patch
+
+
+def door(name):
+    """The module of an experiment."""
+    return importlib.import_module(f"experiments.{name}")
+
+
+def run(name, folder, **changes):
+    """Runs a study; returns its rows as a table."""
+    config = door(name).Config(**{**TINY, "output_dir": str(folder), **changes})
+    return pd.DataFrame(door(name).experiment(config))
+
+
+def select(rows, **values):
+    """The rows that have these values, in order."""
+    for name, value in values.items():
+        rows = rows[rows[name] == value]
+    return rows.reset_index(drop=True)
+
+
+def assert_same(ours, theirs, *, but=()):
+    """Rows of the same numbers, to the last bit, the clocks' apart."""
+    names = [*CLOCKS, *but]
+    pd.testing.assert_frame_equal(
+        ours.drop(columns=names).reset_index(drop=True),
+        theirs.drop(columns=names).reset_index(drop=True),
+        check_exact=True,
+    )
+
+
+def network(folder=None, prunable=masks.is_kernel):
+    """The dense network of the digits, of seed 0's shapes: a ticket of all weights."""
+    init = narrow("").init
+    weights, model_state = jax.eval_shape(
+        init, jax.random.key(0), np.zeros((1, 8, 8, 1))
+    )
+    mask = jax.eval_shape(lambda w: masks.full(w, prunable), weights)
+    like = Ticket(weights, mask, model_state)
+    return like if folder is None else shelf.Shelf(Path(folder), like)
+
+
+def started(name, fault, folder, *flags):
+    """A program of its own for a study; see above."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(jax.config.jax_num_cpu_devices),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    program = [sys.executable, __file__, name, fault, f"--output_dir={folder}"]
+    return subprocess.run(
+        [*program, *flags],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def _fault(patch, fault):
+    kind, _, at = fault.partition(":")
+    signals = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
+    calls, real = [], resumable._check_finite
+
+    def check(*arguments):
+        calls.append(real(*arguments))
+        if len(calls) == int(at):
+            signal.raise_signal(signals[kind])
+
+    if kind in signals:
+        patch.setattr(resumable, "_check_finite", check)
+    if kind == "nan":
+        spoilt = narrow("")
+
+        def init(key, x):
+            weights, state = spoilt.init(key, x)
+            return jax.tree.map(lambda w: w * np.nan, weights), state
+
+        patch.setattr(models, "create", lambda *_, **__: spoilt._replace(init=init))
+
+
+def main():
+    name, fault, *given = sys.argv[1:]
+    sys.argv = [name, *given]
+    module = door(name)
+    with tiny() as patch:
+        _fault(patch, fault)
+        command.main(module.experiment, module.Config)
+
+
+if __name__ == "__main__":
+    main()
