@@ -1,7 +1,10 @@
 """The same training in a plain PyTorch loop, where that is installed; never needed."""
 
 import importlib.util
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +13,7 @@ from experiments.benchmarks import lenet, measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, place
 
 PYTORCH = "PyTorch, eager"
+EPOCHS = 5  # of a process of its own
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -29,6 +33,51 @@ def _lenet(bench):
         name = f"jaxticket, seeds {seeds}"
         works[name] = lenet.throughput(bench, seeds=seeds)[:2]
     yield from _compare(bench, works)
+    if cores := _cores():
+        pairs = range(max(1, bench.repeats // 2))
+        taken = [_at_once(cores, images, batch_size) for _ in pairs]
+        yield measure.rate(
+            "pytorch",
+            f"PyTorch, {len(cores)} processes of a core each",
+            measure.Timing(tuple(taken)),
+            "images/s",
+            len(cores) * EPOCHS * count,
+        )
+
+
+def _cores() -> list[int]:
+    """The first two of those that this process may use, where the system tells."""
+    try:
+        return sorted(os.sched_getaffinity(0))[:2]
+    except AttributeError:
+        return []
+
+
+def _at_once(cores: list[int], images: int, batch_size: int) -> float:
+    """Seconds of as many seeds as cores, each in a process of its own, on a core.
+
+    So ours has two seeds on two devices. The longest counts, without the starts.
+    """
+    line = [sys.executable, "-m", __name__, str(images), str(batch_size)]
+    started = [
+        subprocess.Popen([*line, str(core)], stdout=subprocess.PIPE, text=True)
+        for core in cores
+    ]
+    return max(float(each.communicate()[0].splitlines()[-1]) for each in started)
+
+
+def _alone(images: int, batch_size: int, core: int) -> float:
+    """Seconds of `EPOCHS` epochs of LeNet on one core, after one that warms up."""
+    import torch
+
+    os.sched_setaffinity(0, [core])
+    torch.set_num_threads(1)
+    work = _lenet_loop(images, batch_size)
+    work()
+    begun = time.perf_counter()
+    for _ in range(EPOCHS):
+        work()
+    return time.perf_counter() - begun
 
 
 def _resnet(bench):
@@ -151,3 +200,7 @@ def resnet_20():
     blocks = [Block(*pair) for pair in zip(widths, widths[1:], strict=False)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
     return nn.Sequential(*normed(3, 16), nn.ReLU(), *blocks, *head)
+
+
+if __name__ == "__main__":
+    print(_alone(*map(int, sys.argv[1:])))

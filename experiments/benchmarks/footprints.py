@@ -43,8 +43,8 @@ def row(
 ) -> measure.Row:
     """The peak of one search, in a process of its own."""
     numbers = map(str, (seeds, images, batch_size))
-    command = [sys.executable, "-m", __name__, method, model, *numbers]
-    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    line = [sys.executable, "-m", __name__, method, model, *numbers]
+    said = subprocess.run(line, check=True, capture_output=True, text=True)
     peak, predicted = json.loads(said.stdout.splitlines()[-1])
     return measure.number(
         section,
