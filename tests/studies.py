@@ -5,22 +5,24 @@ common, which are compiled once: tests keep to `TINY` where they can.
 
     python tests/studies.py DOOR FAULT [flags]
 
-runs one from a command line, with a fault on the way: `kill:N` and `interrupt:N` stop
-it in the N-th stretch of steps, `nan` spoils the initial weights, `none` is none.
+runs one from a command line, with a fault on the way, see `faulty`.
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+from absl import flags
 
 from experiments import report
 from experiments.study import command, shelf
@@ -114,26 +116,60 @@ def started(name, fault, folder, *flags):
     )  # fmt: skip
 
 
-def _fault(patch, fault):
+def faulty(patch, fault):
+    """Something goes wrong in a study.
+
+    Args:
+      patch: of pytest.
+      fault: `kill:N` or `interrupt:N` stop it in the N-th stretch of steps, by a signal
+        or as Ctrl-C does; `nan` spoils the initial weights.
+    """
     kind, _, at = fault.partition(":")
-    signals = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
-    calls, real = [], resumable._check_finite
-
-    def check(*arguments):
-        calls.append(real(*arguments))
-        if len(calls) == int(at):
-            signal.raise_signal(signals[kind])
-
-    if kind in signals:
-        patch.setattr(resumable, "_check_finite", check)
     if kind == "nan":
-        spoilt = narrow("")
+        model = narrow("")
 
         def init(key, x):
-            weights, state = spoilt.init(key, x)
+            weights, state = model.init(key, x)
             return jax.tree.map(lambda w: w * np.nan, weights), state
 
-        patch.setattr(models, "create", lambda *_, **__: spoilt._replace(init=init))
+        patch.setattr(models, "create", lambda *_, **__: model._replace(init=init))
+        return
+    stretches, real = [], resumable._check_finite
+
+    def check(*arguments):
+        stretches.append(real(*arguments))
+        if len(stretches) == int(at):
+            if kind == "interrupt":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGKILL)
+
+    patch.setattr(resumable, "_check_finite", check)
+
+
+def shell(patch, name, *given, experiment=None):
+    """What a command line does, in this process, with flags of its own.
+
+    Args:
+      patch: of pytest.
+      name: of the experiment.
+      *given: flags.
+      experiment: in place of the experiment's own.
+
+    Returns:
+      The flags.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_integer("verbosity", -1, "", flag_values=values)
+    define = {
+        kind: functools.partial(f, flag_values=values)
+        for kind, f in command._DEFINE.items()
+    }
+    patch.setattr(command, "_DEFINE", define)
+    patch.setattr(command, "flags", types.SimpleNamespace(FLAGS=values))
+    patch.setattr(command.app, "run", lambda run: run(values([name, *given])))
+    patch.setattr(command.logging, "set_verbosity", lambda _: None)
+    command.main(experiment or door(name).experiment, door(name).Config)
+    return values
 
 
 def main():
@@ -141,7 +177,7 @@ def main():
     sys.argv = [name, *given]
     module = door(name)
     with tiny() as patch:
-        _fault(patch, fault)
+        faulty(patch, fault)
         command.main(module.experiment, module.Config)
 
 

@@ -3,17 +3,16 @@
 import functools
 import subprocess
 import sys
-import types
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 import studies
-from absl import flags as absl_flags
+from absl import flags
 from jax.typing import ArrayLike
 
-from experiments.study import command, methods, settings
+from experiments.study import methods, settings
 from experiments.study.methods import Method
 from jaxticket import hyperparameters, masks, models, searches
 from jaxticket.base import OfWeights
@@ -178,22 +177,12 @@ def test_hyper_parameters_from_python():
 
 @pytest.fixture
 def shell(monkeypatch):
-    """`(door, *flags) -> (config, flags)`: a command line with flags of its own."""
+    """`(door, *flags) -> (config, flags)` of a command line; nothing is run."""
 
     def call(name, *given):
-        values = absl_flags.FlagValues()
-        absl_flags.DEFINE_integer("verbosity", -1, "", flag_values=values)
-        define = {
-            kind: functools.partial(f, flag_values=values)
-            for kind, f in command._DEFINE.items()
-        }
-        monkeypatch.setattr(command, "_DEFINE", define)
-        fake = types.SimpleNamespace(FLAGS=values)
-        monkeypatch.setattr(command, "flags", fake)
-        monkeypatch.setattr(command.app, "run", lambda run: run(values([name, *given])))
-        monkeypatch.setattr(command.logging, "set_verbosity", lambda _: None)
         seen = []
-        command.main(seen.append, studies.door(name).Config)
+        with monkeypatch.context() as patch:
+            values = studies.shell(patch, name, *given, experiment=seen.append)
         return seen[0], values
 
     return call
@@ -256,7 +245,7 @@ def test_flags_are_parsed_to_the_kinds_of_their_values(shell):
     ],
 )
 def test_a_flag_of_another_experiment_does_not_exist(shell, name, flag):
-    with pytest.raises(absl_flags.UnrecognizedFlagError):
+    with pytest.raises(flags.UnrecognizedFlagError):
         shell(name, flag)
 
 
