@@ -32,7 +32,7 @@ from experiments.benchmarks import (
     search,
     selecting,
     widths,
-    zoo,
+    zoo_steps,
 )
 from experiments.benchmarks.bench import QUICK, Bench, Sizes
 from experiments.study import command, settings
@@ -48,7 +48,7 @@ SECTIONS = {
     "search": search.rows,
     "selection": selecting.rows,
     "convolution": convolving.rows,
-    "models": zoo.rows,
+    "models": zoo_steps.rows,
     "compile": compiling.rows,
     "memory": footprints.rows,
     "pytorch": pytorch.rows,
