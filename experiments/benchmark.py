@@ -104,6 +104,8 @@ def experiment(config: Config) -> list[measure.Row]:
       ValueError: bad settings, before anything is measured.
     """
     settings.check(config)
+    if not config.sections:
+        raise ValueError(f"--sections needs at least one of {', '.join(SECTIONS)}")
     settings.names("sections", config.sections, SECTIONS)
     command.use_devices(compilation_cache=False)
     bench = Bench(

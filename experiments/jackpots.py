@@ -43,7 +43,6 @@ import jax
 
 from experiments.study import (
     command,
-    frozen,
     methods,
     optimizers,
     records,
@@ -112,7 +111,7 @@ PUBLISHED = ANY | {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(frozen.Frozen):
+class Config(settings.Frozen):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS
@@ -124,7 +123,7 @@ class Config(frozen.Frozen):
         None: ANY,
     }
     EXCLUSIVE: ClassVar = (
-        *frozen.Frozen.EXCLUSIVE,
+        *settings.Frozen.EXCLUSIVE,
         ("tune_steps", "tune_epochs"),
     )
 

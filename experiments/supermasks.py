@@ -37,7 +37,7 @@ from functools import partial
 from typing import ClassVar
 
 from experiments.continuous_sparsification import PARALLEL
-from experiments.study import command, frozen, methods, optimizers, starts
+from experiments.study import command, methods, optimizers, settings, starts
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from jaxticket import searches
@@ -143,7 +143,7 @@ ANY = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(frozen.Frozen):
+class Config(settings.Frozen):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS

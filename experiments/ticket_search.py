@@ -55,10 +55,8 @@ METHODS = {
         )
         for name, preset in (
             ("snip", {}),
-            (
-                "grasp",
-                {"temperature": 200.0},
-            ),  # else it keeps what makes the loss large
+            # At 1 GraSP keeps what makes the loss of a new network large.
+            ("grasp", {"temperature": 200.0}),
             ("synflow", {"iterations": 100}),
             ("magnitude", {}),
             ("random", {}),

@@ -90,7 +90,7 @@ def make(method: str, **options: Any) -> Callable[..., Search]:
     factory = getattr(searches, method)
     (kind,) = get_type_hints(factory, include_extras=True)["optimizer"].__metadata__
     given = {"optimizer": OPTIMIZERS[kind], "steps": STEPS} | options
-    takes = hyperparameters.arguments(factory)
+    takes = hyperparameters.arguments(factory) | {"optimizer"}
     return functools.partial(factory, **{k: x for k, x in given.items() if k in takes})
 
 

@@ -133,7 +133,9 @@ def test_as_released_only_rigl_takes_no_step_where_the_mask_moves():
     biases = {}
     for method, make in SEARCHES.items():
         path, _ = follow(make(optimizer(), density=0.5, **NUMBERS), ones(), rounds=1)
-        biases[method] = [(a["b1"] == b["b1"]).all() for a, b in zip(path, path[1:], strict=False)]
+        biases[method] = [
+            (a["b1"] == b["b1"]).all() for a, b in zip(path, path[1:], strict=False)
+        ]
     assert biases == {"rigl": [True, False] * 2 + [True], "set": [False] * STEPS}
 
 

@@ -6,6 +6,7 @@ signature of the factory, and their help from its docstring. A variant is a
 """
 
 import dataclasses
+import difflib
 import inspect
 import itertools
 import typing
@@ -147,6 +148,8 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     """
     if config.search_steps is None:
         config = dataclasses.replace(config, search_steps=SOME_STEPS)
+    for flag in config.hyper:
+        _known(config.METHODS, flag)
     method = config.METHODS[name]
     values = {h.name: _value(config, name, method, h) for h in of_method(method)}
     rounds = values.pop("rounds", None)
@@ -188,6 +191,8 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         resumes = first.opens_given
     if rounds is None:
         rounds = config.rounds if first.rounds else 1
+    elif rounds < 1:
+        raise ValueError(f"--{name}.rounds must be at least 1; got {rounds}")
     return Planned(
         name,
         tuple(settings),
@@ -197,6 +202,16 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         tuple(promises),
         first.rewind_step if resumes else 0,
     )
+
+
+def _known(methods: Mapping[str, Method], flag: str) -> None:
+    """Raises a `ValueError` for a flag that no method has."""
+    owner, _, name = flag.partition(".")
+    if owner in methods and name in {hyper.name for hyper in of_method(methods[owner])}:
+        return
+    near = difflib.get_close_matches(flag, flags(methods), n=1)
+    hint = f"; did you mean --{near[0]}?" if near else ""
+    raise ValueError(f"there is no --{flag}{hint}")
 
 
 def _call(factory: Callable, values: Mapping[str, Any], *args: Any) -> Any:

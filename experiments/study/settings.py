@@ -231,6 +231,20 @@ class Settings:
         return resumed, self.steps
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen(Settings):
+    """Of masks over weights that stay as they are: tested, and not trained."""
+
+    VERDICTS: ClassVar[bool] = False
+
+    def trains(self, promises) -> bool:
+        return not promises.hard
+
+    def training(self, resumed: int) -> tuple[int, int]:
+        del resumed
+        return 0, 0
+
+
 def resolve(config: Settings) -> Settings:
     """Fills in what was left open and checks everything that needs no data.
 

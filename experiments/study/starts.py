@@ -129,7 +129,11 @@ def pruned(
       ties: go to the first weight, or at random.
       shuffle: a random mask of the same layer densities instead.
     """
-    chosen = scores.named(score)
+    if isinstance(density, float | int) and not 0 < density <= 1:
+        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    chosen, select = scores.named(score), selection.named(select)
     if ties == "random":
         chosen = scores.ties_at_random(chosen)
 
