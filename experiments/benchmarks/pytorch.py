@@ -1,10 +1,10 @@
 """The same training in a plain PyTorch loop, where that is installed; never needed."""
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +13,7 @@ from experiments.benchmarks import lenet, measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, place
 
 PYTORCH = "PyTorch, eager"
-EPOCHS = 5  # of a process of its own
+PROCESSES = 2  # beside one that has all cores
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -32,52 +32,59 @@ def _lenet(bench):
     for seeds in (1, bench.sizes.many):
         name = f"jaxticket, seeds {seeds}"
         works[name] = lenet.throughput(bench, seeds=seeds)[:2]
-    yield from _compare(bench, works)
-    if cores := _cores():
-        pairs = range(max(1, bench.repeats // 2))
-        taken = [_at_once(cores, images, batch_size) for _ in pairs]
-        yield measure.rate(
-            "pytorch",
-            f"PyTorch, {len(cores)} processes of a core each",
-            measure.Timing(tuple(taken)),
-            "images/s",
-            len(cores) * EPOCHS * count,
+    cores = _cores()
+    if len(cores) < PROCESSES:
+        print("pytorch: too few cores for two processes, left out", file=sys.stderr)
+        yield from _compare(bench, works)
+        return
+    with _pinned(cores, images, batch_size) as work:
+        works[f"PyTorch, {PROCESSES} processes of a core each"] = (
+            work,
+            PROCESSES * count,
         )
+        yield from _compare(bench, works)
 
 
 def _cores() -> list[int]:
-    """The first two of those that this process may use, where the system tells."""
-    try:
-        return sorted(os.sched_getaffinity(0))[:2]
-    except AttributeError:
+    """What `PROCESSES` may be pinned to; none where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
         return []
+    return sorted(os.sched_getaffinity(0))[:PROCESSES]
 
 
-def _at_once(cores: list[int], images: int, batch_size: int) -> float:
-    """Seconds of as many seeds as cores, each in a process of its own, on a core.
+@contextlib.contextmanager
+def _pinned(cores: list[int], images: int, batch_size: int) -> Iterator[measure.Work]:
+    """An epoch of LeNet on each of some cores at once, by a process of its own.
 
-    So ours has two seeds on two devices. The longest counts, without the starts.
+    The processes wait between epochs: their start is not part of the work, and what
+    runs by turns with it has the machine for itself.
     """
     line = [sys.executable, "-m", __name__, str(images), str(batch_size)]
-    started = [
-        subprocess.Popen([*line, str(core)], stdout=subprocess.PIPE, text=True)
-        for core in cores
-    ]
-    return max(float(each.communicate()[0].splitlines()[-1]) for each in started)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*line, str(core)], **pipes) for core in cores]
+
+    def work():
+        for process in processes:
+            print(file=process.stdin, flush=True)
+        if not all([process.stdout.readline() for process in processes]):
+            raise ChildProcessError("a process of PyTorch has ended")
+
+    try:
+        yield work
+    finally:
+        for process in processes:
+            process.communicate()  # ends it, as its input does
 
 
-def _alone(images: int, batch_size: int, core: int) -> float:
-    """Seconds of `EPOCHS` epochs of LeNet on one core, after one that warms up."""
+def _serve(images: int, batch_size: int, core: int) -> None:
+    """Trains an epoch for every line of the input, and says when it has."""
     import torch
 
     os.sched_setaffinity(0, [core])
     torch.set_num_threads(1)
     work = _lenet_loop(images, batch_size)
-    work()
-    begun = time.perf_counter()
-    for _ in range(EPOCHS):
-        work()
-    return time.perf_counter() - begun
+    for _ in sys.stdin:
+        print(work(), flush=True)
 
 
 def _resnet(bench):
@@ -203,4 +210,4 @@ def resnet_20():
 
 
 if __name__ == "__main__":
-    print(_alone(*map(int, sys.argv[1:])))
+    _serve(*map(int, sys.argv[1:]))
