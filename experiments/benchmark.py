@@ -10,53 +10,50 @@ Compiled programs are not cached, so that compile times are real.
 """
 
 import dataclasses
-import json
-import os
-import platform
-import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from rich import console, table
+from rich import console
 
 from experiments.benchmarks import (
     ceiling,
     compiling,
-    convolution,
-    jackpots,
+    convolving,
+    footprints,
+    frozen_steps,
     lenet,
     measure,
-    memory,
     parallel,
+    printing,
     program,
     pytorch,
     search,
-    selection,
+    selecting,
     widths,
-    zoo,
+    zoo_steps,
 )
 from experiments.benchmarks.bench import QUICK, Bench, Sizes
-from experiments.study.config import setting
-from experiments.study.study import common
+from experiments.study import command, settings
+from experiments.study.settings import setting
 
 SECTIONS = {
     "ceiling": ceiling.rows,
     "lenet": lenet.rows,
     "lanes": widths.rows,
     "parallel": parallel.rows,
-    "jackpots": jackpots.rows,
+    "jackpots": frozen_steps.rows,
     "program": program.rows,
     "search": search.rows,
-    "selection": selection.rows,
-    "convolution": convolution.rows,
-    "models": zoo.rows,
+    "selection": selecting.rows,
+    "convolution": convolving.rows,
+    "models": zoo_steps.rows,
     "compile": compiling.rows,
-    "memory": memory.rows,
+    "memory": footprints.rows,
     "pytorch": pytorch.rows,
 }
+NUMBERS = settings.each(settings.least(1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +64,23 @@ class Config:
         tuple(SECTIONS), f"what to measure, with commas: of {', '.join(SECTIONS)}"
     )
     seeds: list[int] = setting(
-        (1, 2, 4, 8, 16, 32, 64), "numbers of LeNet searches to compare"
+        (1, 2, 4, 8, 16, 32, 64), "numbers of LeNet searches to compare", NUMBERS
     )
-    devices: list[int] = setting((1, 2), "numbers of devices to compare")
-    lanes: list[int] = setting((1, 2, 4), "numbers of lanes a device to compare")
-    batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare")
+    devices: list[int] = setting((1, 2), "numbers of devices to compare", NUMBERS)
+    lanes: list[int] = setting(
+        (1, 2, 4), "numbers of lanes a device to compare", NUMBERS
+    )
+    batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare", NUMBERS)
     weights: list[int] = setting(
-        (1_000_000, 10_000_000), "sizes of networks to select masks for"
+        (1_000_000, 10_000_000), "sizes of networks to select masks for", NUMBERS
     )
-    repeats: int = setting(5, "of every measurement; whole searches half as many")
+    repeats: int = setting(
+        5, "of every measurement; whole searches half as many", settings.least(1)
+    )
     limit: float = setting(
-        20.0, "seconds after which no more repetitions of a comparison begin"
+        20.0,
+        "seconds after which no more repetitions of a comparison begin",
+        settings.not_negative,
     )
     roofline: bool = setting(
         False, "in models, also the memory traffic against that of a copy"
@@ -86,14 +89,13 @@ class Config:
         None, "folder of prepared TFDS data, to search on MNIST instead of noise"
     )
     quick: bool = setting(False, "toy sizes: whether it runs, not how fast")
-    output: str | None = setting(None, "JSON file for the rows and the environment")
+    output: str | None = setting(
+        None, "JSON file for the rows and the environment", settings.in_a_folder
+    )
 
 
 def experiment(config: Config) -> list[measure.Row]:
     """Measures, prints a table a section, and writes the JSON file.
-
-    Args:
-      config: what to measure.
 
     Returns:
       All rows.
@@ -101,8 +103,11 @@ def experiment(config: Config) -> list[measure.Row]:
     Raises:
       ValueError: bad settings, before anything is measured.
     """
-    _check(config)
-    common.use_devices(compilation_cache=False)
+    settings.check(config)
+    if not config.sections:
+        raise ValueError(f"--sections needs at least one of {', '.join(SECTIONS)}")
+    settings.names("sections", config.sections, SECTIONS)
+    command.use_devices(compilation_cache=False)
     bench = Bench(
         sizes=QUICK if config.quick else Sizes(),
         seeds=config.seeds,
@@ -121,77 +126,18 @@ def experiment(config: Config) -> list[measure.Row]:
         begun = time.perf_counter()
         rows = []
         for row in SECTIONS[name](bench):
-            line = f"{name}: {row.name}: {_short(row.median)} {row.unit}"
+            line = f"{name}: {row.name}: {printing.short(row.median)} {row.unit}"
             print(line, file=sys.stderr, flush=True)
             rows.append(row)
         found += rows
         if rows:
             taken = time.perf_counter() - begun
-            terminal.print(_table(f"{name} ({taken:.0f} s)", rows), "")
+            terminal.print(printing.rows(f"{name} ({taken:.0f} s)", rows), "")
         if config.output is not None:
-            _write(Path(config.output), config, found)
+            printing.write(Path(config.output), dataclasses.asdict(config), found)
     return found
-
-
-def _check(config: Config) -> None:
-    if not config.sections:
-        raise ValueError(f"give at least one section of {', '.join(SECTIONS)}")
-    for name in config.sections:
-        if name not in SECTIONS:
-            raise ValueError(
-                f"unknown section {name!r}: choose of {', '.join(SECTIONS)}"
-            )
-    for name in ("seeds", "devices", "lanes", "batch_sizes", "weights"):
-        values = getattr(config, name)
-        if not values or min(values) < 1:
-            raise ValueError(f"--{name} takes numbers from 1, got {values}")
-    if config.repeats < 1 or not config.limit >= 0:
-        raise ValueError(
-            f"--repeats must be at least 1 and --limit at least 0, got "
-            f"{config.repeats} and {config.limit}"
-        )
-    if config.output is not None and not Path(config.output).absolute().parent.is_dir():
-        raise ValueError(f"--output {config.output}: there is no such folder")
-
-
-def _table(title: str, rows: Sequence[measure.Row]) -> table.Table:
-    result = table.Table(title=title, title_justify="left", title_style="bold")
-    result.add_column("", overflow="fold")
-    also = list(dict.fromkeys(key for row in rows for key in row.also))
-    for column in ("median", "", "lowest", "highest", "n", *also):
-        left = column == ""
-        result.add_column(column, justify="left" if left else "right", no_wrap=left)
-    for row in rows:
-        more = [_short(row.also[key]) if key in row.also else "" for key in also]
-        spread = ["", ""] if row.n == 1 else [_short(row.low), _short(row.high)]
-        result.add_row(
-            row.name, _short(row.median), row.unit, *spread, str(row.n), *more
-        )
-    return result
-
-
-def _short(value: float) -> str:
-    """Three figures, and no exponent for what people read without one."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
-
-
-def _write(path: Path, config: Config, rows: Sequence[measure.Row]) -> None:
-    about = {
-        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
-        "environment": {
-            **common.environment(),
-            "backend": jax.default_backend(),
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg(),
-        },
-        "config": dataclasses.asdict(config),
-        "rows": [row._asdict() for row in rows],
-    }
-    common.write(path, json.dumps(about, indent=2) + "\n")
 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_compilation_cache", False)
-    common.main(experiment, Config)
+    command.main(experiment, Config)

@@ -36,14 +36,24 @@ Reference:
 """
 
 import dataclasses
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from experiments.study import command, frozen, methods, optimizers, settings, starts
+import jax
+
+from experiments.study import (
+    command,
+    methods,
+    optimizers,
+    records,
+    settings,
+    starts,
+)
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import searches
+from jaxticket import analysis, classification, masks, scores, searches
+from jaxticket.base import Ticket
+from jaxticket.engine import keys
 
 LARGEST = partial(
     starts.pruned, score="magnitude", of="trained", weights="trained", shuffle=False
@@ -101,7 +111,7 @@ PUBLISHED = ANY | {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(frozen.Frozen):
+class Config(settings.Frozen):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS
@@ -113,7 +123,7 @@ class Config(frozen.Frozen):
         None: ANY,
     }
     EXCLUSIVE: ClassVar = (
-        *frozen.Frozen.EXCLUSIVE,
+        *settings.Frozen.EXCLUSIVE,
         ("tune_steps", "tune_epochs"),
     )
 
@@ -144,18 +154,53 @@ class Config(frozen.Frozen):
         return dataclasses.replace(config, tune_steps=steps)
 
 
-OVERLAPS = (
-    *("method", "seed", "setting", "density", "criterion"),
-    *("observed", "expected", "deviation", "images"),
-)
+CRITERIA = {
+    "magnitude": scores.magnitude,
+    "gradient": scores.gradient,
+    "SNIP": scores.snip,
+    "random": scores.random,
+}
 
 
-def overlaps(study) -> Iterator[dict[str, Any]]:
-    """A row for every mask found and every criterion of the trained dense network.
+def overlaps(study) -> None:
+    """Writes `overlaps.csv`: a row for every mask found and every criterion.
 
-    Of such masks, the one of the largest magnitudes overlaps most with a jackpot's.
+    A mask is compared with the weights that a criterion ranks highest in the trained
+    dense network, as many of each layer as it keeps. It takes seconds, so a finished
+    study may do it again.
     """
-    raise NotImplementedError
+    columns = ("method", "seed", "setting", "density", "criterion")
+    columns += (*analysis.Overlap._fields, "images")
+    rows, overlap = [], jax.jit(analysis.overlap_with)
+    for seed in study.seeds:
+        dense = study.shelf.anchor(records.dense(seed))
+        key = keys.named(keys.of_seed(seed).controls, "overlaps")
+        ranked = _ranked(study, dense, key)
+        for planned in study.planned.values():
+            if planned.promises[0].weights != "given":
+                continue
+            for label in (each.label for each in planned.settings):
+                lane = records.Lane(planned.name, "ticket", seed, 1, label)
+                mask = study.shelf.ticket(lane).mask
+                for criterion, values in ranked.items():
+                    found = map(float, overlap(values, mask))
+                    names = (planned.name, seed, label)
+                    row = (*names, float(masks.density(mask)), criterion)
+                    row += (*found, classification.IMAGES)
+                    rows.append(dict(zip(columns, row, strict=True)))
+    records.write_table(study.folder / "overlaps.csv", columns, rows)
+
+
+def _ranked(study, dense: Ticket, key) -> dict[str, Any]:
+    """Name of each criterion -> its scores of the trained weights."""
+
+    @jax.jit
+    def ranked(dense, key, train):
+        evidence = study.evidence(train)(dense.model_state)
+        evidence = evidence._replace(initial=dense.weights, key=key)
+        return {name: f(dense.weights, evidence) for name, f in CRITERIA.items()}
+
+    return ranked(dense, key, study.data.train)
 
 
 def experiment(config: Config) -> list[dict]:

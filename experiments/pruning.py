@@ -46,7 +46,7 @@ METHODS = methods.registry() | {
         preset={"final_density": DENSITIES["density"]},
     ),
     "one_shot": Method(
-        partial(searches.one_shot, score="magnitude", weights="trained"),
+        partial(searches.one_shot, score="magnitude"),
         preset=DENSITIES,
     ),
     "slimming": Method(

@@ -1,167 +1,159 @@
-"""Tables, figures and report.html of a ticket search, made from the files it left.
+"""Tables, figures and report.html of a study, made from the files it left.
 
-Reads ``config.json``, ``metrics.jsonl`` and ``results.csv``, and ``overlaps.csv`` where
-there is one. Of searches over frozen weights it writes ``search.csv`` too. To make them
-again:
+Reads ``config.json`` and ``results.csv``, and ``metrics.jsonl`` and ``overlaps.csv``
+where they are. Of searches over frozen weights it writes ``search.csv`` too. To make
+them again:
 
     python -m experiments.report --output_dir=runs/x
 """
 
+import base64
 import dataclasses
 import json
-from collections.abc import Sequence
-from html import escape
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
 
 from experiments.reports import (
+    drawings,
     figures,
-    milestones,
-    overlap_tables,
-    pages,
-    search_curves,
-    search_tables,
+    mask_searches,
+    overlaps,
     statistics,
     tables,
 )
-from experiments.study.study import common
+from experiments.study import command
+from jaxticket import files
+
+MARGIN = 0.5
 
 
-def html(output_dir: str | Path) -> Path:
-    """Writes ``report.html``: one file, with the figures that `figures` drew inside."""
-    folder = Path(output_dir)
-    rows = statistics.read_results(folder / "results.csv")
-    settings = _read_config(folder / "config.json")
-    config = settings["config"]
-    summaries = statistics.summarise(rows)
-    names = [config[name] for name in ("dataset", "model") if name in config]
-    title = settings.get("experiment", "Tickets")
-    title = escape(f"{title}: {', '.join(map(pages.value, names))}" if names else title)
-    images = [
-        (folder / "figures" / f"{name}.png", caption)
-        for name, caption in figures.captions(rows).items()
-    ]
-    terms = tables.TERMS | milestones.TERMS
-    if settings.get("verdicts", True):
-        marks = ["winning" if s.verdict == "winning" else "" for s in summaries]
-        headlines = _headlines(summaries)
-        lines = map(tables.cells, summaries)
-        results = pages.table(tables.HEADERS, lines, kind="verdicts", marks=marks)
-    else:
-        terms, headlines = milestones.TERMS, []
-        results = pages.table(milestones.ALL, milestones.all_tickets(rows))
-    sections = _sections(folder, rows)
-    for section in sections:
-        terms = terms | section.terms
-    parts = [
-        f"<h1>{title}</h1>",
-        f"<pre>{escape(pages.value(settings.get('command', '')))}</pre>",
-        *(f"<p>{escape(line)}</p>" for line in headlines),
-        "<h2>Tickets against the dense network</h2>",
-        results,
-        "<h2>The sparsest that match, and the best</h2>",
-        pages.table(milestones.HEADERS, milestones.lines(rows)),
-        *(
-            f"<h2>{escape(section.title)}</h2>"
-            + pages.table(section.headers, section.lines)
-            for section in sections
-        ),
-        "<h2>Figures</h2>",
-        "<p>Bars and bands are 95% intervals over the seeds; one seed has none.</p>",
-        *(pages.figure(*item) for item in images if item[0].exists()),
-        "<h2>Terms</h2>",
-        "<dl>",
-        *(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in terms.items()),
-        "</dl>",
-        "<h2>Settings</h2>",
-        pages.pairs(config),
-        "<h2>Environment</h2>",
-        pages.pairs(settings.get("environment", {})),
-        f"<details><summary>All {len(rows)} runs</summary>",
-        pages.table(
-            [name.replace("_", " ") for name in statistics.COLUMNS],
-            ([pages.value(row[name]) for name in statistics.COLUMNS] for row in rows),
-        ),
-        "</details>",
-    ]
-    path = folder / "report.html"
-    common.write(path, pages.page(title, parts))
-    return path
+class Run(NamedTuple):
+    """What the files of a run say.
+
+    Attributes:
+      about: its `config.json`.
+      margin: points that a ticket may fall short of the dense network and match it.
+      at: whose accuracies are compared, as the names of their columns begin: those at
+        the early-stopping step of tickets that are trained, else after the last step.
+      rows: its `results.csv`.
+      looks: its `metrics.jsonl`, empty where it was not kept.
+      searches: see `mask_searches.table`.
+      overlapping: its `overlaps.csv`, empty where there is none.
+    """
+
+    about: dict[str, Any]
+    margin: float
+    at: str
+    rows: pd.DataFrame
+    looks: pd.DataFrame
+    searches: pd.DataFrame
+    overlapping: pd.DataFrame
 
 
-def _headlines(summaries: Sequence[statistics.Summary]) -> list[str]:
-    """One sentence a method: how many tickets win, and the sparsest that does."""
-    lines = []
-    for method in dict.fromkeys(summary.method for summary in summaries):
-        rounds = [summary for summary in summaries if summary.method == method]
-        winners = [summary for summary in rounds if summary.verdict == "winning"]
-        line = f"{method}: {len(winners)} of {len(rounds)} tickets win"
-        if winners:
-            best = min(winners, key=lambda summary: summary.density)
-            gain = tables.plus_minus(best.to_dense, "{:+.2f}", 100)
-            line += (
-                f"; the sparsest keeps {100 * best.density:.3g}% of the weights: "
-                f"{gain} pp test accuracy against the dense network, at "
-                f"{tables.ratio(best)} its early-stopping step "
-                f"({tables.verdict(best)})"
-            )
-        lines.append(line + ".")
-    return lines
+def read(folder: str | Path, *, margin: float | None = None) -> Run:
+    """Reads a run; a margin that is not given is that of its settings.
 
-
-def _read_config(path: Path) -> dict[str, Any]:
+    Raises:
+      ValueError: a file of it is damaged, or lacks columns or rows.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        settings["config"].keys()
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        margin = about["config"].get("margin", MARGIN) if margin is None else margin
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the config of a run: {error!r}") from error
-    return settings
-
-
-def _sections(folder: Path, rows: Sequence[statistics.Row]) -> list[tables.Section]:
-    """What only searches over frozen weights have."""
-    records = statistics.read_metrics(folder / "metrics.jsonl")
-    return [
-        *search_tables.sections(search_curves.table(records, rows)),
-        *overlap_tables.sections(overlap_tables.read(folder)),
-    ]
-
-
-def show(output_dir: str | Path, *, verdicts: bool = True) -> None:
-    """Prints the tickets, a table a method if they can win, and the other tables."""
-    folder = Path(output_dir)
+    if not (isinstance(margin, int | float) and 0 < margin < math.inf):
+        raise ValueError(f"--margin must be above 0 and finite, got {margin}")
     rows = statistics.read_results(folder / "results.csv")
-    if verdicts:
-        summaries = statistics.summarise(rows)
-        methods = dict.fromkeys(summary.method for summary in summaries)
-        tables.show(
-            *(
-                tables.of_tickets([s for s in summaries if s.method == method])
-                for method in methods
-            ),
-            "Test accuracy is that at the early-stopping step; ± is a 95% interval "
-            "over the seeds; differences are paired by seed.\n",
-        )
-    else:
-        tables.show(tables.table(milestones.ALL, milestones.all_tickets(rows)))
-    tables.show(
-        tables.table(milestones.HEADERS, milestones.lines(rows)),
-        *(
-            tables.table(section.headers, section.lines, title=section.title)
-            for section in _sections(folder, rows)
-        ),
+    looks = statistics.read_metrics(folder / "metrics.jsonl")
+    return Run(
+        about=about,
+        margin=margin,
+        at="early_stopping_" if about.get("verdicts", True) else "",
+        rows=rows,
+        looks=looks,
+        searches=mask_searches.table(looks, rows),
+        overlapping=overlaps.read(folder),
     )
 
 
-def write(output_dir: str | Path) -> None:
-    """Makes the figures and ``report.html`` of a run, and ``search.csv``."""
-    folder = Path(output_dir)
-    rows = statistics.read_results(folder / "results.csv")
-    records = statistics.read_metrics(folder / "metrics.jsonl")
-    if found := search_curves.table(records, rows):
-        statistics.write_table(folder / "search.csv", search_curves.COLUMNS, found)
-    figures.draw(folder)
-    html(folder)
+def show(folder: str | Path, *, margin: float | None = None) -> None:
+    """Prints what the tickets of a run have shown, and the tables."""
+    headlines, found = _words(read(folder, margin=margin))
+    tables.show(*headlines, *found)
+
+
+def write(folder: str | Path, *, margin: float | None = None) -> None:
+    """Makes the figures and ``report.html`` of a run, and ``search.csv``.
+
+    The page is one file, with the figures inside.
+    """
+    folder = Path(folder)
+    run = read(folder, margin=margin)
+    if len(found := run.searches):
+        path = folder / mask_searches.FILE
+        statistics.write_table(path, [*found], found.to_dict("records"))
+    (folder / "figures").mkdir(exist_ok=True)
+    drawn = figures.drawn(run.rows, run.looks, run.overlapping, at=run.at)
+    shown = []
+    for name, (drawing, caption) in drawn.items():
+        png = drawings.png(drawing)
+        files.write(folder / "figures" / f"{name}.png", png)
+        width, data = 96 * drawing.get_figwidth(), base64.b64encode(png).decode()
+        shown.append({"caption": caption, "width": round(width), "data": data})
+    files.write(folder / "report.html", _page(run, shown))
+
+
+def _words(run: Run) -> tuple[list[str], list[tables.Table]]:
+    """The headlines and the tables."""
+    chosen = statistics.choose(run.rows, margin=run.margin, at=run.at)
+    return (
+        tables.headlines(chosen, margin=run.margin, at=run.at),
+        [
+            tables.milestones(chosen),
+            tables.every_ticket(run.rows, margin=run.margin, at=run.at),
+            *mask_searches.sections(run.searches),
+            *overlaps.sections(run.overlapping),
+        ],
+    )
+
+
+def _page(run: Run, shown: list[dict[str, Any]]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["setting"] = _setting
+    headlines, found = _words(run)
+    config = run.about["config"]
+    names = [_setting(config[name]) for name in ("dataset", "model") if name in config]
+    cells = [map(_setting, line) for line in run.rows.itertuples(index=False)]
+    return environment.get_template("page.html").render(
+        run=run,
+        title=": ".join(
+            filter(None, (run.about.get("experiment", "Tickets"), ", ".join(names)))
+        ),
+        headlines=headlines,
+        figures=shown,
+        tables=found,
+        worded=tables.WORDED,
+        every=tables.Table("", [name.replace("_", " ") for name in run.rows], cells),
+    )
+
+
+def _setting(x: Any) -> str:
+    """A setting or a number as text; NaN as a dash."""
+    if isinstance(x, float):
+        return tables.DASH if math.isnan(x) else f"{x:.6g}"
+    return x if isinstance(x, str) else json.dumps(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,16 +163,21 @@ class Config:
     output_dir: str = dataclasses.field(
         default="runs/ticket_search", metadata={"help": "folder of the run"}
     )
+    margin: float | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "points of accuracy that a ticket may fall short of the dense "
+            "network and still match it; default: as the run was told"
+        },
+    )
 
 
 def experiment(config: Config) -> None:
     """Makes the report of a finished run again."""
-    write(config.output_dir)
-    folder = Path(config.output_dir)
-    settings = _read_config(folder / "config.json")
-    show(folder, verdicts=settings.get("verdicts", True))
-    print(f"report: {folder / 'report.html'}")
+    write(config.output_dir, margin=config.margin)
+    show(config.output_dir, margin=config.margin)
+    print(f"report: {Path(config.output_dir) / 'report.html'}")
 
 
 if __name__ == "__main__":
-    common.main(experiment, Config)
+    command.main(experiment, Config)

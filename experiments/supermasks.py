@@ -37,7 +37,7 @@ from functools import partial
 from typing import ClassVar
 
 from experiments.continuous_sparsification import PARALLEL
-from experiments.study import command, frozen, methods, optimizers, starts
+from experiments.study import command, methods, optimizers, settings, starts
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from jaxticket import searches
@@ -99,9 +99,9 @@ METHODS = {
     **methods.registry(),
     "learned": learned(),
     "learned_constant": learned(starts.signed_constant),
-    "rescaled": learned(rescale="differentiated"),
-    "rescaled_constant": learned(starts.signed_constant, rescale="differentiated"),
-    "rescaled_by_constant_factor": learned(rescale="constant"),
+    "rescaled": learned(rescale=True),
+    "rescaled_constant": learned(starts.signed_constant, rescale=True),
+    "rescaled_by_constant_factor": learned(rescale=True, constant_factor=True),
     "edge_popup": Method(searches.edge_popup, starts.kaiming_constant, preset=POPPED),
     "edge_popup_normal": Method(
         searches.edge_popup, starts.kaiming_normal, preset=POPPED
@@ -143,7 +143,7 @@ ANY = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(frozen.Frozen):
+class Config(settings.Frozen):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS

@@ -48,15 +48,20 @@ METHODS = {
         start=partial(starts.pruned, of="trained", weights="initial"),
         preset={"density": (0.5, 0.2, 0.1, 0.05, 0.02)},
     ),
-    "snip": Method(
-        start=partial(AT_INITIALISATION, score="snip"), preset={"density": 0.1}
-    ),
-    "random": Method(
-        start=partial(AT_INITIALISATION, score="random"), preset={"density": 0.1}
-    ),
-    "magnitude": Method(
-        start=partial(AT_INITIALISATION, score="magnitude"), preset={"density": 0.1}
-    ),
+    **{
+        name: Method(
+            start=partial(AT_INITIALISATION, score=name),
+            preset={"density": 0.1, **preset},
+        )
+        for name, preset in (
+            ("snip", {}),
+            # At 1 GraSP keeps what makes the loss of a new network large.
+            ("grasp", {"temperature": 200.0}),
+            ("synflow", {"iterations": 100}),
+            ("magnitude", {}),
+            ("random", {}),
+        )
+    },
 }
 
 # What a run needs to know and a flag does not say. LeNet and Conv-k: Frankle and Carbin

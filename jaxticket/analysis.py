@@ -1,12 +1,17 @@
-"""Analysis: what masks have in common, against what chance would give them."""
+"""Analysis: what masks have in common, and what accuracies of several seeds show."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from jaxticket import masks
-from jaxticket.base import Mask
+from jaxticket import masks, selection
+from jaxticket.base import Mask, Scores
+
+TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
 
 
 class Overlap(NamedTuple):
@@ -47,3 +52,71 @@ def overlap(mask: Mask, other: Mask) -> Overlap:
 def layer_overlaps(mask: Mask, other: Mask) -> Mask:
     """The `overlap` of every layer by itself: a mask tree of `Overlap`."""
     return jax.tree.map(lambda m, o: overlap([m], [o]), mask, other)
+
+
+def overlap_with(scores: Scores, mask: Mask) -> Overlap:
+    """The `overlap` of a mask with as many of the highest scores of each layer."""
+    everything = jax.tree.map(jnp.ones_like, mask)
+    return overlap(mask, selection.like(mask)(scores, everything, None))
+
+
+class Interval(NamedTuple):
+    """A mean and its 95% interval, whose ends are NaN for a single value."""
+
+    mean: Any
+    low: Any
+    high: Any
+
+
+def interval(values: ArrayLike) -> Interval:
+    """Mean over the last axis and its 95% interval by Student's t."""
+    from scipy import special
+
+    values = np.asarray(values, float)
+    n = values.shape[-1]
+    if n == 0:
+        return Interval(*np.full((3, *values.shape[:-1]), math.nan))
+    mean = values.mean(-1)
+    half = mean * math.nan
+    if n > 1:
+        half = special.stdtrit(n - 1, 0.975) * values.std(-1, ddof=1) / n**0.5
+    return Interval(mean, mean - half, mean + half)
+
+
+def ratio(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Geometric mean of ``first / second``, and its interval from the logarithms.
+
+    It is NaN where a number is not above 0: such a pair has no logarithm.
+    """
+    pairs = np.asarray([first, second], float)
+    logs = np.log(np.where(pairs > 0, pairs, math.nan))
+    return Interval(*np.exp(interval(logs[0] - logs[1])))
+
+
+def verdict(difference: Interval, *, margin: float, density: float) -> str:
+    """What is shown of a ticket's accuracy less the dense network's.
+
+    A test of non-inferiority, so that noise never speaks for a ticket: only an interval
+    that is narrow enough to exclude a loss of `margin` does.
+
+    Args:
+      difference: in accuracy, 0 to 1.
+      margin: percentage points that a ticket may fall short and still match.
+      density: fraction of the weights kept.
+
+    Returns:
+      "better" or "matches" where the interval lies above 0 or above ``-margin``;
+      "worse" where it lies below 0; "unclear" between. "unknown" where a number is NaN,
+      "one seed" where there is no interval, "not sparser" of all the weights.
+    """
+    if math.isnan(difference.mean) or math.isnan(density):
+        return "unknown"
+    if density >= 1:
+        return "not sparser"
+    if math.isnan(difference.low):
+        return "one seed"
+    if difference.low > TIE:
+        return "better"
+    if difference.low > -margin / 100:
+        return "matches"
+    return "worse" if difference.high < -TIE else "unclear"

@@ -1,5 +1,6 @@
 """Losses and metrics of classifiers, for any `Model`."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxticket.base import Params, PRNGKey
+from jaxticket.base import Evidence, ModelState, Params, PRNGKey
 from jaxticket.data import Split
 from jaxticket.models.model import Model
-from jaxticket.training import LossFn, ModelState
+from jaxticket.training import EvidenceFn, LossFn, check_sizes
+
+IMAGES = 10_000  # that scores look at, unless told otherwise
 
 
 class Metrics(NamedTuple):
@@ -93,3 +96,67 @@ def evaluator(
         return Metrics(jnp.sum(losses) / size, jnp.sum(right) / size)
 
     return evaluate
+
+
+def evidence(
+    model: Model,
+    split: Split,
+    *,
+    prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
+    images: int = IMAGES,
+    batch_size: int = 100,
+) -> EvidenceFn:
+    """What scores may look at: a loss on fixed images, and the network alone.
+
+    The loss is the mean cross-entropy of the first images, in whole batches, one after
+    another; its gradient computes each batch anew and keeps none, so that memory does
+    not depend on how many there are.
+
+    Args:
+      model: the network, in evaluation mode.
+      split: of which the first images are taken, the same for all seeds.
+      prepare: images as they are stored -> what the network takes.
+      images: how many at most.
+      batch_size: images in a batch.
+
+    Returns:
+      `(model_state, temperature=1) -> Evidence` with `loss` and `forward`; the logits
+      are divided by the temperature in the loss, which GraSP wants at 200. The initial
+      weights and the key belong to whoever prunes.
+
+    Raises:
+      ValueError: numbers below 1.
+    """
+    check_sizes(images=images, batch_size=batch_size)
+    size = min(images, len(split.labels))
+    batch = min(batch_size, size)
+    number = size // batch
+    batches = jax.tree.map(
+        lambda x: jnp.reshape(x[: number * batch], (number, batch, *x.shape[1:])), split
+    )
+    one = jax.eval_shape(prepare, split.images[:1])
+
+    def of(model_state, temperature=1.0):
+        def apply(*args, **options):
+            logits, state = model.apply(*args, **options)
+            return logits / temperature, state
+
+        cooled = model if temperature == 1 else model._replace(apply=apply)
+        loss_fn = cross_entropy(cooled, prepare=prepare, train=False)
+
+        def loss(params):
+            @functools.partial(jax.checkpoint, prevent_cse=False)
+            def add(total, batch):
+                value, _ = loss_fn(params, model_state, batch, jax.random.key(0))
+                return total + value, None
+
+            total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), batches)
+            return total / number
+
+        def forward(params):
+            ones = jnp.ones(one.shape, one.dtype)
+            return model.apply(params, model_state, ones, train=False)[0]
+
+        return Evidence(loss=loss, forward=forward)
+
+    return of

@@ -5,11 +5,13 @@ equal arrays are stored once. Bool arrays are bit-packed. A file is written besi
 place and moved there when it is complete.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,27 @@ from jaxticket.base import Ticket
 
 _INDEX = "index.json"
 _KEY = "key of "  # begins the dtype of random keys, before their kind
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when it is whole."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write(path: str | Path, content: str | bytes) -> None:
+    """Replaces a file in one move: a half-written one never takes its place."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def save(path: str | Path, tree: Any, **about: Any) -> None:
@@ -41,15 +64,8 @@ def save(path: str | Path, tree: Any, **about: Any) -> None:
         leaves.append([name, dtype, list(shape), digest])
     index = json.dumps({"leaves": leaves, "about": about}, allow_nan=False)
     arrays[_INDEX] = np.frombuffer(index.encode(), np.uint8)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def _stored(name: str, leaf: Any) -> tuple[np.ndarray, str, tuple[int, ...]]:

@@ -49,10 +49,10 @@ def of(factory: Callable) -> dict[str, Hyper]:
     about = described(factory.__doc__ or "")
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        if name not in takes or name in CONTEXT:
             continue
         kind, swept, choices = _kind(hints[name])
-        if name not in takes or name in CONTEXT or kind is None:
+        if kind is None:
             continue
         found[name] = Hyper(
             name, parameter.default, kind, swept, choices, about.get(name, "")
@@ -68,12 +68,13 @@ def unbound(factory: Callable) -> Callable:
 
 
 def arguments(factory: Callable) -> set[str]:
-    """The arguments that a factory still takes: a variant has decided some."""
-    taken: set[str] = set()
+    """The keyword-only arguments that a factory still takes: a variant decides some."""
+    decided: set[str] = set()
     while isinstance(factory, functools.partial):
-        taken |= factory.keywords.keys()
+        decided |= factory.keywords.keys()
         factory = factory.func
-    return inspect.signature(factory).parameters.keys() - taken
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - decided
 
 
 def _kind(hint: Any) -> tuple[type | None, bool, tuple[str, ...]]:

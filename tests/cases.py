@@ -90,7 +90,7 @@ def make(method: str, **options: Any) -> Callable[..., Search]:
     factory = getattr(searches, method)
     (kind,) = get_type_hints(factory, include_extras=True)["optimizer"].__metadata__
     given = {"optimizer": OPTIMIZERS[kind], "steps": STEPS} | options
-    takes = hyperparameters.arguments(factory)
+    takes = hyperparameters.arguments(factory) | {"optimizer"}
     return functools.partial(factory, **{k: x for k, x in given.items() if k in takes})
 
 
@@ -162,6 +162,11 @@ def frozen(method: str, course: Callable | None = None, **options: Any) -> Case:
     )
 
 
+def biases_as_scales(params: Any) -> list[tuple[str, str]]:
+    """Channels for a network that has no normalisation."""
+    return [(f"{layer}/kernel", f"{layer}/bias") for layer in toy.SHAPES]
+
+
 ROWS_OF_OUR_OWN = {
     "fixed": Case(make("fixed"), optimizer="kept", decides=False),
     "imp": Case(make("imp"), optimizer="fresh"),
@@ -172,6 +177,9 @@ ROWS_OF_OUR_OWN = {
         make("gradual", final_density=0.5, every=2),
         course=at_densities(1, 1, "9/16", "9/16", "1/2"),
         optimizer="kept",
+    ),
+    "slimming": Case(
+        make("slimming", layers=biases_as_scales, penalty=0.1), optimizer="kept"
     ),
     "soft_threshold": Case(
         make("soft_threshold", optimizer=MOMENTUM, initial_logit=-1.0), optimizer="kept"

@@ -1,8 +1,10 @@
 """One set of JAX settings for all tests: strict, on CPU, with a persistent cache.
 
-Files are spread over two to four processes, see `setup.cfg`; `-n 0` takes one.
+Files are spread over two processes, see `setup.cfg`; `-n 0` takes one. They share the
+programs that they compile, on disk; in memory a process keeps those of one file.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TFDS = ROOT.parent / "shared" / "tfds"
+TFDS = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
@@ -40,13 +42,20 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """Lets go of compiled programs when a file is done: they take gigabytes in all."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def unoptimised():
-    """Compiles in a hurry for a file that compares no bits."""
+    """Compiles in a hurry for a file that compares no bits of two programs."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
 
 
 @pytest.fixture

@@ -22,8 +22,10 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("section", [s for s in benchmark.SECTIONS if s != "pytorch"])
+@pytest.mark.parametrize("section", benchmark.SECTIONS)
 def test_section_gives_rows(section, tmp_path, capsys):
+    if section == "pytorch":
+        pytest.importorskip("torch")
     path = tmp_path / "rows.json"
     rows = benchmark.experiment(
         benchmark.Config(sections=(section,), output=str(path), **QUICK)
@@ -46,11 +48,11 @@ def test_section_gives_rows(section, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sections": ("lenett",)}, "unknown section 'lenett': choose of ceiling"),
-        ({"sections": ()}, "at least one section"),
-        ({"seeds": (0,)}, "--seeds takes numbers from 1"),
+        ({"sections": ("lenett",)}, "--sections: no 'lenett', choose of ceiling"),
+        ({"sections": ()}, "at least one number|at least one of"),
+        ({"seeds": (0,)}, "--seeds must be at least 1"),
         ({"repeats": 0}, "--repeats must be at least 1"),
-        ({"output": "/nowhere/rows.json"}, "there is no such folder"),
+        ({"output": "/nowhere/rows.json"}, "in a folder that exists"),
     ],
 )
 def test_bad_settings(settings, message):

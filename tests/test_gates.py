@@ -1,5 +1,7 @@
 """Facts about gates that are drawn, and about searches that need no training."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,15 @@ import optax
 import pytest
 import toy
 
-from jaxticket import Gated, iss, l0, masks
+from jaxticket import (
+    Gated,
+    Ticket,
+    continuous_sparsification,
+    iss,
+    l0,
+    masks,
+    supermask,
+)
 from jaxticket.searches import gates
 
 DRAWS = 4000
@@ -92,17 +102,132 @@ def test_draws_for_half_precision_are_fine_enough():
     assert 0 < draws.min() < draws.max() < 1
 
 
+# The optimiser of weights and logits, and what of it outlives a round.
+
+PAIR = Gated({"w": jnp.ones((3, 2))}, {"w": jnp.zeros((3, 2))})
+GRADS = [jax.tree.map(lambda x, i=i: x + jnp.cos(i + 1.0), PAIR) for i in range(4)]
+
+
+def test_weights_and_logits_have_optimisers_of_their_own():
+    for frozen in (False, True):
+        of_weights = optax.set_to_zero() if frozen else optax.sgd(1.0)
+        pair = gates.optimizer(of_weights, optax.sgd(10.0))
+        updates, _ = pair.update(GRADS[0], pair.init(PAIR), PAIR)
+        expected = 0 if frozen else -GRADS[0].weights["w"]
+        np.testing.assert_array_equal(updates.weights["w"], expected)
+        np.testing.assert_allclose(updates.logits["w"], -10 * GRADS[0].logits["w"])
+
+
+# Learning rate -> optimiser.
+SCHEDULED = {
+    "sgd": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
+    "adam": lambda rate: optax.chain(optax.clip(1.0), optax.adam(rate)),
+    "adamw": optax.adamw,
+    "adafactor": optax.adafactor,
+    "hyperparameters": optax.inject_hyperparams(optax.adam),
+    "accumulated": lambda rate: optax.MultiSteps(optax.adam(rate), 2),
+    "flat": lambda rate: optax.flatten(optax.adam(rate)),
+    "apart": lambda rate: gates.optimizer(optax.adam(rate), optax.sgd(rate, 0.9)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_schedules_start_again_and_moments_stay(name):
+    """With its rate at 1 again it does what an optimiser does that always had 1."""
+
+    def after_some(optimizer):
+        state = optimizer.init(PAIR)
+        for grads in GRADS[:3]:
+            _, state = optimizer.update(grads, state, PAIR)
+        return state
+
+    falling, constant = (
+        SCHEDULED[name](rate) for rate in (lambda n: 0.5**n, lambda n: 1.0)
+    )
+    state = gates.restarted(after_some(falling), falling.init(PAIR))
+    ours, _ = falling.update(GRADS[3], state, PAIR)
+    theirs, _ = constant.update(GRADS[3], after_some(constant), PAIR)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    unlike, _ = falling.update(GRADS[3], after_some(falling), PAIR)
+    assert not np.array_equal(unlike.logits["w"], ours.logits["w"])
+
+
+def test_noise_goes_on_and_what_follows_the_loss_starts_again():
+    noise = optax.add_noise(0.1, 0.5, jax.random.key(0))
+    opened = noise.init(PAIR)
+    _, used = noise.update(GRADS[0], opened, PAIR)
+    again = gates.restarted(used, opened)
+    assert again.count == 0
+    assert again.rng_key == used.rng_key != opened.rng_key
+    plateau = optax.contrib.reduce_on_plateau()
+    opened = plateau.init(PAIR)
+    used = opened._replace(scale=jnp.float32(0.1), best_value=jnp.float32(2.0))
+    assert gates.restarted(used, opened) == opened
+
+
+@pytest.mark.parametrize("keep_momentum", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [functools.partial(continuous_sparsification, temperature=20.0, steps=16), iss],
+    ids=["cs", "iss"],
+)
+def test_a_schedule_of_optax_lasts_for_every_round(make, keep_momentum):
+    """If it did not, the logits would stay at 0 from the second round on."""
+    rate = optax.cosine_decay_schedule(3e-2, 16)
+    search = make(optax.adam(rate), keep_momentum=keep_momentum)
+    x = jax.random.normal(jax.random.key(1), (8, 6))
+
+    def loss(params):
+        hidden = jnp.tanh(x[:, :5] @ params["dense"]["kernel"])
+        return jnp.mean((hidden @ params["head"]["kernel"] - x[:, 2:]) ** 2)
+
+    def step(state, at):
+        return search.update(jax.grad(loss)(search.params(state)), state, at), ()
+
+    @jax.jit
+    def a_round(state):
+        state, _ = jax.lax.scan(step, state, jnp.arange(16))
+        return search.advance(state), masks.density(search.ticket(state).mask)
+
+    state = search.init(jax.random.key(0), toy.ticket())
+    for _ in range(3):
+        state, density = a_round(state)
+        assert 0 < density < 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(continuous_sparsification, temperature=lambda step: 1.0),
+        functools.partial(iss, initial_logit=-0.1),
+        functools.partial(l0, initial_logit=-3.0),
+        functools.partial(supermask, initial_logit=-0.1, read="threshold"),
+    ],
+    ids=["cs", "iss", "l0", "supermask"],
+)
+def test_an_empty_ticket_is_not_returned_in_silence(make):
+    search = make(optax.sgd(0.1))
+    state = search.init(jax.random.key(0), toy.ticket())
+    with pytest.warns(UserWarning, match="keeps no weight"):
+        assert masks.count(search.ticket(state).mask) == 0
+
+
 # ISS.
 
 
+@pytest.mark.filterwarnings("ignore:the ticket keeps no weight")
 def test_a_gate_as_often_open_as_closed_is_not_off():
     search = iss(optax.sgd(0.1))
     for logit, kept in ((-0.01, 0), (0.0, 54), (0.01, 54)):
         assert masks.count(search.ticket(opened(search, logit)).mask) == kept
 
 
-def test_what_is_off_is_dropped_for_good_and_the_others_start_again():
-    search = iss(optax.sgd(0.1), initial_logit=0.3, off=lambda s: s < -2)
+@pytest.mark.parametrize(
+    "off", [lambda s: s < -2, 1 / (1 + np.exp(2))], ids=["rule", "probability"]
+)
+def test_what_is_off_is_dropped_for_good_and_the_others_start_again(off):
+    search = iss(optax.sgd(0.1), initial_logit=0.3, off=off)
     state = opened(search)
     kernel = jnp.linspace(-3, 1, 24).reshape(6, 4)
     logits = state.gated.logits | {"head": {"bias": None, "kernel": kernel}}
@@ -121,7 +246,7 @@ def test_what_is_off_is_dropped_for_good_and_the_others_start_again():
 
 def test_l0_logits_start_around_the_given_one():
     weights = {"w": jnp.ones((300, 100))}
-    ticket = toy.Ticket(weights, masks.full(weights))
+    ticket = Ticket(weights, masks.full(weights))
     search = l0(optax.sgd(0.1), penalty=0.1, initial_logit=0.7)
     one, other = (
         search.init(jax.random.key(seed), ticket).gated.logits["w"] for seed in (0, 1)
@@ -141,6 +266,7 @@ def test_l0_logits_stay_between_bounds(penalty, bound):
         np.testing.assert_allclose(leaf, np.log(bound), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:the ticket keeps no weight")
 @pytest.mark.parametrize("weights", ["anchor", "trained"])
 def test_an_l0_ticket_has_the_gates_of_a_test(weights):
     """`z = 1.2 sigmoid(a) - 0.1`, clipped: 0 up to `log(1 / 11)`, 1 from `log 11`."""

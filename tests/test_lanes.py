@@ -3,12 +3,13 @@
 import functools
 import re
 
+import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import HASTE, STEPS, assert_same, at
+from cases import METHODS, STEPS, assert_same, at
 from programs import (
-    each_method,
     lane,
     search_of,
     side_by_side,
@@ -19,45 +20,50 @@ from programs import (
 from jaxticket import training
 from jaxticket.engine import lanes
 
-# As users compile it; every other search in a hurry.
-OPTIMISED = ("imp", "l0")
+
+def told(name):
+    """`(key, ticket) -> story` of a method: all moves and views, on the full batch."""
+    return lambda key, ticket: cases.told(METHODS[name], key, ticket, jnp.bool_(False))
+
+
+def ran(key, ticket):
+    """A whole run, with the order of its batches and noise."""
+    return whole("imp")(key, ticket, {})
 
 
 @functools.cache
-def spread(name, devices, turns=1, width=2):
-    """A whole search in `width` lanes on each device: the layout and the program."""
+def spread(search, devices, turns=1, width=2):
+    """A search in `width` lanes on each device: the layout and the compiled program."""
     layout = lanes.layout(width, jax.devices()[:devices], turns=turns)
-    search = whole(name)
     program = lanes.mapped(
-        layout, lambda key, ticket: search(key, ticket, {}), (True, True)
+        layout, ran if search == "run" else told(search), (True, True)
     )
     starts = jax.eval_shape(lambda: side_by_side([lane(0)] * layout.width))
-    hurried = {} if name in OPTIMISED else lanes.SAME_BITS | HASTE
-    return layout, program.lower(*starts).compile(compiler_options=hurried)
+    return layout, program.lower(*starts).compile()
 
 
 def on(program, seeds):
     return jax.device_get(program(*side_by_side(map(lane, seeds))))
 
 
-@each_method
-def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(name):
-    _, program = spread(name, 4)
+@pytest.mark.parametrize("search", [*METHODS, "run"])
+def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(search):
+    _, program = spread(search, 4)
     expected = on(program, range(8))
     for devices in (1, 4):
-        layout, program = spread(name, devices)
+        layout, program = spread(search, devices)
         for group in lanes.groups([6, 3, 1], layout.width):
             found = on(program, group)
             for position, seed in enumerate(group):
                 assert_same(at(found, position), at(expected, seed))
 
 
-@pytest.mark.parametrize(("name", "width"), [("imp", 2), ("l0", 1)])
-def test_turns_and_devices_stand_in_for_each_other(name, width):
-    layout, program = spread(name, 2, 2, width)
+@pytest.mark.parametrize(("search", "width"), [("run", 2), ("l0", 1)])
+def test_turns_and_devices_stand_in_for_each_other(search, width):
+    layout, program = spread(search, 2, 2, width)
     expected = on(program, range(layout.width))
     for devices, turns in ((4, 1), (1, 4)):
-        _, program = spread(name, devices, turns, width)
+        _, program = spread(search, devices, turns, width)
         found = on(program, range(layout.width))
         for seed in range(layout.width):
             assert_same(at(found, seed), at(expected, seed))
@@ -78,9 +84,9 @@ def test_no_lanes_are_refused(per_device, turns):
         lanes.layout(per_device, turns=turns)
 
 
-@each_method
-def test_devices_do_not_talk(name):
-    _, program = spread(name, 4)
+@pytest.mark.parametrize("search", [*METHODS, "run"])
+def test_devices_do_not_talk(search):
+    _, program = spread(search, 4)
     text = program.as_text()
     assert "num_partitions=4" in text
     assert not re.search(r"all-|collective|reduce-scatter|send|recv", text)

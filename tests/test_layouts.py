@@ -7,8 +7,8 @@ from jaxticket.engine import layouts
 DEVICES = 4  # of the tests, see conftest.py
 
 
-class Study:
-    """Stands for a study: lanes of 10 bytes beside 5 of data, steps of some cost."""
+class Work:
+    """Lanes of 10 bytes beside 5 of data, and steps of some cost."""
 
     def __init__(self, layout, cost=lambda lanes: lanes):
         self.layout = layout
@@ -47,32 +47,32 @@ def test_no_more_devices_than_the_searches_fill(memory):
         (64, 1, (DEVICES, 1, 1)),
         (6, 2, (3, 2, 1)),
     ):
-        assert shape(layouts.decide(None, searches, turns, Study)) == expected
+        assert shape(layouts.decide(None, searches, turns, Work)) == expected
 
 
 def test_what_is_asked_for_is_what_one_gets(memory):
-    assert shape(layouts.decide(3, 100, 1, Study)) == (DEVICES, 1, 3)
+    assert shape(layouts.decide(3, 100, 1, Work)) == (DEVICES, 1, 3)
 
 
 def test_devices_that_share_their_memory_are_fewer_when_it_is_short(memory):
     memory(3 * 15)
-    assert shape(layouts.decide(None, 100, 1, Study)) == (3, 1, 1)
+    assert shape(layouts.decide(None, 100, 1, Work)) == (3, 1, 1)
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(memory):
     memory(20)
     with pytest.raises(ValueError, match="2 lanes on a device: .* MB; give fewer"):
-        layouts.decide(2, 100, 1, Study)
+        layouts.decide(2, 100, 1, Work)
     memory(10)
     with pytest.raises(ValueError, match="1 lane on a device: .* lower --batch_size"):
-        layouts.decide(None, 100, 1, Study)
+        layouts.decide(None, 100, 1, Work)
 
 
 def test_elsewhere_the_usual_lanes_are_halved_until_they_fit(memory, monkeypatch):
     monkeypatch.setattr(layouts.jax, "default_backend", lambda: "gpu")
-    assert shape(layouts.decide(None, 1000, 1, Study)) == (DEVICES, 1, 16)
+    assert shape(layouts.decide(None, 1000, 1, Work)) == (DEVICES, 1, 16)
     memory(90, shared=False)  # 85 for 8 lanes
-    assert shape(layouts.decide(None, 1000, 1, Study)) == (DEVICES, 1, 8)
+    assert shape(layouts.decide(None, 1000, 1, Work)) == (DEVICES, 1, 8)
 
 
 @pytest.mark.parametrize(
@@ -86,22 +86,31 @@ def test_elsewhere_the_usual_lanes_are_halved_until_they_fit(memory, monkeypatch
     ],
 )
 def test_auto_doubles_the_lanes_while_that_is_faster(memory, cost, searches, expected):
-    decided = layouts.decide("auto", searches, 1, lambda layout: Study(layout, cost))
+    decided = layouts.decide("auto", searches, 1, lambda layout: Work(layout, cost))
     assert decided[0].layout.per_device == expected
 
 
 def test_auto_stops_where_memory_ends(memory):
     memory(4 * 30)
-    decided = layouts.decide("auto", 64, 1, lambda layout: Study(layout, lambda _: 1.0))
+    decided = layouts.decide("auto", 64, 1, lambda layout: Work(layout, lambda _: 1.0))
     assert decided[0].layout.per_device == 2
     memory(1)
     with pytest.raises(ValueError, match="out of memory: 1 lane"):
-        layouts.decide("auto", 64, 1, Study)
+        layouts.decide("auto", 64, 1, Work)
 
 
 def test_an_earlier_layout_comes_again_on_other_devices(monkeypatch):
     for there, expected in ((4, (4, 3)), (3, (3, 4)), (1, (1, 12))):
         monkeypatch.setattr(layouts.jax, "device_count", lambda there=there: there)
-        layout = layouts.again({"lanes": 2, "width": 24}, Study).layout
+        layout = layouts.again({"lanes": 2, "width": 24}, Work).layout
         assert (layout.mesh.size, layout.turns) == expected
         assert (layout.per_device, layout.width) == (2, 24)
+
+
+def test_a_run_is_laid_out_as_an_earlier_call_has_recorded_it(memory, capsys):
+    work = layouts.laid_out(None, 100, 1, {"lanes": 2, "width": 8}, Work)
+    assert shape([work]) == (DEVICES, 1, 2)
+    assert not capsys.readouterr().err
+    work = layouts.laid_out(3, 100, 2, None, Work)
+    assert shape([work]) == (DEVICES, 2, 3)
+    assert capsys.readouterr().err.startswith("4 devices, 2 turns, 3 lanes on a device")

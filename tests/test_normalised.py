@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 
@@ -21,21 +22,9 @@ pytestmark = pytest.mark.usefixtures("unoptimised")
 @functools.cache
 def example(name, **options):
     """A model, parameters and state away from where they start, and images."""
-    model, rng = models.create(name, **options), np.random.default_rng(0)
+    model, rng = models.create(name, **options), np.random.default_rng(1)
     x = rng.normal(size=(8, SIZE[name], SIZE[name], 3)).astype(np.float32)
-
-    def draw(path, leaf):
-        if leaf.ndim > 1:
-            scale = np.sqrt(2 / math.prod(leaf.shape[:-1]))
-            value = rng.normal(scale=scale, size=leaf.shape)
-        elif path[-1].key in ("scale", "var"):
-            value = rng.uniform(0.5, 1.5, leaf.shape)
-        else:
-            value = rng.uniform(-0.2, 0.2, leaf.shape)
-        return value.astype(leaf.dtype)
-
-    variables = jax.eval_shape(model.init, KEY, x)
-    return model, *jax.tree_util.tree_map_with_path(draw, variables), x
+    return model, *networks.drawn(model, x), x
 
 
 @functools.cache

@@ -9,6 +9,8 @@ import pytest
 
 from jaxticket import order
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 def permutations(count, size):
     def one(key):

@@ -128,7 +128,9 @@ def test_continuous_sparsification(options):
     epoch_steps = options.pop("epoch_steps", 1)
     search = continuous_sparsification(
         optimizer(nesterov=True, decayed=Gated(True, False)),
-        temperature=schedules.temperature(final, STEPS, epoch_steps=epoch_steps),
+        temperature=final,
+        steps=STEPS,
+        epoch_steps=epoch_steps,
         initial_logit=s0,
         **options,
     )
@@ -192,6 +194,11 @@ def test_what_stands_where_the_starting_mask_is_false_does_not_matter(value):
         state, same = (search.update(grads, x, step) for x in (state, same))
 
 
+def test_a_temperature_that_is_a_number_needs_the_steps_of_a_round():
+    with pytest.raises(ValueError, match="temperature 8.0 needs steps"):
+        continuous_sparsification(optimizer(), temperature=8.0)
+
+
 # Facts about Continuous Sparsification that need no training.
 
 
@@ -244,6 +251,7 @@ def test_what_was_pruned_in_the_next_round(between, logit, gate):
         np.testing.assert_allclose(gates, gate, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:the ticket keeps no weight")
 def test_the_ticket_is_read_before_the_round_ends():
     """Afterwards no logit is above `s0`, and with `s0 <= 0` nothing is left."""
     search = released()

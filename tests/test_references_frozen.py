@@ -6,7 +6,9 @@ The network, its gradient and the optimiser by hand are those of `references`.
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from references import (
     KERNELS,
@@ -27,7 +29,7 @@ from references import (
     some,
 )
 
-from jaxticket import Ticket, edge_popup, jackpot, schedules, supermask
+from jaxticket import Ticket, edge_popup, jackpot, supermask
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -39,6 +41,7 @@ def learn(
     slope,
     choose,
     weights=lambda mask: draw(),
+    through=lambda d, m: d,
     read=lambda s, mask: mask,
 ):
     """Scores by momentum SGD under masks that `choose` makes of them, by hand.
@@ -53,7 +56,8 @@ def learn(
             if step == STEPS:
                 break
             dw, count = gradient(path[-1], *batch(round_, step)), count + 1
-            ds = {name: dw[name] * w[name] * slope(s[name]) for name in KERNELS}
+            dm = {name: through(dw[name] * w[name], mask[name]) for name in KERNELS}
+            ds = {name: dm[name] * slope(s[name]) for name in KERNELS}
             s, velocity = descend_all(s, ds, velocity, step)
             mask = {
                 name: choose(name, s[name], mask[name], step, count) for name in KERNELS
@@ -107,18 +111,23 @@ def swapped(rate):
     return choose
 
 
+# How the rate is said, and what it is; "none" of the swaps is a restriction to zero.
 RATES = {
-    "full": (lambda step: 1.0, lambda step: 1.0),
-    "quartic": (schedules.quartic(STEPS), lambda step: (1 - step / STEPS) ** 4),
+    "full": ({"restriction": lambda step: 1.0}, lambda step: 1.0),
+    "unrestricted": ({}, lambda step: 1.0),
+    "quartic": (
+        {"restriction": "quartic", "steps": STEPS},
+        lambda step: (1 - step / STEPS) ** 4,
+    ),
     "quartic by epochs": (
-        schedules.quartic(STEPS, epoch_steps=2),
+        {"restriction": "quartic", "steps": STEPS, "epoch_steps": 2},
         lambda step: (1 - step // 2 / 3) ** 4,
     ),
     "cosine": (
-        schedules.cosine(STEPS),
+        {"restriction": "cosine", "steps": STEPS},
         lambda step: (1 + math.cos(math.pi * step / STEPS)) / 2,
     ),
-    "none": (lambda step: 0.0, lambda step: 0.0),
+    "none": ({"restriction": lambda step: 0.0}, lambda step: 0.0),
 }
 
 
@@ -131,19 +140,13 @@ def of_2023(rate):
 def test_jackpot_of_2023(name):
     """Short restriction: of `n` swaps the best `ceil(rate n)`."""
     ours, rate = RATES[name]
-    search = jackpot(optimizer(), pruned_score=0.95, absolute=False, restriction=ours)
+    search = jackpot(optimizer(), pruned_score=0.95, absolute=False, **ours)
     expected = of_2023(rate)
     check(follow(search, half()), expected, rtol=1e-11)
     assert moved(expected) == (name != "none")
     if name == "quartic":  # else the restriction decides nothing
         free, bound = (path for path, _ in (of_2023(RATES["full"][1]), expected))
         assert any((a["w1"] != b["w1"]).any() for a, b in zip(free, bound, strict=True))
-
-
-def test_without_a_restriction_all_swaps_are_made():
-    options = {"pruned_score": 0.95, "absolute": False}
-    free = follow(jackpot(optimizer(), **options), half())
-    check(free, of_2023(RATES["full"][1]), rtol=1e-11)
 
 
 @pytest.mark.parametrize("alive", [ones(), some()], ids=["all", "some"])
@@ -163,11 +166,15 @@ def test_edge_popup(alive):
     assert moved(expected), "a reference that decides nothing"
 
 
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rescale": True}, {"rescale": True, "constant_factor": True}],
+    ids=["plain", "rescaled", "constant"],
+)
 @pytest.mark.parametrize("read", ["sample", "threshold"])
 @pytest.mark.parametrize("alive", [ones(), some()], ids=["all", "some"])
-def test_supermask(rescale, read, alive):
-    search = supermask(optimizer(), initial_logit=0.1, rescale=rescale, read=read)
+def test_supermask(options, read, alive):
+    search = supermask(optimizer(), initial_logit=0.1, read=read, **options)
     state = search.init(jax.random.key(0), Ticket(draw(), mask_tree(alive)))
 
     def sigmoid(s):
@@ -177,12 +184,18 @@ def test_supermask(rescale, read, alive):
         return alive[name] & (drawn(state.key, count)[name] < sigmoid(s))
 
     def weights(mask):
-        if not rescale:
+        if not options:
             return draw()
         factors = {
             name: alive[name].sum() / max(mask[name].sum(), 1) for name in KERNELS
         }
         return {name: w * factors.get(name, 1.0) for name, w in draw().items()}
+
+    def through(d, m):
+        """`dm_j = c g_j w_j - c / ones * sum_i g_i w_i m_i`; `d` has `c g w`."""
+        if options != {"rescale": True}:
+            return d
+        return d - (d * m).sum() / max(m.sum(), 1)
 
     def likely(s, mask):
         return {name: alive[name] & (sigmoid(s[name]) > 0.5) for name in mask}
@@ -195,6 +208,7 @@ def test_supermask(rescale, read, alive):
         slope=lambda s: sigmoid(s) * (1 - sigmoid(s)),
         choose=choose,
         weights=weights,
+        through=through,
         read=likely if read == "threshold" else lambda s, mask: mask,
     )
     check(follow(search, alive), expected, rtol=1e-11)
@@ -202,6 +216,33 @@ def test_supermask(rescale, read, alive):
         sum(m.sum() for m in mask.values()) for mask in (expected[1][-1][1], alive)
     )
     assert 0 < kept < all_, "a reference that decides nothing"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0, -5, -6, -2]),
+        ({"constant_factor": True}, [3, -2, -3, 1]),
+    ],
+    ids=["differentiated", "constant"],
+)
+def test_the_gradient_of_a_rescaled_mask(options, expected):
+    """One of four weights is kept, so `c = 4`; the loss is `sum((c m w - 1)^2) / 2`.
+
+    With `r = c m w - 1` the factor's own part of `dL/dm_j` is `-c / 1 * sum(r w m)`,
+    for all alike; `sigmoid'(0)` is a fourth.
+    """
+    search = supermask(optax.sgd(1.0), rescale=True, **options)
+    w, m = np.array([[1.0, 2.0, 3.0, -1.0]]), np.array([[True, False, False, False]])
+    state = search.init(
+        jax.random.key(0), Ticket({"w": w}, {"w": np.ones((1, 4), bool)})
+    )
+    state = state._replace(mask={"w": jnp.asarray(m)})
+    params = search.params(state)["w"]
+    np.testing.assert_allclose(params, [[4, 0, 0, 0]], rtol=1e-14)
+    after = search.update({"w": params - 1}, state, 0)
+    step = state.scores["w"] - after.scores["w"]
+    np.testing.assert_allclose(step, [expected], rtol=1e-14, atol=1e-14)
 
 
 def moved(expected):

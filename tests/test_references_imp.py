@@ -1,6 +1,7 @@
 """Training under a mask, and iterative magnitude pruning, against plain numpy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,6 +18,7 @@ from references import (
     draw,
     follow,
     gradient,
+    mask_tree,
     masked,
     ones,
     optimizer,
@@ -24,7 +26,7 @@ from references import (
     some,
 )
 
-from jaxticket import fixed, imp, selection
+from jaxticket import Evidence, Ticket, fixed, imp, run, selection
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -182,3 +184,51 @@ def test_imp(retrain, rewind_step, resume, score, scope):
     )
     expected = iterative(removed=0.3, resume=resume, score=score, keep=keep, **options)
     check(follow(search, ones(), resume=resume), expected, rtol=1e-11)
+
+
+def normalised(p, state, batch):
+    """The network of `references`, its inputs less a running mean, or their own."""
+    mean = batch["x"].mean(0) if state is None else state["mean"]
+    hidden = jnp.tanh((batch["x"] - mean[None]) @ p["w1"] + p["b1"][None])
+    error = hidden @ p["w2"] + p["b2"][None] - batch["y"]
+    return jnp.sum(error**2) / (2 * len(batch["x"]))
+
+
+def test_imp_prunes_with_the_weights_and_the_model_state_of_that_moment():
+    """By SNIP: of the trained weights, under the statistics that training has moved."""
+    x, y = (
+        jnp.concatenate(z) for z in zip(*(batch(0, i) for i in (0, 1)), strict=True)
+    )
+    data = {"x": x + 3, "y": y}
+
+    def loss(p, state, batch, key):
+        mean = 0.5 * state["mean"] + 0.5 * batch["x"].mean(0)
+        return normalised(p, None, batch), {"mean": mean}
+
+    def evidence(state):
+        return Evidence(loss=lambda p: normalised(p, state, data))
+
+    def result(search, rounds):
+        mask, before = mask_tree(ones()), {"mean": jnp.zeros(3)}
+        ticket = Ticket(draw(), mask, before)
+        key, sizes = jax.random.key(0), {"epochs": 3, "batch_size": 4}
+        known = {"evidence": evidence}
+        return run(search, loss, key, ticket, data, rounds=rounds, **sizes, **known)
+
+    search = imp(optax.sgd(0.3), density=0.5, score="snip", retrain="learning_rate")
+    _, carry, *_ = result(search, rounds=1)
+    w, mean = search.params(carry.search), np.asarray(carry.model["mean"])
+
+    def kept(p, mean):
+        g = gradient(p, np.asarray(data["x"]) - mean, np.asarray(y))
+        grade = {name: np.abs(g[name] * p[name]) for name in KERNELS}
+        return global_keep(grade, ones(), 0.5)
+
+    now = jax.tree.map(np.asarray, w)
+    found = result(search, rounds=2).ticket
+    for name, mask in kept(now, mean).items():
+        np.testing.assert_array_equal(found.mask[name], mask)
+    for other in (kept(draw(), mean), kept(now, np.zeros(3))):
+        assert any((other[name] != found.mask[name]).any() for name in KERNELS)
+    with pytest.raises(ValueError, match="score snip needs evidence.loss"):
+        search.advance(carry.search)

@@ -26,7 +26,7 @@ from references import (
 )
 
 from jaxticket import Ticket, fixed, gradual, soft_threshold
-from jaxticket.searches import slimming
+from jaxticket.searches.slimming import shrink
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -140,6 +140,6 @@ def test_l1_norm_of_scales():
         g["b1"] = g["b1"] + 0.3 * np.sign(path[-1]["b1"])
         w, v = descend_all(path[-1], g, v, step)
         path.append(w)
-    shrink = slimming.shrink(0.3, lambda params: [("w1", "b1", "w2")])
-    found = follow(fixed(optax.chain(shrink, optimizer())), ones(), rounds=1)
+    trained = optax.chain(shrink(0.3, lambda p: [("w1", "b1", "w2")]), optimizer())
+    found = follow(fixed(trained), ones(), rounds=1)
     check(found, (path, [(path[-1], ones())]), rtol=1e-12)

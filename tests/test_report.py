@@ -1,473 +1,781 @@
-"""The statistics, the table, the figures and the report, on a made-up run."""
+"""Statistics, tables, figures, page: of made-up runs, and of all that are kept."""
 
-import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from rich import console
+from scipy import stats
 
 from experiments import report
-from experiments.reports import figures, milestones, statistics, tables
+from experiments.reports import (
+    drawings,
+    figures,
+    mask_searches,
+    overlaps,
+    statistics,
+    tables,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTROLS = ("reinitialise", "shuffle", "random")
+KEPT = sorted(p.parent for p in (ROOT / "experiments/results").glob("*/results.csv"))
 PNG = b"\x89PNG\r\n\x1a\n"
+EARLY = "early_stopping_test_accuracy"
 
 
-def make_row(method, treatment, seed, round_, **values):
-    """One line of results.csv; ``accuracy`` is that at the early-stopping step."""
-    accuracy = values.pop("accuracy", 0.97)
-    values.setdefault("density", 0.8**round_)
-    values.setdefault("early_stopping_step", 500)
-    values.setdefault("search_epochs", 10.0 * round_)
-    return dict.fromkeys(statistics.COLUMNS, 1.0) | {
-        "setting": "",
-        "method": method,
-        "treatment": treatment,
-        "seed": seed,
-        "round": round_,
-        "early_stopping_test_accuracy": accuracy,
-        "test_accuracy": accuracy - 0.002,
-        **values,
-    }
+@pytest.fixture(autouse=True)
+def few_pixels(monkeypatch):
+    monkeypatch.setattr(drawings, "DPI", 20)
 
 
-def make_curve(row):
-    """Lines of metrics.jsonl of the training that ``row`` sums up."""
-    names = ("method", "treatment", "seed", "round", "density")
-    for step in range(0, 1001, 100):
-        done = 1 - math.exp(-step / row["early_stopping_step"] * 3)
-        over = max(0.0, step - row["early_stopping_step"]) / 2e4
-        yield {name: row[name] for name in names} | {
-            "step": step,
-            "train_loss": 2.3 * (1 - done) + 0.01,
-            "validation_loss": 2.2 * (1 - done) + 0.1 + over,
-            "validation_accuracy": 0.1 + 0.87 * done,
-            "test_loss": 2.2 * (1 - done) + 0.1,
-            "test_accuracy": 0.1 + (row["test_accuracy"] - 0.1) * done,
-        }
+def make_row(method, treatment, seed, prunings, *, accuracy=0.97, **values):
+    """A training; `accuracy` is every accuracy that `values` do not give."""
+    accuracies = (name for name in statistics.COLUMNS if name.endswith("accuracy"))
+    return (
+        dict.fromkeys(statistics.COLUMNS, 1.0)
+        | dict.fromkeys(accuracies, accuracy)
+        | {"method": method, "treatment": treatment, "seed": seed}
+        | {"prunings": prunings, "setting": "", "density": 0.8**prunings}
+        | {"early_stopping_step": 500, "search_epochs": 10.0 * prunings}
+        | values
+    )
 
 
-def make_rows(
-    methods=("imp", "continuous_sparsification"), seeds=5, rounds=8, controls=CONTROLS
-):
-    """Tickets that gain at first and fall off, and controls that fall off sooner."""
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, 0.002, seeds)
-    rows = [
-        make_row(
-            "dense",
-            "dense",
-            s,
-            0,
-            accuracy=0.97 + noise[s],
-            early_stopping_step=600 + int(rng.integers(-80, 80)),
-        )
-        for s in range(seeds)
-    ]
-    for m, method in enumerate(methods):
-        for r in range(1, rounds + 1):
-            for t, treatment in enumerate(("ticket", *controls)):
-                for s in range(seeds):
-                    x = r / rounds
-                    gain = 0.012 * x - 0.02 * x**3 - 0.02 * x * t - 0.003 * m
-                    density = 0.8 ** (2 * r)
-                    if method != "imp":
-                        density *= math.exp(rng.normal(-0.3, 0.1))
-                    rows.append(
-                        make_row(
-                            method,
-                            treatment,
-                            s,
-                            r,
-                            density=density,
-                            accuracy=0.97 + gain + noise[s] + rng.normal(0, 0.001),
-                            early_stopping_step=int(
-                                600
-                                - 300 * x
-                                + 300 * x**3
-                                + 150 * x * t
-                                + rng.integers(-40, 40)
-                            ),
-                        )
-                    )
-    return rows
-
-
-def make_run(folder, rows, *, config=None, spoil=lambda record: record):
-    """Writes the files that a search leaves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "config": config
-        or {
-            "dataset": "digits",
-            "model": "lenet_300_100",
-            "seeds": 5,
-            "method": ["imp"],
-            "learning_rate": 1.2e-3,
-        },
-        "environment": {"jax": "0.10.2", "device": "cpu"},
-        "command": "python -m experiments.ticket_search --seeds=5",
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
-    with open(folder / "results.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, statistics.COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    with open(folder / "metrics.jsonl", "w") as file:
-        for row in rows:
-            for record in make_curve(row):
-                file.write(json.dumps(spoil(record), allow_nan=False) + "\n")
-    return folder
-
-
-def make_pair(differences, *, steps=500, dense_steps=500, density=0.5, control=None):
+def make_pairs(differences, *, dense_step=500, control=None, **values):
     """Tickets that differ from their dense networks by the given accuracies."""
     rows = []
     for seed, difference in enumerate(differences):
-        accuracy = 0.90 + 0.02 * seed  # seeds differ by more than the treatments
-        values = {"density": density, "early_stopping_step": steps}
+        level = 0.90 + 0.02 * seed  # seeds differ by more than the treatments
+        dense = {"density": 1.0, "early_stopping_step": dense_step}
+        ours = {"density": 0.5} | values
         rows += [
-            make_row(
-                "dense",
-                "dense",
-                seed,
-                0,
-                density=1.0,
-                accuracy=accuracy,
-                early_stopping_step=dense_steps,
-            ),
-            make_row(
-                "imp", "ticket", seed, 1, accuracy=accuracy + difference, **values
-            ),
+            make_row("dense", "dense", seed, 0, accuracy=level, **dense),
+            make_row("imp", "ticket", seed, 1, accuracy=level + difference, **ours),
         ]
         if control is not None:
-            rows.append(
-                make_row(
-                    "imp",
-                    "reinitialise",
-                    seed,
-                    1,
-                    accuracy=accuracy + control,
-                    **values,
-                )
+            accuracy = level + control
+            rows.append(make_row("imp", "reinitialise", seed, 1, accuracy=accuracy))
+    return pd.DataFrame(rows)
+
+
+def make_ladder(differences, *, spread=0.001, method="imp", dense=True, **values):
+    """Tickets of falling density, three seeds each, `spread` about the difference."""
+    rows = []
+    for seed, noise in enumerate((-1, 0, 1)):
+        if dense:
+            rows.append(make_row("dense", "dense", seed, 0, accuracy=0.9))
+        rows += [
+            make_row(
+                method, "ticket", seed, n, accuracy=0.9 + d + noise * spread, **values
             )
-    return rows
+            for n, d in enumerate(differences, 1)
+        ]
+    return pd.DataFrame(rows)
 
 
-def summary_of(rows, **options):
-    (summary,) = statistics.summarise(rows, **options)
+def make_run(folder, rows, *, looks=(), **about):
+    """Writes the files that a study leaves."""
+    config = {"dataset": "digits", "model": "lenet_300_100", "seeds": 5}
+    about = {"config": config, "environment": {"jax": "0.10.2"}, "command": "x"} | about
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(about))
+    rows = pd.DataFrame(rows)
+    statistics.write_table(folder / "results.csv", [*rows], rows.to_dict("records"))
+    lines = [json.dumps(look) for look in looks]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def make_looks(rows):
+    """Looks at the trainings of `rows`, at every hundredth step."""
+    keys = ("method", "treatment", "seed", "prunings", "setting", "density")
+    for row in rows.to_dict("records"):
+        for step in range(100, 1001, 100):
+            done = 1 - math.exp(-step / 200)
+            losses = {"train_loss": 2.3 - 2 * done, "validation_loss": 2.4 - 2 * done}
+            accuracies = {
+                "validation_accuracy": 0.9 * done,
+                "test_accuracy": 0.9 * done,
+            }
+            look = {key: row[key] for key in keys} | {"step": step, "test_loss": 1.0}
+            yield look | losses | accuracies
+
+
+def summary_of(rows, *, margin=0.5, **options):
+    (summary,) = statistics.summarise(rows, margin=margin, **options)
     return summary
+
+
+# Numbers.
 
 
 @pytest.mark.parametrize(
     ("values", "t"),
-    [([1.0, 3.0], 12.706205), ([1.0, 2.0, 6.0], 4.302653), (list(range(10)), 2.262157)],
+    [([1.0, 3.0], 12.706205), ([1.0, 2.0, 6.0], 4.302653), (range(10), 2.262157)],
 )
 def test_interval_is_students_t(values, t):
-    mean, half_width = statistics.interval(values)
-    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    mean, low, high = statistics.interval([*values])
+    half = t * np.std([*values], ddof=1) / math.sqrt(len(values))
     assert mean == pytest.approx(np.mean(values))
-    assert half_width == pytest.approx(t * error, rel=1e-6)
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
 def test_interval_of_few_or_failed_runs():
     assert statistics.interval([2.0]).mean == 2.0
-    assert math.isnan(statistics.interval([2.0]).half_width)
+    assert math.isnan(statistics.interval([2.0]).low)
     assert math.isnan(statistics.interval([]).mean)
-    assert math.isnan(statistics.interval([1.0, math.nan]).mean)
+    assert np.isnan(statistics.interval([1.0, math.nan, 2.0])).all()
+    assert statistics.interval([3.0, 3.0]) == (3.0, 3.0, 3.0)
+    many = statistics.interval([[1.0, 3.0], [2.0, math.nan]])
+    np.testing.assert_equal(many.mean, [2.0, math.nan])
 
 
-def test_differences_pair_by_seed():
-    first, second = {2: 5.0, 0: 1.0, 7: 0.0}, {0: 0.5, 1: 9.0, 2: 3.0}
-    assert statistics.paired_differences(first, second) == [0.5, 2.0]
+def test_ratio_is_of_logarithms():
+    first, second = np.array([200.0, 400.0, 800.0]), np.array([100.0, 100.0, 400.0])
+    logs = np.log([2.0, 4.0, 2.0])
+    low, high = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    found = statistics.ratio(first, second)
+    assert found.mean == pytest.approx(16 ** (1 / 3))
+    assert (found.low, found.high) == pytest.approx((math.exp(low), math.exp(high)))
+    inverse = statistics.ratio(second, first)
+    assert inverse.low == pytest.approx(1 / found.high)
 
 
-def test_pairing_finds_what_unpaired_means_cannot():
-    rows = make_pair([0.004, 0.005, 0.006, 0.005])
-    rows = rows[::2] + rows[:0:-2]  # the tickets in another order of seeds
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("missing", [0.0, math.nan])
+def test_a_step_of_zero_or_none_is_said(missing):
+    rows = make_pairs([0.01, 0.01])
+    rows.loc[1, "early_stopping_step"] = missing
     summary = summary_of(rows)
-    assert summary.accuracy.half_width > 0.03
-    assert summary.to_dense.mean == pytest.approx(0.005)
-    assert summary.to_dense.half_width == pytest.approx(
-        3.182446 * 0.00081650 / 2, rel=1e-4
+    assert math.isnan(summary.step_ratio.mean)
+    assert tables.step_ratio(summary) == "1 of 2 seeds without a step"
+
+
+def test_differences_are_paired_by_seed():
+    differences = [0.004, 0.005, 0.006, 0.005]
+    rows = make_pairs(differences)
+    rows = pd.concat(
+        [rows[rows.treatment == "dense"], rows[rows.treatment == "ticket"][::-1]]
     )
-    assert (summary.verdict, summary.clear, summary.wins) == ("winning", True, 4)
+    summary = summary_of(rows)
+    dense, ticket = (
+        rows[rows.treatment == name].sort_values("seed")[EARLY]
+        for name in ("dense", "ticket")
+    )
+    expected = stats.ttest_rel(ticket, dense).confidence_interval(0.95)
+    assert summary.accuracy.high - summary.accuracy.mean > 0.03
+    assert summary.to_dense == pytest.approx((0.005, *expected))
+    assert (summary.verdict, summary.wins) == ("better", 4)
 
 
 @pytest.mark.parametrize(
     ("differences", "options", "verdict", "wins"),
     [
-        ([0.01, 0.02], {}, "winning", 2),
-        ([0.0, 0.0], {}, "winning", 2),
-        ([0.02, -0.01], {}, "winning", 1),
-        ([-0.01, -0.02], {}, "no: lower accuracy", 0),
-        ([0.01, 0.02], {"steps": 501}, "no: later", 0),
-        ([-0.01, -0.02], {"steps": 501}, "no: both", 0),
-        ([0.01, 0.02], {"density": 1.0}, "no: not sparser", 0),
-        ([0.01, math.nan], {}, "unknown", 1),
+        ([0.010, 0.011, 0.012], {}, "better", 3),
+        ([0.0, 0.0, 0.0], {}, "matches", 3),
+        ([0.001, 0.0, -0.001], {}, "matches", 2),
+        ([-0.002, -0.002, -0.002], {}, "matches", 0),
+        ([-0.010, -0.011, -0.012], {}, "worse", 0),
+        ([0.02, -0.01, 0.02], {}, "unclear", 2),
+        ([-0.002, -0.002, -0.002], {"margin": 0.1}, "worse", 0),
+        ([0.02], {}, "one seed", 1),
+        ([0.02, math.nan], {}, "unknown", 1),
+        ([0.010, 0.011], {"density": 1.0}, "not sparser", 0),
+        ([0.010, 0.011], {"density": math.nan}, "unknown", 0),
+        ([0.010, 0.0101], {"early_stopping_step": 501}, "better", 0),
     ],
 )
 def test_verdict(differences, options, verdict, wins):
-    summary = summary_of(make_pair(differences, **options))
+    margin = {"margin": options.pop("margin", 0.5)}
+    summary = summary_of(make_pairs(differences, **options), **margin)
     assert (summary.verdict, summary.wins) == (verdict, wins)
 
 
 def test_rounding_of_float32_is_a_tie():
-    dense, ticket = float(np.float32(0.9)), 0.9  # the same count of images, as printed
-    assert ticket < dense or dense < ticket
-    assert statistics.verdict(0.5, -abs(ticket - dense), 1, 1) == "winning"
+    tie = float(np.float32(0.9)) - 0.9  # the same count of images, as printed
+    assert tie != 0
+    for difference in (abs(tie), -abs(tie)):
+        summary = summary_of(make_pairs([difference] * 3))
+        assert (summary.verdict, summary.wins) == ("matches", 3)
 
 
-@pytest.mark.parametrize(
-    ("differences", "clear"),
-    [
-        ([0.01, 0.011, 0.012], True),
-        ([-0.01, -0.011, -0.012], True),
-        ([0.01, -0.009, 0.012], False),
-        ([0.0, 0.0, 0.0], False),
-        ([0.01], False),
-    ],
-)
-def test_clear_says_whether_the_interval_excludes_zero(differences, clear):
-    assert summary_of(make_pair(differences)).clear is clear
+def claim(rows):
+    """What a page claims: the best verdicts, and the sparsest that matches."""
+    found = statistics.summarise(rows, margin=0.5)
+    ranks = {"better": 2, "matches": 1}
+    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")["imp"]
+    headlines = tables.headlines({"imp": chosen}, margin=0.5, at="early_stopping_")
+    matches = not headlines[0].startswith("No ticket is shown")
+    assert matches == (chosen.sparsest is not None)
+    sparsest = chosen.sparsest.density if matches else math.inf
+    return [ranks.get(s.verdict, 0) for s in found], -sparsest
 
 
-def test_summary_compares_accuracy_at_the_early_stopping_step():
-    rows = make_pair([0.01, 0.01], steps=250, control=-0.02)
-    for row in statistics.select(rows, treatment="ticket"):
-        row["test_accuracy"] = 0.1
+def test_more_noise_never_makes_a_better_verdict_or_headline():
+    """The means stay: tickets from clearly better to clearly worse."""
+    means = [0.02, 0.006, 0.003, 0.0, -0.003, -0.004, -0.006, -0.02]
+    last, said = claim(make_ladder(means, spread=0.0))
+    assert last == [2, 2, 2, 1, 1, 1, 0, 0]
+    for spread in np.geomspace(1e-3, 0.1, 12):
+        ranks, sparsest = claim(make_ladder(means, spread=spread))
+        assert all(now <= before for now, before in zip(ranks, last, strict=True))
+        assert sparsest <= said
+        last, said = ranks, sparsest
+    assert (last, said) == ([0] * len(means), -math.inf)
+
+
+def test_accuracy_is_that_of_the_column_asked_for():
+    rows = make_pairs([0.01, 0.01], early_stopping_step=250, control=-0.02)
+    rows.loc[rows["treatment"] == "ticket", "test_accuracy"] = 0.1
+    rows.loc[rows["treatment"] == "dense", "test_accuracy"] = 0.3
     summary = summary_of(rows)
     assert summary.to_dense.mean == pytest.approx(0.01)
-    assert summary.to_reinitialised.mean == pytest.approx(0.03)
-    assert summary.step_ratio == 0.5
-    assert summary_of(rows, accuracy="test_accuracy").to_dense.mean < -0.5
+    assert summary.to_controls["reinitialise"].mean == pytest.approx(0.03)
+    assert summary.step_ratio.mean == pytest.approx(0.5)
+    last = {"accuracy": "test_accuracy"}
+    assert summary_of(rows, **last).to_dense.mean == pytest.approx(-0.2)
+    mixed = summary_of(rows, **last, dense_accuracy=EARLY)
+    assert mixed.to_dense.mean == pytest.approx(0.1 - 0.91)
 
 
-def test_without_dense_or_control_there_is_no_comparison():
-    rows = statistics.select(make_pair([0.01, 0.02]), treatment="ticket")
-    summary = summary_of(rows)
-    assert summary.to_dense is summary.to_reinitialised is summary.step_ratio is None
-    assert (summary.verdict, summary.clear) == ("unknown", False)
-    assert "–" in tables.cells(summary)
+def test_what_has_no_pair_is_unknown():
+    rows = make_pairs([0.01, 0.011, 0.012], control=0.0)
+    alone = summary_of(rows[rows["treatment"] == "ticket"])
+    assert (alone.verdict, alone.to_controls) == ("unknown", {})
+    lost = summary_of(rows[(rows["treatment"] != "dense") | (rows["seed"] > 0)])
+    assert lost.verdict == "unknown"
+    lost = summary_of(rows[(rows["treatment"] != "reinitialise") | (rows["seed"] > 0)])
+    assert lost.verdict == "better"
+    assert math.isnan(lost.to_controls["reinitialise"].mean)
+
+
+# Choice.
+
+
+def test_tickets_are_chosen_on_validation_and_reported_on_test():
+    rows = make_ladder([0.004, 0.003, -0.02, -0.03])
+    validation = rows["prunings"].map({0: 0.9, 1: 0.9, 2: 0.92, 3: 0.9, 4: 0.8})
+    rows["early_stopping_validation_accuracy"] = validation + rows["seed"] * 1e-4
+    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")["imp"]
+    assert (chosen.among, chosen.unknown) == (4, 0)
+    # The third is level on validation, though the test set has it below.
+    assert (chosen.sparsest.prunings, chosen.sparsest.verdict) == (3, "worse")
+    assert chosen.best.prunings == 2
+    assert chosen.best.to_dense.mean == pytest.approx(0.003)
+    (headline,) = tables.headlines({"imp": chosen}, margin=0.5, at="")
+    assert "selected among 4" in headline
+    assert "on test -2.00 ±0.25 points against dense, worse" in headline
+    sparsest, best = tables.milestones({"imp": chosen}).lines
+    assert sparsest[:4] == ["imp", "sparsest that matches, of 4", "3", "51.2"]
+    assert sparsest[5:] == ["-2.00 ±0.25", "worse", "30", "1"]
+    assert best[1:3] == ["most accurate, of 4", "2"]
+
+
+def test_a_failed_seed_is_counted_and_never_chosen():
+    rows = make_ladder([0.01, 0.02])
+    failed = (rows["prunings"] == 2) & (rows["seed"] == 1)
+    rows.loc[failed, "early_stopping_validation_accuracy"] = math.nan
+    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")
+    assert (chosen["imp"].among, chosen["imp"].unknown) == (2, 1)
+    assert chosen["imp"].sparsest.prunings == chosen["imp"].best.prunings == 1
+    (headline,) = tables.headlines(chosen, margin=0.5, at="")
+    assert "1 unknown because a seed failed" in headline
+
+
+def test_methods_without_a_match_share_a_headline():
+    rows = make_ladder([-0.02, -0.03])
+    other = make_ladder([0.01], method="all", dense=False, density=1.0)
+    rows = pd.concat([rows, other])  # a ticket that keeps everything is none
+    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")
+    assert (chosen["all"].among, chosen["all"].best) == (0, None)
+    (headline,) = tables.headlines(chosen, margin=0.5, at="")
+    assert (
+        "within 0.5 points: imp (of 2: -2.00 ±0.25 points, worse), all (of 0)."
+        in headline
+    )
+    assert [line[1] for line in tables.milestones(chosen).lines] == [
+        "most accurate, of 2"
+    ]
+    one = rows[rows["seed"] == 1]
+    assert statistics.choose(one, margin=9, at="")["imp"].sparsest is None
+
+
+def test_settings_and_prunings_tell_tickets_apart():
+    rows = make_ladder([0.01, -0.01], setting="k=1")
+    sparse = make_ladder([0.0, 0.0], dense=False, setting="k=2")
+    rows = pd.concat([rows, sparse.assign(density=sparse["density"] / 2)])
+    table = tables.every_ticket(rows[::-1], margin=0.5, at="early_stopping_")
+    names = ["k=1", "k=1, pruned 2×", "k=2", "k=2, pruned 2×"]
+    assert [line[1] for line in table.lines] == names
+    drawn = figures.drawn(rows, no_looks(), overlaps.read(Path()), at="early_stopping_")
+    assert [*drawn][0] == "comparison"
+    labels = [x.get_text() for x in drawn["comparison"][0].legends[0].get_texts()]
+    assert labels == ["dense", "imp, k=1", "imp, k=2"]
+
+
+def test_table_of_tickets_holds_the_numbers():
+    rows = make_pairs([0.01, 0.03], early_stopping_step=400, control=-0.01)
+    rows.loc[rows["treatment"] == "ticket", "test_accuracy"] += 0.01
+    table = tables.every_ticket(rows, margin=0.5, at="early_stopping_")
+    cells = {
+        " ".join(k.split()): v
+        for k, v in zip(table.headers, table.lines[0], strict=True)
+    }
+    assert cells == {
+        "method": "imp",
+        "prunings or setting": "1",
+        "weights kept, %": "50",
+        "test accuracy, %": "93.00 ±25.41",
+        "against dense, points": "+2.00 ±12.71",
+        "verdict": "unclear",
+        "against re-initialised, points": "+3.00 ±12.71",
+        "after the last step, against dense, points": "+3.00 ±12.71",
+        "stops at step": "400 ±0",
+        "steps, times dense's": "0.80× (0.80–0.80)",
+        "seeds that win": "2/2",
+    }
+    frozen = tables.every_ticket(rows, margin=0.5, at="")
+    assert "against dense\nat its stop,\npoints" in frozen.headers
+    assert not {*tables.STEPS} & {*frozen.headers}
+
+
+def test_the_terminal_gets_every_number(capsys, tmp_path):
+    report.show(make_run(tmp_path, make_pairs([0.01, 0.012, 0.011], control=0.0)))
+    said = capsys.readouterr().out
+    for words in ("selected among 1", "+1.10 ±0.25", "better", "sparsest that matches"):
+        assert words in said
+
+
+# Files.
 
 
 def test_results_survive_the_file(tmp_path):
-    rows = make_rows(seeds=2, rounds=2)
-    rows[0]["train_loss"] = math.nan
-    path = make_run(tmp_path, rows) / "results.csv"
-    np.testing.assert_equal(statistics.read_results(path), rows)
+    rows = make_ladder([0.1 / 3, 0.01])
+    rows.loc[0, "train_loss"] = math.nan
+    found = statistics.read_results(make_run(tmp_path, rows) / "results.csv")
+    pd.testing.assert_frame_equal(found, rows, check_dtype=False)
+    assert found["prunings"].dtype == int
 
 
 def test_results_of_earlier_versions_can_be_read(tmp_path):
-    """They lack the column of the best accuracy, as the results that are kept do."""
-    path = make_run(tmp_path, make_rows(seeds=2, rounds=2)) / "results.csv"
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = [name for name in rows[0] if name != "best_test_accuracy"]
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    assert all(math.isnan(r["best_test_accuracy"]) for r in report_rows(tmp_path))
-    for name in ("digits", "mnist_cs", "resnet_20_short", "vgg_16_short"):
-        kept = ROOT / "experiments" / "results" / name / "results.csv"
-        assert statistics.summarise(statistics.read_results(kept))
+    rows = make_ladder([0.01, 0.02]).rename(columns={"prunings": "round"})
+    rows["validation_accuracy"] = 0.5
+    old = rows.drop(columns=[*statistics.LATER])
+    found = statistics.read_results(make_run(tmp_path, old) / "results.csv")
+    assert list(found["prunings"]) == list(rows["round"])
+    assert set(found["setting"]) == {""}
+    assert set(found["early_stopping_validation_accuracy"]) == {0.5}
+    assert found["search_seconds"].isna().all()
+    # With settings, `round` numbered them.
+    old = rows.assign(setting=["" if n == 0 else f"k={n}" for n in rows["round"]])
+    found = statistics.read_results(make_run(tmp_path, old) / "results.csv")
+    assert set(found.loc[found["setting"] == "k=2", "prunings"]) == {1}
 
 
-def report_rows(folder):
-    """What the files hold, after a report was made of them."""
-    report.write(folder)
-    return statistics.read_results(folder / "results.csv")
+HEADER = ",".join(statistics.COLUMNS)
+LINE = "imp,ticket,0,1,," + ",".join(["1"] * 13)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "reason"),
     [
-        ("", "lacks the columns"),
+        ("", "No columns"),
         ("method,seed\nimp,0\n", "lacks the columns"),
-        (",".join(statistics.COLUMNS) + "\n", "no rows"),
-        (",".join(statistics.COLUMNS) + "\nimp,ticket,x" + 14 * ",1" + "\n", "line 2"),
+        (f"{HEADER}\n", "no rows"),
+        (f"{HEADER}\n{LINE.replace('ticket,0', 'ticket,x')}\n", "'x'"),
+        (f"{HEADER}\n{LINE.replace(',1,1', ',one,1')}\n", "'one'"),
+        (f"{HEADER}\n{LINE.replace('ticket,0', 'ticket,')}\n", "NA values"),
+        (f"{HEADER}\n{LINE}\n{LINE},1,1\n", "line 3"),
+        (f"{HEADER}\n{LINE}\n{LINE}\n", "line 3: a training comes twice"),
+        (b"\xff\xfe\x00", "decode"),
     ],
 )
-def test_results_that_are_none(tmp_path, content, message):
+def test_damaged_results_are_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "results.csv"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=reason) as error:
         statistics.read_results(path)
+    assert str(path) in str(error.value)
 
 
-def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+LOOK = '{"method": "imp", "treatment": "ticket", "seed": 0, "round": 1, "step": 1'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (f'{LOOK}, "te\n{LOOK}}}\n', "line 1"),
+        ("7\n7\n", "line 1"),
+        ('{"step": 1}\n', "lacks"),
+        (f'{LOOK}}}\n{{"seed": 1}}\n', "metrics"),
+        (f'{LOOK}, "test_loss": "x"}}\n', "'x'"),
+    ],
+)
+def test_damaged_metrics_are_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "test_loss": null}\n{"step": 2, "te')
-    (record,) = statistics.read_metrics(path)
-    assert record["step"] == 1
-    assert math.isnan(record["test_loss"])
-    path.write_text('{"step": 2, "te\n{"step": 1}\n')
-    with pytest.raises(ValueError, match="line 1"):
+    path.write_text(content)
+    with pytest.raises(ValueError, match=reason) as error:
         statistics.read_metrics(path)
+    assert str(path) in str(error.value)
 
 
-def test_table_holds_the_numbers():
-    summaries = statistics.summarise(make_pair([0.01, 0.03], steps=400, control=-0.01))
-    terminal = console.Console(width=150)
-    with terminal.capture() as captured:
-        terminal.print(tables.of_tickets(summaries))
-    for word in (
-        "imp",
-        "50",
-        "93.00",
-        "+2.00 ±12.71",
-        "+3.00",
-        "400",
-        "0.80×",
-        "2/2",
-        "winning, within noise",
-    ):
-        assert word in captured.get()
+def test_metrics_of_a_killed_and_resumed_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert statistics.read_metrics(path).empty
+    path.write_text(
+        f'{LOOK}, "test_loss": null}}\n{LOOK}, "test_loss": 0.5}}\n{{"step": 2, "te'
+    )
+    (look,) = statistics.read_metrics(path).to_dict("records")
+    assert (look["prunings"], look["step"], look["test_loss"]) == (1, 1, 0.5)
+    assert math.isnan(look["changed"])
 
 
-def make_ladder(differences, **values):
-    """Tickets of falling density, round by round, three seeds a ticket."""
-    rows = [make_row("dense", "dense", s, 0, accuracy=0.9) for s in range(3)]
-    for round_, difference in enumerate(differences, 1):
-        for seed, noise in enumerate((-0.001, 0.0, 0.001)):
-            accuracy = 0.9 + difference + noise
-            row = make_row("imp", "ticket", seed, round_, accuracy=accuracy, **values)
-            rows.append(row | {"test_accuracy": accuracy})
-    for row in rows[:3]:
-        row["test_accuracy"] = 0.9
-    return rows
+@pytest.mark.parametrize("config", ["", "[]", "{}", '{"config": 7}'])
+def test_a_config_that_is_none(tmp_path, config):
+    make_run(tmp_path, make_pairs([0.01]))
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="config.json is not the config of a run"):
+        report.show(tmp_path)
 
 
-def test_milestones_are_the_sparsest_that_match_and_the_best():
-    # Matching, the best, below but within noise, below, clearly below.
-    rows = make_ladder([0.001, 0.004, -0.001, -0.01, -0.02])
-    found = {k: v.round for k, v in milestones.milestones(rows)["imp"].items()}
-    assert found == {
-        "sparsest matching": 2,
-        "sparsest within noise": 3,
-        "most accurate": 2,
-    }
-    best = milestones.lines(rows)[2]
-    assert best[:3] == ["imp", "most accurate", "64"]
-    assert best[3].startswith("90.40 ±")
-    assert best[5:] == ["2", "20"]
+def test_the_margin_is_that_of_the_run_unless_told(tmp_path):
+    rows = make_pairs([-0.01, -0.01, -0.01])
+    make_run(tmp_path, rows, config={"margin": 1.5})
+    assert report.read(tmp_path).margin == 1.5
+    assert report.read(tmp_path, margin=0.2).margin == 0.2
+    assert report.read(make_run(tmp_path, rows)).margin == 0.5
+    for bad in (0, -1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="--margin must be above 0"):
+            report.read(tmp_path, margin=bad)
 
 
-def test_a_milestone_that_no_ticket_reaches_is_a_dash():
-    rows = make_ladder([-0.02, -0.03])
-    for line in milestones.lines(rows)[:2]:
-        assert set(line[2:]) == {"–"}
-    dense = make_ladder([0.01], density=1.0)  # a ticket that keeps everything is none
-    assert milestones.milestones(dense)["imp"]["most accurate"] is None
-    failed = make_ladder([0.01, math.nan])
-    assert milestones.milestones(failed)["imp"]["sparsest matching"].round == 1
-    alone = [row for row in make_ladder([0.01, -0.001]) if row["seed"] == 1]
-    assert milestones.milestones(alone)["imp"]["sparsest within noise"].round == 1
+# Figures.
 
 
-def test_tickets_of_a_parallel_search_go_by_their_setting(tmp_path):
-    rows = make_ladder([0.01, -0.01], search_epochs=5.0)
-    for row in rows[3:]:
-        row["setting"] = f"s0={0.1 - 0.2 * (row['round'] - 1):g}"
-    assert [tables.cells(s)[1] for s in statistics.summarise(rows)] == [
-        "s0=0.1",
-        "s0=-0.1",
+@pytest.mark.parametrize(
+    ("sparsest", "densest", "ticks"),
+    [
+        (0.1, 1.0, [0.1, 0.2, 0.5, 1.0]),
+        (0.004, 1.0, [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]),
+        (0.02, 0.2, [0.02, 0.05, 0.1, 0.2]),
+        (0.6, 1.0, [0.6, 0.7, 0.8, 1.0]),
+        (1e-4, 1.0, [1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
+    ],
+)
+def test_density_ticks_are_round(sparsest, densest, ticks):
+    drawing, grid = drawings._grid(1)
+    drawings._density_axis(grid[0, 0], drawings.Frame(None, sparsest, densest))
+    found = sorted(grid[0, 0].get_xticks())
+    assert {round(x, 12) for x in ticks} <= {round(x, 12) for x in found}
+    assert len(found) <= 10
+    gaps = sorted(abs(x) for x in np.diff(np.log(found)))
+    left, right = grid[0, 0].get_xlim()
+    assert gaps[0] >= math.log(left / right) / 10 - 1e-9
+
+
+def no_looks():
+    return statistics.read_metrics(ROOT / "nowhere.jsonl")
+
+
+def test_a_collapsed_ticket_does_not_stretch_the_axes():
+    rows = make_ladder([0.01, 0.0, -0.02])
+    collapsed = make_ladder([-0.8], dense=False, density=0.0006)
+    rows = pd.concat([rows, collapsed.assign(prunings=4)])
+    frame = drawings.frame(rows, EARLY)
+    assert frame == pytest.approx((75.0, 0.8**3, 0.8))
+    drawn = figures.drawn(rows, no_looks(), overlaps.read(Path()), at="early_stopping_")
+    (axes,) = drawn["comparison"][0].axes
+    bottom, right = axes.get_ylim()[0], min(axes.get_xlim())
+    assert bottom > 75 - 1
+    assert right > 0.3
+    x, y = axes.lines[-1].get_data()
+    assert axes.lines[-1].get_marker() == "v"
+    assert (x[0], y[0]) == pytest.approx((right, bottom))
+    # Where most have collapsed, all are shown.
+    assert drawings.frame(make_ladder([0.01, -0.8, -0.8]), EARLY).floor is None
+
+
+def test_colours_and_markers_differ():
+    styles = drawings._styles(["dense", *map(str, range(20))])
+    pairs = [(style["color"], style["marker"]) for style in styles.values()]
+    assert len({*pairs}) == len(pairs)
+    assert styles["dense"]["color"] == drawings.GREY
+
+
+def names_of(rows, looks=(), at="early_stopping_", tmp_path=None):
+    looks = statistics.read_metrics(
+        make_run(tmp_path, rows, looks=looks) / "metrics.jsonl"
+    )
+    return [*figures.drawn(rows, looks, overlaps.read(tmp_path), at=at)]
+
+
+def test_no_figure_shows_nothing(tmp_path):
+    rows = make_ladder([0.01, 0.0], search_epochs=5.0)
+    trained = ["final_accuracy", "early_stopping_step"]
+    assert names_of(rows, tmp_path=tmp_path) == ["comparison", *trained]
+    assert names_of(rows, tmp_path=tmp_path, at="") == ["comparison"]
+    costly = make_ladder([0.01, 0.0])
+    assert names_of(costly, tmp_path=tmp_path, at="") == ["comparison", "cost"]
+    controls = make_pairs([0.01, 0.02], control=0.0)
+    assert names_of(controls, tmp_path=tmp_path) == ["accuracy", *trained]
+    looks = [*make_looks(controls)]
+    curves = ["learning_curves_imp"]
+    assert names_of(controls, looks, tmp_path=tmp_path) == [
+        "accuracy",
+        *trained,
+        *curves,
     ]
-    report.write(make_run(tmp_path, rows))
-    page = (tmp_path / "report.html").read_text()
-    assert "<td>sparsest matching</td><td>80</td>" in page
-    assert "<td>s0=0.1</td><td>5</td>" in page
+    dense = rows[rows["treatment"] == "dense"]
+    assert names_of(dense, tmp_path=tmp_path) == []
 
 
-def test_report_is_whole_and_safe(tmp_path):
-    config = {"dataset": "<script>alert(1)</script>", "model": "a&b", "seeds": 2}
-    report.write(make_run(tmp_path, make_rows(seeds=2, rounds=2), config=config))
+# The page.
+
+
+def test_page_is_whole_and_safe(tmp_path):
+    rows = make_pairs([0.01, 0.011, 0.012], control=-0.01)
+    config = {"dataset": "<script>alert(1)</script>", "model": "a&b", "seeds": 3}
+    make_run(tmp_path, rows, looks=make_looks(rows), config=config)
+    report.write(tmp_path, margin=0.7)
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not re.search(r"https?://|<link|@import|url\(", page)
-    sources = re.findall(r'src="(.{22})', page)
-    assert sources == ["data:image/png;base64,"] * 6
-    for summary in statistics.summarise(
-        statistics.read_results(tmp_path / "results.csv")
+    drawn = sorted((tmp_path / "figures").iterdir())
+    assert len(drawn) == page.count('src="data:image/png;base64,') == 4
+    assert all(path.read_bytes().startswith(PNG) for path in drawn)
+    table = tables.every_ticket(rows, margin=0.7, at="early_stopping_")
+    assert all(f">{cell}</td>" in page for cell in table.lines[0])
+    assert "above\n-0.7 points" in page
+    for said in (
+        "same batches in the same order",
+        "other\nbatch orders",
+        "one test set",
     ):
-        assert all(f"<td>{cell}</td>" in page for cell in tables.cells(summary))
+        assert page.count(said) == 1
+    first, table, figure = (page.index(x) for x in ("<ul>", "<table", "<figure"))
+    assert first < figure < table  # the headline, a figure, then the rest
     assert not list(tmp_path.rglob(".*"))  # no temporary file stays
 
 
-def test_names_of_the_figures(tmp_path):
-    paths = figures.draw(make_run(tmp_path, make_rows(("imp",), seeds=2, rounds=1)))
-    names = ["accuracy", "final_accuracy", "early_stopping_step", "comparison"]
-    names.append("learning_curves_imp")
-    assert paths == [tmp_path / "figures" / f"{name}.png" for name in names]
-    assert all(path.read_bytes().startswith(PNG) for path in paths)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("failed", ["one", "all"])
+def test_one_seed_no_controls_and_nan(tmp_path, failed):
+    rows = make_ladder([0.01, 0.02])
+    rows = rows[rows["seed"] == 1].reset_index(drop=True)
+    looks = [*make_looks(rows)]
+    lost = {"one": rows.index[-1:], "all": rows.index}[failed]
+    for name in rows.columns[rows.columns.str.contains("accuracy|step$")]:
+        rows[name] = rows[name].astype(float)
+        rows.loc[lost, name] = math.nan
+    if failed == "all":
+        looks = [{k: None if "_" in k else v for k, v in x.items()} for x in looks]
+    report.write(make_run(tmp_path, rows, looks=looks))
+    page = (tmp_path / "report.html").read_text()
+    assert ">unknown</td>" in page
+    assert (">one seed</td>" in page) == (failed != "all")
+    assert ">nan" not in page
+    assert "No ticket is shown to match" in page
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("failed", ["none", "one", "all"])
-def test_one_seed_no_controls_and_nan(tmp_path, failed):
-    rows = make_rows(("imp",), seeds=1, rounds=2, controls=())
-    lost = {"none": rows[:0], "one": rows[-1:], "all": rows}[failed]
-    columns = ("test_accuracy", "early_stopping_test_accuracy", "early_stopping_step")
-    make_run(
-        tmp_path,
-        rows,
-        spoil=lambda record: {
-            name: None if "_" in name and failed != "none" else value
-            for name, value in record.items()
-        },
-    )
-    for row in lost:
-        row |= dict.fromkeys(columns, math.nan)
-    with open(tmp_path / "results.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, statistics.COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    report.write(tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert ("unknown" in page) == (failed != "none")
-    assert ">nan" not in page
-
-
 def test_only_dense_an_empty_ticket_and_many_methods(tmp_path):
-    rows = make_rows(("a", "b", "c", "d"), seeds=2, rounds=1, controls=())
-    rows[-1]["density"] = rows[-2]["density"] = 0.0
+    rows = [make_ladder([0.01, -0.8], method=m, dense=m == "a") for m in "abcd"]
+    rows = pd.concat(rows, ignore_index=True)
+    rows.loc[rows.index[-1:], "density"] = 0.0
     report.write(make_run(tmp_path / "many", rows))
-    dense = statistics.select(rows, treatment="dense")
+    dense = rows[rows["treatment"] == "dense"]
     report.write(make_run(tmp_path / "dense", dense))
-    assert len(list((tmp_path / "many" / "figures").iterdir())) == 4 + 4
-    assert len(list((tmp_path / "dense" / "figures").iterdir())) == 3
+    assert not [*(tmp_path / "dense" / "figures").iterdir()]
 
 
-def run_main(*flags):
-    command = [sys.executable, "-m", "experiments.report", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("kept", KEPT, ids=[path.name for path in KEPT])
+def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
+    """Figures of a few alone, and no pixels: they take most of the time."""
+    monkeypatch.setattr(drawings, "png", lambda drawing: PNG)
+    if not (drawn := kept.name in ("digits", "mnist_jackpots_lenet_5")):
+        monkeypatch.setattr(figures, "drawn", lambda *_, **__: {})
+    folder = tmp_path / kept.name
+    shutil.copytree(kept, folder)
+    before = (folder / "results.csv").read_bytes()
+    report.experiment(report.Config(str(folder)))
+    assert (folder / "results.csv").read_bytes() == before
+    page = (folder / "report.html").read_text()
+    assert "Every ticket against the dense network" in page
+    assert page.count("<figure>") == len([*(folder / "figures").iterdir()])
+    assert drawn == ("<figure>" in page)
+    assert ("There is no metrics.jsonl" in page) != (kept / "metrics.jsonl").exists()
+    assert (folder / "overlaps.csv").exists() == ("Overlap of the masks" in page)
+    assert "report.html" in capsys.readouterr().out
 
 
-def test_main_makes_the_report_again(tmp_path):
-    make_run(tmp_path, make_rows(("imp",), seeds=2, rounds=1))
-    done = run_main(f"--output_dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert "verdict" in done.stdout
-    assert (tmp_path / "report.html").exists()
-
-
-@pytest.mark.parametrize("missing", ["folder", "metrics.jsonl", "config.json"])
-def test_main_says_in_one_line_what_is_missing(tmp_path, missing):
-    folder = tmp_path / "run"
-    if missing != "folder":
-        make_run(folder, make_rows(("imp",), seeds=1, rounds=1))
-        (folder / missing).unlink()
-    done = run_main(f"--output_dir={folder}")
-    assert done.returncode == 1
+def test_main_says_in_one_line_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "experiments.report", f"--output_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert ("run" if missing == "folder" else missing) in done.stderr
+    assert "config.json" in done.stderr
+
+
+# Searches over frozen weights.
+
+
+def make_search(curves, *, setting="density=0.1"):
+    """Looks every 10 steps, half an epoch; a single one is of no search."""
+    keys = {"treatment": "ticket", "prunings": 1, "setting": setting, "density": 0.1}
+    for (method, seed), accuracies in curves.items():
+        for look, accuracy in enumerate(accuracies):
+            moved = {"train_loss": 1.0 / look, "changed": 3.0} if look else {}
+            values = {"method": method, "seed": seed, "test_accuracy": accuracy}
+            yield {**keys, **values, "step": 10 * look, "validation_loss": 1.0} | moved
+
+
+def search_run(looks, folder):
+    """The looks, and the rows that sum them up."""
+    looks = [*looks]
+    last = {(x["method"], x["seed"], x["setting"]): x for x in looks}
+    rows = [make_row("dense", "dense", seed, 0, accuracy=0.95) for seed in (0, 1)]
+    rows += [
+        make_row(method, "ticket", seed, 1, accuracy=look["test_accuracy"])
+        | {"setting": setting, "density": 0.1, "search_steps": look["step"]}
+        | {"search_epochs": look["step"] / 20}
+        for (method, seed, setting), look in last.items()
+    ]
+    make_run(folder, rows, looks=looks, verdicts=False)
+    return report.read(folder)
+
+
+CURVES = {
+    ("jackpot", 0): (0.5, 0.9, 0.8),
+    ("jackpot", 1): (0.5, 0.7, 0.9),
+    ("jackpot_from_random", 0): (0.1, 0.4, 0.6),
+    ("jackpot_from_random", 1): (0.1, 0.5, 0.5),
+    ("magnitude", 0): (0.5,),
+    ("magnitude", 1): (0.5,),
+}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "epochs"),
+    [(0.4, 0), (0.5, 0), (0.51, 1), (0.93, 3), (0.95, math.nan), (math.nan, math.nan)],
+)
+def test_epochs_to_an_accuracy(accuracy, epochs):
+    """The first look that shows it, though later ones may fall below."""
+    looks = {mask_searches.EPOCH: range(4), "test_accuracy": (0.5, 0.9, 0.8, 0.94)}
+    found = mask_searches.epochs_to(pd.DataFrame(looks), accuracy)
+    np.testing.assert_equal(found, epochs)
+
+
+def test_table_of_searches(tmp_path):
+    looks = [*make_search(CURVES)]
+    stale = {**looks[1], "test_accuracy": 0.0}  # before a resume: the later stands
+    run = search_run([stale, *looks], tmp_path)
+    found = run.searches.set_index(["method", "seed"])
+    first, second = found.loc["jackpot", 0], found.loc["jackpot", 1]
+    assert (first.before_test_accuracy, first.final_test_accuracy) == (0.5, 0.8)
+    assert (first.best_test_accuracy, first.best_epoch) == (0.9, 0.5)
+    assert (first.target_test_accuracy, first.reference_epochs) == (0.6, 1.0)
+    assert first.epochs_to_target == 0.5
+    # Its reference is there before its end, and the starting mask before any search.
+    assert (second.reference_epochs, second.epochs_to_target) == (0.5, 0.0)
+    for name in ("jackpot_from_random", "magnitude"):
+        assert found.loc[name, 0].reference == ""
+        assert math.isnan(found.loc[name, 0].epochs_to_target)
+    report.write(tmp_path)
+    kept = pd.read_csv(tmp_path / "search.csv", keep_default_na=False, na_values=[""])
+    assert list(kept["epochs_to_target"].dropna()) == [0.5, 0.0]
+    still = [look for look in looks if look["method"] == "magnitude"]
+    nothing = search_run(still, tmp_path)
+    assert nothing.searches.empty
+    assert mask_searches.figures(nothing.looks, nothing.rows) == {}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "cells"),
+    [
+        # (accuracies of each seed) -> reached, epochs, epochs from random, ratio
+        ([(0.1, 0.6, 0.6)] * 2, [(0.1, 0.2, 0.6)] * 2,
+         ["2/2", "0.5", "1", "2.00× (2.00–2.00)"]),
+        ([(0.1, 0.6, 0.6), (0.1, 0.2, 0.6)], [(0.1, 0.2, 0.6)] * 2,
+         ["2/2", "0.75 (0.5–1)", "1", "1.41× (0.02–115.61)"]),
+        ([(0.7, 0.7, 0.7)] * 2, [(0.1, 0.2, 0.6)] * 2,
+         ["2/2", "0", "1", "2 of 2 before the first step"]),
+        ([(0.1, 0.6, 0.6), (0.7, 0.7, 0.7)], [(0.1, 0.2, 0.6)] * 2,
+         ["2/2", "0.25 (0–0.5)", "1", "2.00×; 1 of 2 before the first step"]),
+        ([(0.1, 0.6, 0.6), (0.1, 0.1, 0.1)], [(0.1, 0.2, 0.6)] * 2,
+         ["1/2", "> 0.75 (0.5–1)", "1", "< 1.41×"]),
+        ([(0.1, 0.6, 0.6)], [(0.1, 0.1, 0.1)], ["1/1", "0", "0", "–"]),
+    ],
+    ids=["twice", "spread", "at once", "one at once", "one never", "no gain"],
+)  # fmt: skip
+def test_times_cheaper(tmp_path, ours, theirs, cells):
+    curves = {("jackpot", i): c for i, c in enumerate(ours)}
+    curves |= {("jackpot_from_random", i): c for i, c in enumerate(theirs)}
+    run = search_run(make_search(curves), tmp_path)
+    _, costs = mask_searches.sections(run.searches)
+    (line,) = costs.lines
+    assert line[:2] == ["jackpot", "10"]
+    assert line[3:] == cells
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_searches_of_few_seeds_and_many_settings(tmp_path, seeds):
+    curves = {key: x for key, x in CURVES.items() if key[1] < seeds}
+    settings = [f"k={0.9 - 0.05 * i:g}" for i in range(12)]
+    run = search_run(
+        (look for s in settings for look in make_search(curves, setting=s)), tmp_path
+    )
+    drawn = mask_searches.figures(run.looks, run.rows)
+    assert [*drawn] == ["search_curves", "oscillation"]
+    axes = drawn["search_curves"][0].axes
+    assert (len(axes), axes[0].get_title()) == (9, "k=0.9: 10% of the weights")
+    assert len(drawn["oscillation"][0].axes) == 8
+    lengths = [len(table.lines) for table in mask_searches.sections(run.searches)]
+    assert lengths == [3 * 12, 12]
+
+
+def test_tuned_weights_have_a_column(tmp_path):
+    run = search_run(make_search(CURVES), tmp_path)
+    assert "weights\ntuned, %" not in mask_searches.sections(run.searches)[0].headers
+    tuned = run.rows[run.rows["method"] == "jackpot"].assign(treatment="tuned")
+    rows = pd.concat([run.rows, tuned.assign(test_accuracy=0.99)])
+    table, _ = mask_searches.sections(mask_searches.table(run.looks, rows))
+    assert table.headers[-1] == "weights\ntuned, %"
+    assert [line[-1] for line in table.lines] == ["99.00 ±0.00", "–", "–"]
+
+
+def test_overlaps_in_table_and_figure(tmp_path):
+    found = pd.DataFrame(
+        [
+            [method, seed, f"density={d}", d, criterion, x + 0.01 * seed, d, 0.01, 640]
+            for method in ("jackpot", "magnitude")
+            for d in (0.02, 0.2)
+            for criterion, x in (("magnitude", 0.5), ("SNIP", 0.3))
+            for seed in (0, 1)
+        ],
+        columns=[*overlaps.COLUMNS],
+    )
+    path = tmp_path / overlaps.FILE
+    statistics.write_table(path, overlaps.COLUMNS, found.to_dict("records"))
+    found = overlaps.read(tmp_path)
+    (table,) = overlaps.sections(found)
+    assert table.headers[3:] == ["magnitude, %", "SNIP, %"]
+    first = ["jackpot", "20", "20.0", "50.50 ±6.35", "30.50 ±6.35"]
+    assert table.lines[0] == first
+    assert [line[:2] for line in table.lines[1:]] == [
+        ["magnitude", "20"], ["jackpot", "2"], ["magnitude", "2"]]  # fmt: skip
+    (drawing, _) = overlaps.figures(found, ["jackpot"])["overlaps"]
+    assert [axes.get_title() for axes in drawing.axes] == ["jackpot"]
+    labels = [x.get_text() for x in drawing.legends[0].get_texts()]
+    assert labels == ["magnitude", "SNIP", "by chance"]
+    path.write_text("method,seed\n")
+    with pytest.raises(ValueError, match=r"overlaps.csv lacks the columns"):
+        overlaps.read(tmp_path)

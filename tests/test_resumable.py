@@ -6,9 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxticket import masks, schedules, searches
-from jaxticket.base import Ticket
+from jaxticket import Ticket, masks, searches
 from jaxticket.engine import lanes, programs, resumable
+from jaxticket.engine.resumable import Closed, Finished, Measured, Opened
+
+# Every comparison is of what one program has computed.
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
 ROWS = 40
 
@@ -34,7 +37,6 @@ def make_parts(search, per_device=1, **options):
         ("error", "n"),
         layout,
         batch_size=8,
-        rewind_step=3,
         **options,
     )
     rng = np.random.default_rng(0)
@@ -50,52 +52,42 @@ def parts():
     return make_parts(lambda _: search)
 
 
-def make_unit(seeds=(0, 1), plan=None, settings=()):
+def tickets(keys):
+    weights = {"w": jax.vmap(lambda k: jax.random.normal(k, (6, 4)))(keys)}
+    mask = jax.vmap(masks.full)(weights)
+    return Ticket(weights, mask, {"n": jnp.zeros(len(keys))})
+
+
+def make_unit(program, seeds=(0, 1), plan=None, settings=(), tickets=tickets):
     keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-
-    def begin():
-        weights = {"w": jax.vmap(lambda k: jax.random.normal(k, (6, 4)))(keys)}
-        mask = jax.vmap(masks.full)(weights)
-        return keys, Ticket(weights, mask), {"n": jnp.zeros(len(seeds))}
-
     return resumable.Unit(
         "toy",
         [f"seed {seed}" for seed in seeds],
-        begin,
+        lambda: program.start(keys, tickets(keys), settings),
         lambda round_: jax.vmap(lambda key: jax.random.fold_in(key, round_))(keys),
         plan or resumable.stretches(3, 10, 4, resume=3),
-        settings,
     )
 
 
-class Stopped(Exception):
-    pass
-
-
-def run(parts, folder, unit=None, stop_at=None, **options):
-    """Runs a unit; returns its outcome and the last view of every round."""
+def events(parts, folder, stop_at=None, config=None, **options):
+    """What happens while a unit runs, up to the look `stop_at`; saves after each."""
     program, data = parts
-    views = {}
+    unit, config = make_unit(program, **options), config or {"a": 1}
+    found = []
+    for event in resumable.run(
+        program, unit, data, folder, config=config, save_seconds=0
+    ):
+        found.append(event)
+        if isinstance(event, Measured) and event.index == stop_at:
+            break
+    return found
 
-    def watch(stretch, index, metrics):
-        if index == stop_at:
-            raise Stopped
 
-    def closed(round_, view):
-        views[round_] = jax.tree.map(np.asarray, view)
-
-    outcome = resumable.run(
-        program,
-        unit or make_unit(),
-        data,
-        folder,
-        config={"a": 1},
-        save_seconds=0,
-        watch=watch,
-        closed=closed,
-        **options,
-    )
-    return outcome, views
+def run(parts, folder, **options):
+    """Runs a unit; returns its outcome and the last view of every round."""
+    *happened, outcome = events(parts, folder, **options)
+    assert isinstance(outcome, Finished)
+    return outcome, {e.round: e.view for e in happened if isinstance(e, Closed)}
 
 
 def assert_equal(first, second):
@@ -134,11 +126,52 @@ def whole(parts, tmp_path_factory):
 
 @pytest.mark.parametrize("stop_at", [0, 1, 2, 3, 5, 8])
 def test_a_stopped_run_resumes_to_the_same_bits(parts, whole, tmp_path, stop_at):
-    with pytest.raises(Stopped):
-        run(parts, tmp_path, stop_at=stop_at)
+    events(parts, tmp_path, stop_at=stop_at)
     outcome, views = run(parts, tmp_path)
     assert_equal(outcome.metrics, whole[0].metrics)
     assert_equal(views[2], whole[1][2])
+
+
+def short(event):
+    """The kind of an event, and the round or look that it is of."""
+    return type(event), None if isinstance(event, Finished) else event[0]
+
+
+def test_events_come_in_their_order_and_of_earlier_calls_are_measured_alone(
+    parts, tmp_path
+):
+    plan = resumable.stretches(2, 10, 6, resume=3)
+    first = events(parts, tmp_path, plan=plan, stop_at=2)
+    opened = [(Opened, 1), (Measured, 2), (Closed, 1), (Measured, 3), (Finished, None)]
+    begun = [(Measured, 0), (Closed, 0), (Measured, 1)]
+    assert [short(e) for e in first] == [*begun, *opened[:2]]
+    # What was seen of look 2 came before it was saved.
+    second = events(parts, tmp_path, plan=plan)
+    done = [(Measured, 0), (Measured, 1)]
+    assert [short(e) for e in second] == [*done, *opened]
+    again = events(parts, tmp_path, plan=plan)
+    looks = [(Measured, index) for index in range(4)]
+    assert [short(e) for e in again] == [*looks, (Finished, None)]
+    for found in (first, second, again):
+        for event in found:
+            if isinstance(event, Measured):
+                assert event.stretch == plan[event.index]
+                theirs = {k: v[event.index] for k, v in again[-1].metrics.items()}
+                assert_equal(event.metrics, theirs)
+
+
+def test_a_search_may_go_on_from_a_state_of_its_own(parts, whole, tmp_path):
+    """From that in which round 0 closed, with a plan of what is left."""
+    program, data = parts
+    unit = make_unit(program)
+    begun = events(parts, tmp_path / "begun", stop_at=2)
+    (carry,) = (event.carry for event in begun if isinstance(event, Closed))
+    rest = unit._replace(begin=lambda: carry, plan=unit.plan[3:])
+    folder = tmp_path / "rest"
+    opened, *_, outcome = resumable.run(program, rest, data, folder, config={})
+    assert short(opened) == (Opened, 1)
+    for name, values in outcome.metrics.items():
+        np.testing.assert_array_equal(values, whole[0].metrics[name][3:])
 
 
 def test_a_finished_run_is_read_and_not_done_again(parts, whole, tmp_path):
@@ -150,7 +183,7 @@ def test_a_finished_run_is_read_and_not_done_again(parts, whole, tmp_path):
 
 
 def test_a_seed_does_not_depend_on_its_neighbours(parts, whole, tmp_path):
-    outcome, views = run(parts, tmp_path, make_unit(seeds=(7, 0)))
+    outcome, views = run(parts, tmp_path, seeds=(7, 0))
     for name, values in outcome.metrics.items():
         np.testing.assert_array_equal(values[:, 1], whole[0].metrics[name][:, 0])
     ours, theirs = (
@@ -167,7 +200,8 @@ FAMILIES = {
     "continuous_sparsification": (
         lambda x: searches.continuous_sparsification(
             optax.adam(0.05),
-            temperature=schedules.temperature(50.0, 10),
+            steps=10,
+            temperature=50.0,
             initial_logit=x["s0"],
             penalty=x["penalty"],
             rewind_step=3,
@@ -186,8 +220,7 @@ def test_settings_are_of_a_lane_alone(name, per_device, tmp_path):
     for i, other in enumerate((1, 2)):
         # The neighbour is of another setting, and of another seed the second time.
         settings = {k: np.float32([v[0], v[other]]) for k, v in values.items()}
-        unit = make_unit(seeds=(0, i), settings=settings)
-        outcome, views = run(parts, tmp_path / str(i), unit)
+        outcome, views = run(parts, tmp_path / str(i), seeds=(0, i), settings=settings)
         found.append((outcome.metrics, views[2]))
     for name, metric in found[0][0].items():
         np.testing.assert_array_equal(metric[:, 0], found[1][0][name][:, 0])
@@ -199,11 +232,10 @@ def test_settings_are_of_a_lane_alone(name, per_device, tmp_path):
 def test_settings_outlive_a_kill(tmp_path):
     search, values = FAMILIES["imp"]
     parts = make_parts(search)
-    unit = make_unit(settings={k: np.float32(v[:2]) for k, v in values.items()})
-    whole, _ = run(parts, tmp_path / "whole", unit)
-    with pytest.raises(Stopped):
-        run(parts, tmp_path / "killed", unit, stop_at=4)
-    again, _ = run(parts, tmp_path / "killed", unit)
+    settings = {k: np.float32(v[:2]) for k, v in values.items()}
+    whole, _ = run(parts, tmp_path / "whole", settings=settings)
+    events(parts, tmp_path / "killed", settings=settings, stop_at=4)
+    again, _ = run(parts, tmp_path / "killed", settings=settings)
     assert_equal(again.metrics, whole.metrics)
 
 
@@ -212,40 +244,32 @@ def test_densities_and_the_model_state_follow_the_rounds(whole):
     np.testing.assert_allclose(outcome.metrics["density"][[2, 5, 8], 0], [1, 0.5, 0.25])
     # Ten updates in round 0; then back to the state after three, and seven more.
     np.testing.assert_array_equal(outcome.metrics["n"][[2, 5, 8], 0], [10, 10, 10])
-    assert views[0].model_state["n"].tolist() == [3, 3]
+    assert [v.ticket.model_state["n"].tolist() for v in views.values()] == [[3, 3]] * 3
+    assert [v.model_state["n"].tolist() for v in views.values()] == [[10, 10]] * 3
 
 
 def test_tickets_with_trained_weights_have_the_model_state_of_now(tmp_path):
     search = searches.imp(optax.adam(0.05), density=0.5, retrain="finetune")
-    parts = make_parts(lambda _: search, rewind_model=False, ticket_model="trained")
-    _, views = run(parts, tmp_path)
+    _, views = run(make_parts(lambda _: search), tmp_path)
     # Ten updates, then seven in each of the rounds that begin at step 3.
-    assert [v.model_state["n"].tolist() for v in views.values()] == [
-        [10, 10],
-        [17, 17],
-        [24, 24],
-    ]
+    for view, updates in zip(views.values(), (10, 17, 24), strict=True):
+        assert view.ticket.model_state["n"].tolist() == [updates, updates]
+        assert_equal(view.model_state, view.ticket.model_state)
 
 
 def test_other_settings_are_refused(parts, tmp_path):
     run(parts, tmp_path)
-    program, data = parts
     with pytest.raises(ValueError, match="holds another run"):
-        resumable.run(program, make_unit(), data, tmp_path, config={"a": 2})
+        run(parts, tmp_path, config={"a": 2})
 
 
 def test_a_loss_that_is_not_finite_names_the_lane(parts, tmp_path):
-    program, data = parts
-    x, y = data.train
-    unit = make_unit()
-
-    def begin():
-        keys, ticket, state = unit.begin()
-        weights = {"w": ticket.weights["w"].at[1].set(jnp.inf)}
-        return keys, ticket._replace(weights=weights), state
+    def broken(keys):
+        ticket = tickets(keys)
+        return ticket._replace(weights={"w": ticket.weights["w"].at[1].set(jnp.inf)})
 
     with pytest.raises(FloatingPointError, match="loss of seed 1 is not finite in rou"):
-        run(parts, tmp_path, unit._replace(begin=begin))
+        run(parts, tmp_path, tickets=broken)
 
 
 def test_a_damaged_outcome_is_noticed(parts, tmp_path):

@@ -1,6 +1,7 @@
 """Scores against numpy, and what selection makes of them."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,31 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from references import (
+    KERNELS,
+    SHAPES,
+    batch,
+    close,
+    draw,
+    gradient,
+    mask_tree,
+    masked,
+    ones,
+    some,
+)
 
-from jaxticket import Evidence, Ticket, imp, masks, prune, scores, selection
+from jaxticket import (
+    Evidence,
+    Ticket,
+    classification,
+    imp,
+    masks,
+    prune,
+    scores,
+    selection,
+)
+from jaxticket.data import Split
+from jaxticket.models import Model, create
 
 KEY = jax.random.key(1)
 few = settings(deadline=None, max_examples=40)
@@ -27,6 +51,11 @@ def cubic(weights):
     """A loss with a slope of either sign, zeros among them, for every weight."""
     each = jax.tree.map(lambda w: jnp.where(w > 1, 0, 2 / 3 * w**3 - w), weights)
     return sum(leaf.sum() for leaf in jax.tree.leaves(each))
+
+
+def squares(weights):
+    """The outputs of a network that makes one of every weight."""
+    return jnp.concatenate([w.ravel() ** 2 for w in jax.tree.leaves(weights)])
 
 
 def slope(w):
@@ -72,13 +101,15 @@ FORMULAS = {
     ),
     "gradient": lambda w, w0: np.abs(slope(w)),
     "gradient_at_initial": lambda w, w0: np.abs(slope(w0)),
+    "grasp": lambda w, w0: w * np.where(w > 1, 0, 4 * w) * slope(w),
     "snip": lambda w, w0: np.abs(slope(w) * w),
     "snip_at_initial": lambda w, w0: np.abs(slope(w0) * w0),
+    "synflow": lambda w, w0: np.abs(w) * 2 * np.abs(w),
 }
 
 
 def evidence(initial):
-    return Evidence(initial, KEY, loss=cubic)
+    return Evidence(initial, KEY, loss=cubic, forward=squares)
 
 
 def trained(coarse):
@@ -168,6 +199,61 @@ def test_a_score_reads_what_it_declares_and_says_what_is_missing(name):
             score(weights, missing)
 
 
+def classifier():
+    """A layer under a model state that scales its inputs, in evaluation alone."""
+
+    def apply(params, state, x, *, train=False, key=None):
+        inputs = x.reshape(len(x), -1) * (1.0 if train else state["scale"])
+        return jnp.tanh(inputs @ params["w"]), state
+
+    return Model(lambda key, x: ({}, {}), apply)
+
+
+@pytest.mark.parametrize(("images", "used"), [(25, 20), (10_000, 30), (4, 4)])
+def test_the_evidence_of_a_classifier_is_of_its_first_images(images, used):
+    """In whole batches, as in a test; and a network that runs on an input of ones."""
+    rng = np.random.default_rng(0)
+    split = Split(
+        rng.integers(0, 256, (34, 2, 2, 1)).astype(np.uint8), rng.integers(0, 3, 34)
+    )
+    state, w = {"scale": jnp.float32(0.7)}, {"w": jnp.asarray(rng.normal(size=(4, 3)))}
+
+    def prepare(images):
+        return images.astype(jnp.float32) / 255
+
+    known = classification.evidence(
+        classifier(), split, prepare=prepare, images=images, batch_size=10
+    )(state)
+    first = Split(split.images[:used], split.labels[:used])
+    loss = classification.cross_entropy(classifier(), prepare=prepare, train=False)
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(
+        near,
+        jax.jit(jax.value_and_grad(known.loss))(w),
+        jax.value_and_grad(lambda w: loss(w, state, first, KEY)[0])(w),
+    )
+    near(known.forward(w), np.tanh(0.7 * np.sum(w["w"], 0, keepdims=True)))
+    assert known.initial is known.key is None
+
+
+def test_the_memory_of_a_gradient_does_not_depend_on_the_number_of_images():
+    model, w = classifier(), {"w": jnp.ones((4, 1000))}
+
+    def needed(images):
+        split = Split(np.zeros((images, 4), np.float32), np.zeros(images, np.int32))
+        loss = classification.evidence(model, split)({"scale": 1.0}).loss
+        memory = jax.jit(jax.grad(loss)).lower(w).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    assert needed(2000) < 1.1 * needed(200)
+
+
+def test_evidence_of_no_images_is_refused():
+    split = Split(np.zeros((9, 4), np.float32), np.zeros(9, np.int32))
+    with pytest.raises(ValueError, match="images must be at least 1, got 0"):
+        classification.evidence(classifier(), split, images=0)
+
+
 def test_makers_need_what_their_score_needs_too():
     made = scores.ties_at_random(scores.at_initial(scores.snip))
     assert scores.needed(made) == ("key", "initial", "loss")
@@ -182,6 +268,148 @@ def test_a_search_by_a_score_that_draws_says_that_it_is_random():
     assert imp(sgd, score="random").promises.random
     assert imp(sgd, score=scores.ties_at_random(scores.snip)).promises.random
     assert not imp(sgd, score="snip").promises.random
+
+
+# A network of two layers with its derivatives by hand.
+
+
+def by_hand():
+    """What scores may look at, of the network of `references`."""
+    x, y = batch(0, 0)
+
+    def forward(p, x):
+        return jnp.tanh(x @ p["w1"] + p["b1"][None]) @ p["w2"] + p["b2"][None]
+
+    return Evidence(
+        loss=lambda p: jnp.sum((forward(p, x) - y) ** 2) / (2 * len(x)),
+        forward=lambda p: forward(p, jnp.ones((1, 3))),
+    )
+
+
+def snip_by_hand(p):
+    g = gradient(p, *batch(0, 0))
+    return {name: np.abs(g[name] * p[name]) for name in SHAPES}
+
+
+def grasp_by_hand(p):
+    """The product with the Hessian: every line of `gradient`, differentiated."""
+    x, y = batch(0, 0)
+    g = gradient(p, x, y)
+    v = {name: np.where(p[name] == 0, 0, g[name]) for name in SHAPES}
+    h = np.tanh(x @ p["w1"] + p["b1"])
+    error = (h @ p["w2"] + p["b2"] - y) / len(x)
+    dh = (1 - h**2) * (x @ v["w1"] + v["b1"])
+    derror = (dh @ p["w2"] + h @ v["w2"] + v["b2"]) / len(x)
+    dback = (derror @ p["w2"].T + error @ v["w2"].T) * (1 - h**2)
+    dback -= (error @ p["w2"].T) * 2 * h * dh
+    product = {
+        "w1": x.T @ dback,
+        "b1": dback.sum(0),
+        "w2": dh.T @ error + h.T @ derror,
+        "b2": derror.sum(0),
+    }
+    return {name: p[name] * product[name] for name in SHAPES}
+
+
+def synflow_by_hand(p):
+    p = {name: np.abs(x) for name, x in p.items()}
+    h = np.tanh(p["w1"].sum(0) + p["b1"])
+    back = (1 - h**2) * p["w2"].sum(1)
+    grads = {
+        "w1": np.tile(back, (3, 1)),
+        "b1": back,
+        "w2": np.tile(h[:, None], (1, 2)),
+        "b2": np.ones(2),
+    }
+    return {name: p[name] * grads[name] for name in SHAPES}
+
+
+BY_HAND = {
+    "grasp": grasp_by_hand,
+    "snip": snip_by_hand,
+    "synflow": synflow_by_hand,
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mask", [ones(), some()], ids=["dense", "pruned"])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_scores_of_a_network(name, mask):
+    """Also where some of its weights are zero, as pruned ones are."""
+    p = masked(mask, draw())
+    found = jax.jit(lambda p: scores.NAMES[name](p, by_hand()))(p)
+    close(found, BY_HAND[name](p), 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_iterations_take_derivatives_at_the_pruned_weights(name):
+    p, count = draw(6), sum(m.size for m in ones().values())
+    left = np.ones(count, bool)
+    for i in range(1, 6):
+        w = p | dict(zip(KERNELS, parts(np.where(left, flat(p), 0)), strict=True))
+        values = np.where(left, flat(BY_HAND[name](w)), -np.inf)
+        left = np.zeros(count, bool)
+        left[np.argsort(values)[round((1 - 0.4 ** (i / 5)) * count) :]] = True
+
+    def found(iterations):
+        ticket = Ticket(p, mask_tree(ones()))
+        options = {"evidence": by_hand(), "iterations": iterations}
+        return flat(prune(ticket, name, 0.4, **options).mask)
+
+    np.testing.assert_array_equal(found(5), left)
+    assert (found(1) != left).any()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_search_prunes_by_derivatives_at_its_trained_weights(name):
+    """Round after round, of what is left; none of the scores is a constant."""
+    search = imp(optax.sgd(0.2), density=0.6, score=name, retrain="continue")
+    state = search.init(KEY, Ticket(draw(6), mask_tree(ones())))
+    for left in (12, 7):  # of 20 weights
+        w = jax.tree.map(np.asarray, search.params(state))
+        state = search.update(gradient(w, *batch(0, 0)), state, 0)
+        w = jax.tree.map(np.asarray, search.params(state))
+        alive, grade = flat(search.ticket(state).mask), flat(BY_HAND[name](w))
+        state = search.advance(state, by_hand())
+        kept = flat(search.ticket(state).mask)
+        assert kept.sum() == left
+        assert not (kept & ~alive).any()
+        assert grade[kept].min() > grade[alive & ~kept].max()
+
+
+def test_a_flow_beyond_single_precision_keeps_its_ranks():
+    """In a chain all scores are less by one power of two; what is broken ends."""
+    rng, shape = np.random.default_rng(0), (30, 8, 8)
+    chain = rng.normal(3, 1, shape).astype(np.float32)
+    known = Evidence(
+        forward=lambda w: jax.lax.scan(lambda x, w: (x @ w, None), jnp.ones((1, 8)), w)[
+            0
+        ]
+    )
+    found = np.asarray(jax.jit(lambda w: scores.synflow(w, known))(chain))
+    sizes = np.abs(chain).astype(float)
+    before, after = [np.ones(8)], [np.ones(8)]
+    for forwards, backwards in zip(sizes, sizes[::-1], strict=True):
+        before.append(before[-1] @ forwards)
+        after.append(backwards @ after[-1])
+    flow = np.stack(
+        [np.outer(x, y) for x, y in zip(before, after[-2::-1], strict=False)]
+    )
+    ratio = found / (sizes * flow)
+    assert before[-1].max() > np.finfo(np.float32).max
+    np.testing.assert_allclose(ratio, 2.0**-30, rtol=1e-5)
+    assert not np.isfinite(scores.synflow(chain * np.nan, known)).all()
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(tree[name]) for name in KERNELS])
+
+
+def parts(values):
+    first = math.prod(SHAPES["w1"])
+    return values[:first].reshape(SHAPES["w1"]), values[first:].reshape(SHAPES["w2"])
 
 
 # Two magnitudes above a common percentile.
@@ -372,3 +600,19 @@ def test_criteria_in_iterative_pruning():
             assert values[kept[place]].min() >= (
                 values[alive[place] & ~kept[place]].max()
             )
+
+
+def test_evidence_divides_logits_by_a_temperature():
+    model = create("mlp", 3, hidden=(4,))
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
+    split = Split(images, np.arange(6, dtype=np.int32) % 3)
+    params, state = model.init(jax.random.key(0), split.images[:1])
+    of = classification.evidence(model, split, batch_size=6)
+    logits = np.asarray(model.apply(params, state, split.images)[0], np.float64)
+    for temperature in (1.0, 200.0):
+        cool = logits / temperature
+        log_z = np.log(np.exp(cool).sum(1))
+        expected = np.mean(log_z - cool[np.arange(6), split.labels])
+        found = of(state, temperature).loss(params)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxticket import Ticket, fixed, imp, masks, prune
-from jaxticket.searches import slimming
+from jaxticket import Ticket, fixed, imp, masks, prune, run, slimming
+from jaxticket.searches.slimming import by_number, channels, scales, shrink
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 CHANNELS = {"conv_0": 4, "conv_1": 6}
 
 
@@ -46,14 +47,13 @@ def apply(params, x):
     return x.mean((1, 2)) @ params["output"]["kernel"]
 
 
-def assert_whole(mask, channels):
+def assert_whole(mask, stays):
     """A kernel keeps these channels, and all of each."""
-    np.testing.assert_array_equal(mask, np.broadcast_to(channels, mask.shape))
+    np.testing.assert_array_equal(mask, np.broadcast_to(stays, mask.shape))
 
 
-def slim(ticket, density, layers=slimming.by_number):
-    score, select = slimming.scales(layers), slimming.channels(layers)
-    return prune(ticket, score, density, select=select)
+def slim(ticket, density, layers=by_number):
+    return prune(ticket, scales(layers), density, select=channels(layers))
 
 
 def largest(params, kept):
@@ -127,40 +127,84 @@ def test_a_mask_of_the_normalisation_too_leaves_the_smaller_network():
     assert np.abs(shifted - masked).max() > 0.1  # the shifts are still there
 
 
-def test_the_search_by_hand_from_training_to_fine_tuning():
-    """The penalty draws scales to zero, and `imp` can prune them round by round."""
-    params, x = network(), jnp.ones((2, 6, 6, 3)) * jnp.arange(6).reshape(1, 1, 6, 1)
+def trained(search, params):
+    """The state after some steps that make the outputs small."""
+    x = jnp.ones((2, 6, 6, 3)) * jnp.arange(6).reshape(1, 1, 6, 1)
+    state = search.init(jax.random.key(0), Ticket(params, masks.full(params)))
 
-    def trained(search):
-        state = search.init(jax.random.key(0), Ticket(params, masks.full(params)))
+    def step(state, at):
+        grads = jax.grad(lambda p: jnp.mean(apply(p, x) ** 2))(search.params(state))
+        return search.update(grads, state, at), None
 
-        def step(state, at):
-            grads = jax.grad(lambda p: jnp.mean(apply(p, x) ** 2))(search.params(state))
-            return search.update(grads, state, at), None
+    return jax.lax.scan(step, state, jnp.arange(30))[0]
 
-        return jax.lax.scan(step, state, jnp.arange(30))[0]
 
-    def size(search):
-        params = search.params(trained(search))
-        return sum(jnp.abs(params[f"norm_{i}"]["scale"]).sum() for i in range(2))
+SGD = optax.sgd(0.01)
 
-    sgd = optax.sgd(0.01)
-    assert size(fixed(optax.chain(slimming.shrink(1.0), sgd))) < 0.9 * size(fixed(sgd))
+
+def test_the_search_trains_whole_and_keeps_the_channels_of_the_largest_scales():
+    """The penalty draws scales to zero; density and penalty may be lanes."""
+    params = network()
+
+    @jax.jit
+    @jax.vmap
+    def found(density, penalty):
+        search = slimming(SGD, density=density, penalty=penalty)
+        state = trained(search, params)
+        return search.params(state), search.ticket(state)
+
+    densities, penalties = np.array([0.3, 0.3, 1.0]), np.array([0.0, 1.0, 1.0])
+    whole, tickets = found(densities, penalties)
+    plain = fixed(SGD)
+    expected = plain.params(trained(plain, params))
+    for leaf, other in zip(*map(jax.tree.leaves, (whole, expected)), strict=True):
+        np.testing.assert_allclose(leaf[0], other, rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, tickets.weights, whole)
+    for i, kept in enumerate((3, 3, 10)):
+        weights, mask = jax.tree.map(lambda x, i=i: x[i], (whole, tickets.mask))
+        assert not any((mask_ == 0).any() for mask_ in jax.tree.leaves(weights))
+        for name, stays in zip(CHANNELS, largest(weights, kept), strict=True):
+            assert_whole(mask[name]["kernel"], stays)
+    size = sum(jnp.abs(whole[f"norm_{i}"]["scale"]).sum(1) for i in range(2))
+    assert size[1] < 0.9 * size[0]
+
+
+def test_a_slim_ticket_is_read_from_the_loop():
+    """Its model state is that of its weights, trained to the end."""
+    params = network()
+    data = {"x": jnp.asarray(np.random.default_rng(1).normal(size=(8, 6, 6, 3)), "f4")}
+
+    def loss(params, state, batch, key):
+        return jnp.mean(apply(params, batch["x"]) ** 2), {"seen": state["seen"] + 1}
+
+    ticket = Ticket(params, masks.full(params), {"seen": jnp.int32(0)})
+    search, sizes = slimming(SGD, density=0.5), {"rounds": 2, "epochs": 1}
+    result = run(search, loss, jax.random.key(0), ticket, data, batch_size=4, **sizes)
+    kept = [
+        result.ticket.mask[name]["kernel"].any((0, 1, 2)).sum() for name in CHANNELS
+    ]
+    assert sum(kept) == 5
+    assert result.ticket.model_state["seen"] == 4
+    assert not search.promises.hard
+    assert search.promises.weights == "trained"
+
+
+def test_channels_go_round_by_round_in_imp():
     search = imp(
-        optax.chain(slimming.shrink(1e-2), sgd),
+        optax.chain(shrink(1e-2), SGD),
         density=0.8,
-        score=slimming.scales(),
-        select=slimming.channels(),
+        score=scales(),
+        select=channels(),
         retrain="finetune",
     )
-    mask = search.ticket(search.advance(trained(search))).mask
+    mask = search.ticket(search.advance(trained(search, network()))).mask
     assert sum(mask[name]["kernel"].any((0, 1, 2)).sum() for name in CHANNELS) == 8
 
 
 def test_layers_are_paired_by_number_wherever_they_are():
     inner = network() | {"conv_2": {"kernel": jnp.ones((1, 1, 6, 6))}}
     inner["conv_1"]["bias"] = jnp.ones(6)
-    assert slimming.by_number({"net": inner}) == [
+    assert by_number({"net": inner}) == [
         ("net/conv_0/kernel", "net/norm_0/scale", "net/norm_0/bias"),
         (
             "net/conv_1/kernel",
@@ -182,15 +226,28 @@ def test_layers_may_be_named_by_the_caller():
 @pytest.mark.parametrize(
     "refused",
     [
-        lambda params, mask: slimming.by_number({"w": params["output"]}),
-        lambda params, mask: slim(
-            Ticket(params, mask | {"conv_0": {"kernel": None}}), 0.5
+        lambda params, mask: by_number({"w": params["output"]}),
+        lambda params, mask: slim(Ticket(params, mask), 0.5),
+        lambda params, mask: slimming(SGD).init(
+            jax.random.key(0), Ticket(params["output"], mask["output"])
+        ),
+        lambda params, mask: slimming(SGD).init(
+            jax.random.key(0), Ticket(params, mask)
         ),
     ],
-    ids=["no pair", "no kernel"],
+    ids=["no pair", "no kernel", "search, no pair", "search, no kernel"],
 )
-def test_parameters_without_a_pair_are_refused(refused):
+def test_what_has_no_channels_is_refused(refused):
     params = network()
     del params["conv_1"]
+    mask = masks.full(params) | {"conv_0": {"kernel": None}}
     with pytest.raises(ValueError, match="layers"):
-        refused(params, masks.full(params))
+        refused(params, mask)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("density", 0.0), ("density", 1.5), ("penalty", -1.0)]
+)
+def test_a_number_that_cannot_be_is_refused(option, value):
+    with pytest.raises(ValueError, match=f"{option}.*got {value}"):
+        slimming(SGD, **{option: value})

@@ -33,7 +33,7 @@ def _one_step(model, images, batch_size):
     search = what.searches["fixed"](())
     key = jax.random.key(0)
     batch = jax.tree.map(lambda x: x[:batch_size], what.train)
-    carry = jax.eval_shape(lambda: training.start(search, key, *what.init(key)))
+    carry = jax.eval_shape(lambda: training.start(search, key, what.init(key)))
 
     def gradient(carry, batch):
         params = search.params(carry.search)

@@ -45,7 +45,7 @@ def _stretch(sizes, width):
     rows = lanes.everywhere(where, programs.Data(what.train, held_out))
     keys = jnp.stack([jax.random.key(seed) for seed in range(width)])
     carry = jax.eval_shape(
-        program.start, keys, *jax.eval_shape(jax.vmap(what.init), keys), ()
+        program.start, keys, jax.eval_shape(jax.vmap(what.init), keys), ()
     )
     steps = sizes.images // sizes.batch_size
     numbers = [np.int32(x) for x in (0, steps, 0)]
@@ -56,17 +56,15 @@ def _whole(sizes, rounds):
     what = tasks.on_noise(MODEL, sizes.images, sizes.batch_size)
 
     def search(key, rows):
-        ticket, model_state = what.init(key)
         return training.run(
             what.searches["imp"](()),
             what.loss_fn,
             key,
-            ticket,
+            what.init(key),
             rows,
             rounds=rounds,
             epochs=sizes.epochs,
             batch_size=sizes.batch_size,
-            model_state=model_state,
         )
 
     return jax.jit(search), (jax.random.key(0), what.train)

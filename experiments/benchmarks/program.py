@@ -38,7 +38,7 @@ def _stepwise(images, batch_size):
     search = what.searches["fixed"](())
     rows = jax.device_put(what.train)
     key = jax.random.key(0)
-    carry = [jax.jit(lambda key: training.start(search, key, *what.init(key)))(key)]
+    carry = [jax.jit(lambda key: training.start(search, key, what.init(key)))(key)]
 
     def step(carry, rows, order, key, position):
         chosen = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)

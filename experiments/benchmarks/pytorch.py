@@ -1,6 +1,9 @@
 """The same training in a plain PyTorch loop, where that is installed; never needed."""
 
+import contextlib
 import importlib.util
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -10,6 +13,7 @@ from experiments.benchmarks import lenet, measure, tasks, trainer
 from experiments.benchmarks.bench import Bench, place
 
 PYTORCH = "PyTorch, eager"
+PROCESSES = 2  # beside one that has all cores
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -28,7 +32,59 @@ def _lenet(bench):
     for seeds in (1, bench.sizes.many):
         name = f"jaxticket, seeds {seeds}"
         works[name] = lenet.throughput(bench, seeds=seeds)[:2]
-    yield from _compare(bench, works)
+    cores = _cores()
+    if len(cores) < PROCESSES:
+        print("pytorch: too few cores for two processes, left out", file=sys.stderr)
+        yield from _compare(bench, works)
+        return
+    with _pinned(cores, images, batch_size) as work:
+        works[f"PyTorch, {PROCESSES} processes of a core each"] = (
+            work,
+            PROCESSES * count,
+        )
+        yield from _compare(bench, works)
+
+
+def _cores() -> list[int]:
+    """What `PROCESSES` may be pinned to; none where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    return sorted(os.sched_getaffinity(0))[:PROCESSES]
+
+
+@contextlib.contextmanager
+def _pinned(cores: list[int], images: int, batch_size: int) -> Iterator[measure.Work]:
+    """An epoch of LeNet on each of some cores at once, by a process of its own.
+
+    The processes wait between epochs: their start is not part of the work, and what
+    runs by turns with it has the machine for itself.
+    """
+    line = [sys.executable, "-m", __name__, str(images), str(batch_size)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*line, str(core)], **pipes) for core in cores]
+
+    def work():
+        for process in processes:
+            print(file=process.stdin, flush=True)
+        if not all([process.stdout.readline() for process in processes]):
+            raise ChildProcessError("a process of PyTorch has ended")
+
+    try:
+        yield work
+    finally:
+        for process in processes:
+            process.communicate()  # ends it, as its input does
+
+
+def _serve(images: int, batch_size: int, core: int) -> None:
+    """Trains an epoch for every line of the input, and says when it has."""
+    import torch
+
+    os.sched_setaffinity(0, [core])
+    torch.set_num_threads(1)
+    work = _lenet_loop(images, batch_size)
+    for _ in sys.stdin:
+        print(work(), flush=True)
 
 
 def _resnet(bench):
@@ -151,3 +207,7 @@ def resnet_20():
     blocks = [Block(*pair) for pair in zip(widths, widths[1:], strict=False)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
     return nn.Sequential(*normed(3, 16), nn.ReLU(), *blocks, *head)
+
+
+if __name__ == "__main__":
+    _serve(*map(int, sys.argv[1:]))

@@ -89,9 +89,9 @@ class Search:
     def compile_stretch(self):
         """Compiles the stretch; the bytes that it takes on each device."""
         keys = jax.random.split(jax.random.key(0), len(self.groups[0]))
-        start = jax.eval_shape(jax.vmap(self.what.init), keys)
+        tickets = jax.eval_shape(jax.vmap(self.what.init), keys)
         self.program, size = programs.compiled(
-            self.program, keys, *start, (), keys, self.data
+            self.program, keys, tickets, (), keys, self.data
         )
         return size
 
@@ -112,10 +112,12 @@ class Search:
         unit = resumable.Unit(
             "search",
             [f"seed {seed}" for seed in group],
-            lambda: (keys, *self.init(keys)),
+            lambda: self.program.start(keys, self.init(keys), ()),
             round_keys,
             plan,
         )
         with tempfile.TemporaryDirectory() as folder:
-            outcome = resumable.run(self.program, unit, self.data, folder, config={})
-        return outcome.metrics
+            *_, finished = resumable.run(
+                self.program, unit, self.data, folder, config={}
+            )
+        return finished.metrics

@@ -5,21 +5,19 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import ticket_search
+from experiments.study import methods, optimizers
 from experiments.study.settings import resolve
-from experiments.study.study import config as settings
-from experiments.study.study import methods, ticket_methods
 from jaxticket import (
     classification,
     data,
     masks,
     models,
     prune,
-    scores,
     searches,
     training,
 )
@@ -39,7 +37,7 @@ class Task(NamedTuple):
 
     Attributes:
       config: the settings of a run on this data set and model.
-      init: `key -> (ticket, model_state)`.
+      init: `key -> ticket`, which keeps everything.
       loss_fn: see `training.LossFn`.
       metrics_of: see `classification.evaluator`.
       train: the training images.
@@ -47,7 +45,7 @@ class Task(NamedTuple):
         of Continuous Sparsification is a number, s0; it is () for the others.
     """
 
-    config: settings.Config
+    config: ticket_search.Config
     init: Callable
     loss_fn: training.LossFn
     metrics_of: Callable
@@ -79,40 +77,42 @@ def dataset_of(model: str) -> str:
 def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     """The training of a model of the zoo on given images."""
     config = resolve(
-        settings.Config(
+        ticket_search.Config(
             dataset=dataset,
             model=model,
             batch_size=batch_size,
-            scope="global",
-            density=0.8,
             epochs=1,
+            hyper={"imp.select": "global_top", "imp.density": 0.8},
         )
     )
+    per_epoch = len(train.labels) // batch_size
+    config = config.in_steps(per_epoch)
     network = models.create(model, num_classes=CLASSES.get(dataset, 10))
     prepare = data.normalizer("standard", train.images, name=dataset)
     example = prepare(jnp.asarray(train.images[:1]))
 
     def init(key):
         weights, state = network.init(key, example)
-        return Ticket(weights, masks.full(weights)), state
-
-    weights = jax.eval_shape(init, jax.random.key(0))[0].weights
-    per_epoch = len(train.labels) // batch_size
+        return Ticket(weights, masks.full(weights), state)
 
     def trained(**changes):
-        search = methods.fixed(dataclasses.replace(config, **changes))
+        ours = dataclasses.replace(config, **changes)
+        search = searches.fixed(optimizers.of_weights(ours))
         return lambda _: search
 
     def continuous_sparsification(s0):
-        return ticket_methods.continuous_sparsification(
-            config, s0, per_epoch, per_epoch
+        return searches.continuous_sparsification(
+            optimizers.of_gates(config),
+            steps=per_epoch,
+            epoch_steps=per_epoch,
+            initial_logit=s0,
         )
 
     def jackpot(_):
         search = searches.jackpot(optax.sgd(0.1, momentum=0.9))
 
         def init(key, ticket):
-            return search.init(key, prune(ticket, scores.magnitude, DENSITY))
+            return search.init(key, prune(ticket, "magnitude", DENSITY))
 
         return search._replace(init=init)
 
@@ -128,9 +128,7 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
             "nesterov": trained(
                 optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4
             ),
-            "imp": ticket_methods.method(
-                "imp", config, weights, steps=per_epoch, epoch_steps=per_epoch
-            ).search,
+            "imp": lambda _: methods.plan(config, "imp", per_epoch).search({}),
             "continuous_sparsification": continuous_sparsification,
             "jackpot": jackpot,
         },

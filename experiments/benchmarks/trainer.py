@@ -41,10 +41,10 @@ def program(
     search = what.searches[method]
 
     def start(key, setting):
-        return training.start(search(setting), key, *what.init(key))
+        return training.start(search(setting), key, what.init(key))
 
     def stretch(carry, key, setting, rows, first, last, round):
-        return training.steps(
+        carry, loss, _ = training.steps(
             search(setting),
             what.loss_fn,
             carry,
@@ -55,6 +55,7 @@ def program(
             round=round,
             batch_size=batch_size,
         )
+        return carry, loss
 
     return Program(
         lanes.mapped(where, start, (True, True)),

@@ -1,38 +1,38 @@
-"""What a run's results say: intervals over seeds, paired differences, verdicts.
+"""What the rows of a run say: intervals over seeds, paired differences, verdicts.
 
-The seed is the unit of replication: it fixes initial weights, data order and split for
-the dense network, the ticket and the controls alike, so differences are taken within a
-seed. NaN is never dropped: a mean over a failed run is NaN, and its verdict "unknown".
+The seed is the unit of replication: it fixes initial weights and split for the dense
+network, the ticket and its controls alike, so differences are taken within a seed. The
+intervals are over seeds, for one test set. NaN is never dropped: a mean over a failed
+run is NaN, its verdict "unknown".
 
 Reference:
   Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, Section 1.
 """
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import special
+import numpy as np
+import pandas as pd
 
-from experiments.study.study import common
-
-Row = dict[str, Any]
+from jaxticket import files
+from jaxticket.analysis import TIE, Interval, interval, ratio, verdict
 
 COLUMNS = (
     "method",
     "treatment",
     "seed",
-    "round",
+    "prunings",
     "setting",
     "density",
     "test_accuracy",
     "validation_accuracy",
     "early_stopping_step",
     "early_stopping_test_accuracy",
+    "early_stopping_validation_accuracy",
     "best_test_accuracy",
     "train_loss",
     "steps",
@@ -41,235 +41,275 @@ COLUMNS = (
     "search_seconds",
     "seconds",
 )
-LATER = ("best_test_accuracy",)  # columns that files of earlier versions lack
+LATER = (  # columns that files of earlier versions lack
+    "setting",
+    "early_stopping_validation_accuracy",
+    "best_test_accuracy",
+    "search_epochs",
+    "search_seconds",
+)
+LOOK = ("seed", "prunings", "step", "method", "treatment", "setting")
+MEASURED = (
+    "density",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "changed",
+)
+TICKET = ["method", "setting", "prunings"]  # what tells the tickets of a seed apart
 WORDS = ("method", "treatment", "setting", "criterion")
-WHOLE = ("seed", "round", "images")
-TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
-
-
-class Interval(NamedTuple):
-    """A mean and the half width of its 95% interval, NaN for a single value."""
-
-    mean: float
-    half_width: float
+NAN = ["", "nan"]
+WHOLE = ("seed", "prunings", "images")
+NO_CONTROLS = ("dense", "ticket", "tuned", "search")  # among the treatments
+ACCEPTED = ("better", "matches")  # verdicts
 
 
 class Summary(NamedTuple):
-    """What the seeds together say of one method's tickets at one round.
+    """What the seeds together say of one ticket.
 
     Attributes:
       method: name of the search.
-      round: round of the search, from 1; of a parallel one, number of the setting.
-      setting: what that setting is, as "s0=-0.1", or empty.
+      setting: what tells its lanes apart, as "density=0.2", or empty.
+      prunings: how often the ticket has been pruned.
       seeds: number of tickets.
       density: mean fraction of the prunable weights kept.
-      accuracy: test accuracy, at the early-stopping step unless `summarise` was told
-        otherwise.
-      early_stopping_step: step of the minimum validation loss.
-      to_dense: accuracy less the dense network's, paired; None without a dense run.
-      to_reinitialised: accuracy less the re-initialised control's, paired, or None.
-      step_ratio: mean early-stopping step over the dense network's, or None.
-      wins: number of seeds whose own ticket wins.
-      verdict: "winning", "no: ..." or "unknown".
-      clear: whether the interval of ``to_dense`` excludes 0.
-      search_epochs: passes over the data that the search took to find a ticket.
+      accuracy: what `summarise` was told to compare.
+      to_dense: accuracy less the dense network's, paired.
+      to_controls: name of a control -> accuracy less its, paired.
+      step: early-stopping step, of the minimum validation loss.
+      step_ratio: that over the dense network's, see `ratio`.
+      without_ratio: seeds of which a step is 0 or missing, so that there is no ratio.
+      wins: seeds whose ticket wins as the paper defines it: at least as accurate as the
+        dense network, no later, with fewer weights.
+      verdict: see `verdict`.
+      search_epochs: mean passes over the data until the ticket was found.
+      search_seconds: the time that they took.
     """
 
     method: str
-    round: int
     setting: str
+    prunings: int
     seeds: int
     density: float
     accuracy: Interval
-    early_stopping_step: Interval
-    to_dense: Interval | None
-    to_reinitialised: Interval | None
-    step_ratio: float | None
+    to_dense: Interval
+    to_controls: Mapping[str, Interval]
+    step: Interval
+    step_ratio: Interval
+    without_ratio: int
     wins: int
     verdict: str
-    clear: bool
     search_epochs: float
+    search_seconds: float
 
 
-def read_results(path: str | Path) -> list[Row]:
-    """Reads ``results.csv``; an empty cell is NaN, and so is a column of `LATER`."""
-    return read_table(path, COLUMNS, optional=LATER)
+class Chosen(NamedTuple):
+    """The tickets that speak for a method, chosen by validation accuracy.
+
+    Attributes:
+      among: of how many sparse tickets.
+      unknown: how many of these have a failed seed, and so cannot be chosen.
+      sparsest: of those that match the dense network, with its test accuracy, or None.
+      best: the most accurate, or None.
+    """
+
+    among: int
+    unknown: int
+    sparsest: Summary | None
+    best: Summary | None
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """Reads ``results.csv``: `COLUMNS`, a row a training.
+
+    What earlier versions did not write is NaN, except the validation accuracy at the
+    early-stopping step, for which that of the last step stands in.
+
+    Raises:
+      ValueError: the file is damaged, or lacks columns or rows.
+    """
+    rows = read_table(path, COLUMNS, optional=LATER)
+    if (again := rows.duplicated([*TICKET, "treatment", "seed"])).any():
+        raise ValueError(f"{path}, line {again.idxmax() + 2}: a training comes twice")
+    if rows["early_stopping_validation_accuracy"].isna().all():
+        rows["early_stopping_validation_accuracy"] = rows["validation_accuracy"]
+    return rows
 
 
 def read_table(
     path: str | Path, columns: Sequence[str], *, optional: Sequence[str] = ()
-) -> list[Row]:
-    """Reads the named columns of a CSV file; what is not there is NaN.
+) -> pd.DataFrame:
+    """Reads the named columns of a CSV file; an empty cell is NaN, or an empty word.
 
     Raises:
       ValueError: it lacks a column that is not optional, a number, or any row.
     """
-
-    def parse(row: Mapping[str, str]) -> Row:
-        def value(name: str) -> Any:
-            if name in optional and name not in row:
-                return math.nan
-            if name in WORDS:
-                return row[name]
-            return int(row[name]) if name in WHOLE else float(row[name] or "nan")
-
-        return {name: value(name) for name in columns}
-
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if missing := {*columns} - {*optional} - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} lacks the columns {sorted(missing)}")
-        try:
-            rows = [parse(row) for row in reader]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    if not rows:
+    types = dict.fromkeys(columns, float) | dict.fromkeys(WORDS, str)
+    types |= dict.fromkeys((*WHOLE, "round"), int)
+    try:
+        rows = _with_prunings(
+            pd.read_csv(path, dtype=types, keep_default_na=False, na_values=NAN)
+        )
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if missing := {*columns} - {*optional} - {*rows.columns}:
+        raise ValueError(f"{path} lacks the columns {sorted(missing)}")
+    if rows.empty:
         raise ValueError(f"{path} holds no rows")
-    return rows
+    return _reindexed(rows, columns)
 
 
 def write_table(
     path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
     """Writes a CSV file that `read_table` reads; NaN and None are empty cells."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: None if v != v else v for k, v in row.items()})
-    common.write(Path(path), text.getvalue())
+    table = pd.DataFrame(list(rows), columns=list(columns))
+    files.write(Path(path), table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_metrics(path: str | Path) -> list[Row]:
-    """Reads ``metrics.jsonl``; null is NaN."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    records = []
+def read_metrics(path: str | Path) -> pd.DataFrame:
+    """Reads ``metrics.jsonl``: `LOOK` and `MEASURED`, a row an evaluation.
+
+    Results are kept without the file where no curve is shown: it is as if it were
+    empty. After a resume an evaluation may come twice: the later stands.
+
+    Raises:
+      ValueError: the file is damaged, except for a last line cut off by a kill.
+    """
+    lines, records = [], []
+    if Path(path).exists():
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # a run killed in the middle of a write
-                break
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        records.append({k: math.nan if v is None else v for k, v in record.items()})
-    return records
+            records.append({**json.loads(line)})
+        except (TypeError, json.JSONDecodeError) as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: {error}") from error
+    looks = _with_prunings(pd.DataFrame(records, columns=None if records else LOOK))
+    if missing := {*LOOK} - {"setting"} - {*looks.columns}:
+        raise ValueError(f"{path} lacks {sorted(missing)}")
+    types = dict.fromkeys(MEASURED, float) | dict.fromkeys(LOOK[:3], int)
+    try:
+        looks = _reindexed(looks, (*LOOK, *MEASURED)).astype(types)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return looks.drop_duplicates([*LOOK], keep="last", ignore_index=True)
 
 
-def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    """The rows that have every wanted value."""
-    return [row for row in rows if all(row[k] == v for k, v in wanted.items())]
+def _with_prunings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Earlier versions have `round`, which numbers the settings where there are some.
 
-
-def distinct(rows: Iterable[Row], column: str) -> list[Any]:
-    """The values of a column, each once, in order of appearance."""
-    return list(dict.fromkeys(row[column] for row in rows))
-
-
-def by_seed(rows: Iterable[Row], column: str) -> dict[int, float]:
-    """A column's value of each seed."""
-    return {row["seed"]: row[column] for row in rows}
-
-
-def interval(values: Iterable[float]) -> Interval:
-    """Mean and half width of its 95% interval by Student's t."""
-    values = list(values)
-    n = len(values)
-    if n == 0:
-        return Interval(math.nan, math.nan)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, math.nan)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    t = float(special.stdtrit(n - 1, 0.975))
-    return Interval(mean, t * math.sqrt(variance / n))
-
-
-def paired_differences(
-    first: Mapping[int, float], second: Mapping[int, float]
-) -> list[float]:
-    """``first - second`` of every seed that both have."""
-    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-
-
-def verdict(density: float, difference: float, step: float, dense_step: float) -> str:
-    """Whether a ticket wins: at least as accurate, no later, with fewer weights.
-
-    Args:
-      density: fraction of the weights kept.
-      difference: test accuracy at the early-stopping step less the dense network's.
-      step: early-stopping step.
-      dense_step: early-stopping step of the dense network.
-
-    Returns:
-      "winning", "no: lower accuracy", "no: later", "no: both" or "no: not sparser";
-      "unknown" where a number is NaN.
+    Of what is kept from them, tickets of a setting were pruned once.
     """
-    if any(map(math.isnan, (density, difference, step, dense_step))):
-        return "unknown"
-    if density >= 1:
-        return "no: not sparser"
-    lower, later = difference < -TIE, step > dense_step
-    if lower and later:
-        return "no: both"
-    return "no: lower accuracy" if lower else "no: later" if later else "winning"
+    if "prunings" in rows or "round" not in rows:
+        return rows
+    rounds = rows.pop("round")
+    if "setting" in rows:
+        rounds = rounds.where(rows["setting"].isin(("", np.nan)), 1)
+    return rows.assign(prunings=rounds)
+
+
+def _reindexed(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns; what is not there is NaN, or an empty word."""
+    rows = rows.reindex(columns=list(columns))
+    words = rows.columns.intersection(list(WORDS))
+    return rows.assign(**rows[words].astype(object).fillna(""))
+
+
+def tickets(rows: pd.DataFrame):
+    """Groups rows by `TICKET`: methods as they come, the densest settings first."""
+    keys = {
+        "_method": pd.factorize(rows["method"])[0],
+        "_sparsity": -rows.groupby(["method", "setting"])["density"].transform("mean"),
+    }
+    ordered = rows.assign(**keys).sort_values([*keys, "prunings"], kind="stable")
+    return ordered.groupby(TICKET, sort=False)
 
 
 def summarise(
-    rows: Sequence[Row], *, accuracy: str = "early_stopping_test_accuracy"
+    rows: pd.DataFrame,
+    *,
+    margin: float,
+    accuracy: str = "early_stopping_test_accuracy",
+    dense_accuracy: str | None = None,
 ) -> list[Summary]:
-    """Summarises the tickets of each method and round, over the seeds.
+    """Summarises every ticket over its seeds.
 
     Args:
-      rows: rows of ``results.csv``.
+      rows: of `read_results`.
+      margin: see `verdict`.
       accuracy: the column to compare. The paper's definition, the default, is test
         accuracy at the step of minimum validation loss.
+      dense_accuracy: that of the dense network, if it is another.
     """
-    tickets = select(rows, treatment="ticket")
-    return [
-        _summary(rows, method, round_, accuracy)
-        for method in distinct(tickets, "method")
-        for round_ in sorted(distinct(select(tickets, method=method), "round"))
-    ]
+    found = rows[rows["treatment"] == "ticket"]
+    seeds, order = found["seed"].unique(), [key for key, _ in tickets(found)]
 
+    def of(column: str, treatment: str = "ticket") -> np.ndarray:
+        """`[tickets, seeds]`; what is not there is NaN, like what has failed."""
+        table = rows[rows["treatment"] == treatment]
+        table = table.pivot(index=TICKET, columns="seed", values=column)
+        return table.reindex(index=order, columns=seeds).to_numpy(float)
 
-def _summary(rows: Sequence[Row], method: str, round_: int, accuracy: str) -> Summary:
-    here = select(rows, method=method, round=round_)
-    ticket = {row["seed"]: row for row in select(here, treatment="ticket")}
-    dense = {row["seed"]: row for row in select(rows, treatment="dense")}
-    control = by_seed(select(here, treatment="reinitialise"), accuracy)
-    accuracies = by_seed(ticket.values(), accuracy)
-    steps = by_seed(ticket.values(), "early_stopping_step")
-    density = interval(row["density"] for row in ticket.values()).mean
-
-    pairs = sorted(ticket.keys() & dense.keys())
-    to_dense = interval(
-        paired_differences(accuracies, by_seed(dense.values(), accuracy))
-    )
-    step = interval(steps[seed] for seed in pairs).mean
-    dense_step = interval(dense[seed]["early_stopping_step"] for seed in pairs).mean
-    verdicts = [
-        verdict(
-            ticket[seed]["density"],
-            accuracies[seed] - dense[seed][accuracy],
-            steps[seed],
-            dense[seed]["early_stopping_step"],
+    dense = rows[rows["treatment"] == "dense"].set_index("seed").reindex(seeds)
+    dense_step = dense["early_stopping_step"].to_numpy(float)
+    others = rows["treatment"].unique()
+    controls = {x: of(accuracy, x) for x in others if x not in NO_CONTROLS}
+    densities, accuracies = of("density"), of(accuracy)
+    steps, epochs = of("early_stopping_step"), of("search_epochs")
+    seconds = of("search_seconds")
+    summaries = []
+    for i, key in enumerate(order):
+        density, step = densities[i], steps[i]
+        difference = accuracies[i] - dense[dense_accuracy or accuracy]
+        to_dense, both = interval(difference), (step > 0) & (dense_step > 0)
+        wins = (density < 1) & (difference >= -TIE) & (step <= dense_step)
+        summaries.append(
+            Summary(
+                *key,
+                seeds=len(seeds),
+                density=density.mean(),
+                accuracy=interval(accuracies[i]),
+                to_dense=to_dense,
+                to_controls={
+                    name: interval(accuracies[i] - control[i])
+                    for name, control in controls.items()
+                },
+                step=interval(step),
+                step_ratio=ratio(step, dense_step),
+                without_ratio=len(seeds) - both.sum(),
+                wins=wins.sum(),
+                verdict=verdict(to_dense, margin=margin, density=density.mean()),
+                search_epochs=epochs[i].mean(),
+                search_seconds=seconds[i].mean(),
+            )
         )
-        for seed in pairs
-    ]
-    shared = paired_differences(accuracies, control)
-    return Summary(
-        method=method,
-        round=round_,
-        setting=here[0]["setting"],
-        seeds=len(ticket),
-        density=density,
-        accuracy=interval(accuracies.values()),
-        early_stopping_step=interval(steps.values()),
-        to_dense=to_dense if pairs else None,
-        to_reinitialised=interval(shared) if shared else None,
-        step_ratio=step / dense_step if pairs and dense_step else None,
-        wins=verdicts.count("winning"),
-        verdict=verdict(density, to_dense.mean, step, dense_step),
-        clear=abs(to_dense.mean) > to_dense.half_width + TIE,
-        search_epochs=interval(row["search_epochs"] for row in ticket.values()).mean,
-    )
+    return summaries
+
+
+def choose(rows: pd.DataFrame, *, margin: float, at: str) -> dict[str, Chosen]:
+    """Chooses tickets of every method on validation, and reports them on test.
+
+    Args:
+      rows: of `read_results`.
+      margin: see `verdict`.
+      at: "early_stopping_" or "", of the last step: of which accuracies.
+    """
+    seen = summarise(rows, margin=margin, accuracy=f"{at}validation_accuracy")
+    told = summarise(rows, margin=margin, accuracy=f"{at}test_accuracy")
+    pairs = [*zip(seen, told, strict=True)]
+    chosen, nobody = {}, (None, None)
+    for method in dict.fromkeys(summary.method for summary in seen):
+        ours = [p for p in pairs if p[0].method == method and not p[0].density >= 1]
+        sums = [by.accuracy.mean + on.accuracy.mean for by, on in ours]
+        known = [p for p, x in zip(ours, sums, strict=True) if not math.isnan(x)]
+        matching = [p for p in known if p[0].verdict in ACCEPTED]
+        chosen[method] = Chosen(
+            among=len(ours),
+            unknown=len(ours) - len(known),
+            sparsest=min(matching, key=lambda p: p[0].density, default=nobody)[1],
+            best=max(known, key=lambda p: p[0].accuracy.mean, default=nobody)[1],
+        )
+    return chosen

@@ -5,6 +5,8 @@ signature of the factory, and their help from its docstring. A variant is a
 `functools.partial`.
 """
 
+import dataclasses
+import difflib
 import inspect
 import itertools
 import typing
@@ -54,12 +56,11 @@ def _factories(method: Method) -> Iterator[Callable]:
 
 
 def _optimizer(method: Method) -> Callable:
+    """The factory of a method's optimiser: its own, or of what the search asks for."""
     if method.optimizer is not None:
         return method.optimizer
-    hints = typing.get_type_hints(
-        hyperparameters.unbound(method.search), include_extras=True
-    )
-    handed = hints["optimizer"]
+    factory = hyperparameters.unbound(method.search)
+    handed = typing.get_type_hints(factory, include_extras=True)["optimizer"]
     return optimizers.KINDS[handed.__metadata__[0]]
 
 
@@ -145,13 +146,17 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     Raises:
       ValueError: a value that cannot be, or one that is missing.
     """
+    if config.search_steps is None:
+        config = dataclasses.replace(config, search_steps=SOME_STEPS)
+    for flag in config.hyper:
+        _known(config.METHODS, flag)
     method = config.METHODS[name]
     values = {h.name: _value(config, name, method, h) for h in of_method(method)}
     rounds = values.pop("rounds", None)
     several = {k: x for k, x in values.items() if isinstance(x, tuple)}
     every = epoch_steps if config.schedules_every == "epoch" else 1
     given = {k: x for k, x in values.items() if k not in several} | {
-        "steps": config.search_steps or SOME_STEPS,
+        "steps": config.search_steps,
         "epoch_steps": every,
         "rewind_step": config.rewind_step or 0,
     }
@@ -186,6 +191,8 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         resumes = first.opens_given
     if rounds is None:
         rounds = config.rounds if first.rounds else 1
+    elif rounds < 1:
+        raise ValueError(f"--{name}.rounds must be at least 1; got {rounds}")
     return Planned(
         name,
         tuple(settings),
@@ -197,11 +204,19 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     )
 
 
+def _known(methods: Mapping[str, Method], flag: str) -> None:
+    """Raises a `ValueError` for a flag that no method has."""
+    owner, _, name = flag.partition(".")
+    if owner in methods and name in {hyper.name for hyper in of_method(methods[owner])}:
+        return
+    near = difflib.get_close_matches(flag, flags(methods), n=1)
+    hint = f"; did you mean --{near[0]}?" if near else ""
+    raise ValueError(f"there is no --{flag}{hint}")
+
+
 def _call(factory: Callable, values: Mapping[str, Any], *args: Any) -> Any:
     """Calls a factory with those of the values that it takes and has not bound."""
-    takes = inspect.signature(
-        hyperparameters.unbound(factory)
-    ).parameters.keys() - hyperparameters.bound(factory)
+    takes = hyperparameters.arguments(factory)
     return factory(*args, **{k: x for k, x in values.items() if k in takes})
 
 

@@ -1,8 +1,7 @@
-"""The folder of a run: whose it is, and files that are never half-written."""
+"""The folder of a run: whose it is, and what its numbers depend on."""
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import jax
 
 import jaxticket
+from jaxticket import files
 
 # Settings that say where and how, not what: they may change when a run is resumed.
 HOW = (
@@ -20,13 +20,6 @@ HOW = (
     "cache_dir",
     "turns",
 )
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Replaces a file in one move: never half-written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(beside, path)
 
 
 def environment() -> dict[str, str | int]:
@@ -71,7 +64,7 @@ def open_folder(config, folder: Path, **facts) -> None:
         "environment": environment(),
         "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
     }
-    write(path, json.dumps({**identity, **about}, indent=2) + "\n")
+    files.write(path, json.dumps({**identity, **about}, indent=2) + "\n")
 
 
 def recorded(folder: Path, fact: str):

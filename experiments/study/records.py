@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.study import outputs
+from jaxticket import files
 from jaxticket.engine import resumable
 
 
@@ -106,7 +106,7 @@ class Records:
 
     def found(self, lane: Lane, cost: Cost) -> None:
         """Remembers what the ticket of a lane has cost."""
-        self._costs[lane] = cost
+        self._costs[lane._replace(treatment="ticket")] = cost
 
     def cost(self, lane: Lane) -> Cost:
         """What the ticket of a lane, or that of its control, has cost."""
@@ -163,7 +163,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping]) -> 
     writer.writeheader()
     for row in rows:
         writer.writerow({k: None if x != x else x for k, x in row.items()})
-    outputs.write(path, text.getvalue())
+    files.write(path, text.getvalue())
 
 
 def _number(value) -> float | None:

@@ -7,6 +7,7 @@ A setting is a field of a configuration with its help and its check; it becomes 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from jaxticket import data, models
@@ -26,6 +27,21 @@ def one_of(choices: Sequence[str]) -> Check:
 
 def least(bound: int) -> Check:
     return lambda x: None if x >= bound else f"at least {bound}"
+
+
+def each(check: Check) -> Check:
+    """Of a list, which holds at least one."""
+
+    def all_of(values):
+        wanted = [check(x) for x in values] or ["at least one number"]
+        return next(filter(None, wanted), None)
+
+    return all_of
+
+
+def in_a_folder(path: str) -> str | None:
+    there = Path(path).absolute().parent.is_dir()
+    return None if there else "in a folder that exists"
 
 
 def above_zero(x: float) -> str | None:
@@ -215,6 +231,20 @@ class Settings:
         return resumed, self.steps
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen(Settings):
+    """Of masks over weights that stay as they are: tested, and not trained."""
+
+    VERDICTS: ClassVar[bool] = False
+
+    def trains(self, promises) -> bool:
+        return not promises.hard
+
+    def training(self, resumed: int) -> tuple[int, int]:
+        del resumed
+        return 0, 0
+
+
 def resolve(config: Settings) -> Settings:
     """Fills in what was left open and checks everything that needs no data.
 
@@ -233,14 +263,23 @@ def resolve(config: Settings) -> Settings:
     opened = {name: x for name, x in preset.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, model=model, hyper=hyper, **opened)
     config = config.filled()
-    for field in dataclasses.fields(config):
-        value, check = getattr(config, field.name), field.metadata.get("check")
-        if check and value is not None and (wanted := check(value)):
-            raise ValueError(f"--{field.name} must be {wanted}; got {value}")
+    check(config)
     names("methods", config.methods, config.METHODS)
     if not config.methods:
         raise ValueError(f"--methods needs at least one of {', '.join(config.METHODS)}")
     return config
+
+
+def check(config: Any) -> None:
+    """Holds every setting of a configuration to the check in its field.
+
+    Raises:
+      ValueError: the first that fails: its name, what it must be, what came.
+    """
+    for field in dataclasses.fields(config):
+        value, check = getattr(config, field.name), field.metadata.get("check")
+        if check and value is not None and (wanted := check(value)):
+            raise ValueError(f"--{field.name} must be {wanted}; got {value}")
 
 
 def names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:

@@ -38,6 +38,9 @@ class Shelf:
             path, ticket, **about, density=density, **outputs.environment()
         )
 
+    def has(self, lane: Lane) -> bool:
+        return self._path("tickets", lane, f"prunings-{lane.prunings}").exists()
+
     def ticket(self, lane: Lane) -> Ticket:
         """The ticket of a lane, or that of the control's lane, as numpy arrays."""
         path = self._path("tickets", lane, f"prunings-{lane.prunings}")

@@ -66,6 +66,9 @@ def tasks(study: Study) -> Iterator[Task]:
     for planned in study.planned.values():
         if planned.search:
             yield from _searches(study, planned)
+        else:
+            todo = _tickets(study, planned, ["ticket"])
+            yield Task(start, planned.name, "", "", tuple(todo), (), planned)
         promises = planned.promises[0]
         own = ["ticket"] if config.trains(promises) else []
         yield from _trainings(
@@ -172,6 +175,22 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
                     study.records.found(lane, cost)
 
 
+def start(study: Study, task: Task, progress: Progress) -> None:
+    """Keeps what a method without a search starts from: these are its tickets.
+
+    Where tickets are trained, and come from a trained network, that is what they cost.
+    """
+    del progress
+    for lane in task.lanes:
+        if study.config.VERDICTS and task.planned.start(study.swept(lane)).trained:
+            study.records.found(lane, study.records.cost(dense(lane.seed)))
+        if not study.shelf.has(lane):
+            ticket = study.opened(task.planned, lane)
+            study.shelf.put_anchor(lane, ticket)
+            note_empty_layer(lane, ticket)
+            study.shelf.put_ticket(lane, ticket)
+
+
 def search(study: Study, task: Task, progress: Progress) -> None:
     """Runs searches; audits the ticket that each round leaves, and keeps it."""
     planned, promises = task.planned, study.promises
@@ -195,8 +214,13 @@ def search(study: Study, task: Task, progress: Progress) -> None:
         match event:
             case Opened(round_, view):
                 for lane, one in _each(lanes_of(round_), view):
-                    if promises(lane).rewinds:
-                        audit.rewound(str(lane), one.params, one.ticket)
+                    audit.opened(
+                        str(lane),
+                        one.params,
+                        one.ticket,
+                        promises(lane),
+                        model_state=one.model_state,
+                    )
             case Closed(round_, view, _):
                 each = _each(lanes_of(round_), view)
                 for (lane, one), given in zip(each, opened(), strict=True):
@@ -233,7 +257,8 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
         treated = [study.treated(lane) for lane in task.lanes]
         for lane, (control, ticket) in zip(task.lanes, treated, strict=True):
             if lane.treatment in controls.__all__:
-                audit.differs(str(lane), control, ticket, by=lane.treatment)
+                by = getattr(controls, lane.treatment).differs_by
+                audit.differs(str(lane), control, ticket, by=by)
         tickets = [control for control, _ in treated]
         settings = study.multipliers(task.lanes) if task.program == TRAINING else ()
         return _start(study, task, tickets, settings)
@@ -250,21 +275,32 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
 def keep(study: Study, lane: Lane, view, given: Ticket) -> None:
     """Holds the ticket of a round to the promises of its search, and keeps it."""
     promises, ticket = study.promises(lane), view.ticket
-    first = lane.prunings == 1
-    if first:
-        anchor = given if promises.weights == "trained" else ticket
-        study.shelf.put_anchor(lane, anchor)
-    before = None
-    if first and promises.opens_given:
-        before = given
-    elif not first:
+    before = anchor = None
+    if lane.prunings > 1:
         before = study.shelf.ticket(lane._replace(prunings=lane.prunings - 1))
-    audit.ticket(str(lane), view.params, ticket, promises, given=given, before=before)
+        anchor = study.shelf.anchor(lane)
+    else:
+        before = given if promises.opens_given and promises.rounds else None
+        study.shelf.put_anchor(lane, given if promises.weights == "trained" else ticket)
+    audit.ticket(
+        str(lane),
+        view.params,
+        ticket,
+        promises,
+        given=given,
+        before=before,
+        anchor=None if promises.weights == "trained" else anchor,
+    )
+    note_empty_layer(lane, ticket)
+    study.shelf.put_ticket(lane, ticket)
+
+
+def note_empty_layer(lane: Lane, ticket: Ticket) -> None:
+    """Says that a network is cut: an outcome of extreme densities, and no fault."""
     try:
         audit.no_empty_layer(str(lane), ticket.mask)
-    except audit.AuditError as error:  # an outcome, of extreme densities
+    except audit.AuditError as error:
         print(f"note: {error}", file=sys.stderr)
-    study.shelf.put_ticket(lane, ticket)
 
 
 def _start(study: Study, task: Task, tickets: Sequence[Ticket], settings: Any) -> Any:

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxticket import controls, prune, scores, selection
-from jaxticket.base import PRNGKey, Ticket
+from jaxticket.base import Evidence, PRNGKey, Ticket
 from jaxticket.engine import keys
-from jaxticket.training import EvidenceFn
 
 
 class Opening(NamedTuple):
@@ -23,32 +22,38 @@ class Opening(NamedTuple):
       key: the stream of this start, of this seed.
       initial: the dense network as it is initialised: a ticket that keeps all.
       trained: the same after its training.
-      evidence: the loss on training data and the like, by model state.
+      evidence: `(model_state, temperature) -> Evidence`, of training data.
     """
 
     key: PRNGKey
     initial: Ticket
     trained: Ticket
-    evidence: EvidenceFn
+    evidence: Callable[..., Evidence]
 
 
-Start = Callable[[Opening], Ticket]
 Network = Literal["initial", "trained"]
+
+
+class Start(NamedTuple):
+    """What a search starts from, and whether that takes a trained dense network."""
+
+    ticket: Callable[[Opening], Ticket]
+    trained: bool = False
 
 
 def initial() -> Start:
     """The dense network as it is initialised."""
-    return lambda opening: opening.initial
+    return Start(lambda opening: opening.initial)
 
 
 def trained() -> Start:
     """The dense network after its training."""
-    return lambda opening: opening.trained
+    return Start(lambda opening: opening.trained, trained=True)
 
 
 def signed_constant() -> Start:
     """The initialisation with signed constants, see `controls.signed_constant`."""
-    return lambda opening: controls.signed_constant(opening.initial)
+    return Start(lambda opening: controls.signed_constant(opening.initial))
 
 
 def kaiming_constant(
@@ -64,7 +69,9 @@ def kaiming_constant(
         code, times one minus it (code).
     """
     fan = _fan(density, scale_fan)
-    return lambda opening: controls.kaiming_constant(opening.initial, density=fan)
+    return Start(
+        lambda opening: controls.kaiming_constant(opening.initial, density=fan)
+    )
 
 
 def kaiming_normal(
@@ -79,8 +86,10 @@ def kaiming_normal(
       scale_fan: see `kaiming_constant`.
     """
     fan = _fan(density, scale_fan)
-    return lambda opening: controls.kaiming_normal(
-        opening.key, opening.initial, density=fan
+    return Start(
+        lambda opening: controls.kaiming_normal(
+            opening.key, opening.initial, density=fan
+        )
     )
 
 
@@ -99,6 +108,7 @@ def pruned(
     score: scores.Score | str = "magnitude",
     select: selection.Select | str = "global_top",
     iterations: int = 1,
+    temperature: float = 1.0,
     of: Network = "trained",
     weights: Network = "trained",
     constants: bool = False,
@@ -112,19 +122,24 @@ def pruned(
       score: which weights matter, by name.
       select: how the layers share the density, by name.
       iterations: how many times to score and prune.
+      temperature: what logits are divided by in the loss that a score looks at.
       of: what is scored: the initial or the trained weights.
       weights: those of the ticket.
       constants: signed constants in place of these.
       ties: go to the first weight, or at random.
       shuffle: a random mask of the same layer densities instead.
     """
-    chosen = scores.named(score)
+    if isinstance(density, float | int) and not 0 < density <= 1:
+        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    chosen, select = scores.named(score), selection.named(select)
     if ties == "random":
         chosen = scores.ties_at_random(chosen)
 
     def start(opening):
         scored, ticket = getattr(opening, of), getattr(opening, weights)
-        evidence = opening.evidence(scored.model_state)
+        evidence = opening.evidence(scored.model_state, temperature)
         found = prune(
             scored,
             chosen,
@@ -141,4 +156,4 @@ def pruned(
             ticket = controls.signed_constant(ticket)
         return ticket._replace(mask=found.mask)
 
-    return start
+    return Start(start, trained="trained" in (of, weights))

@@ -89,6 +89,7 @@ class Study:
             name: jax.jit(functools.partial(self._start, planned))
             for name, planned in self.planned.items()
         }
+        self._controlled = jax.jit(self._control, static_argnums=0)
         self.programs = {
             name: self._searching(planned)
             for name, planned in self.planned.items()
@@ -119,7 +120,7 @@ class Study:
 
     def _start(self, planned: Planned, key, swept, initial, trained, train) -> Ticket:
         opening = starts.Opening(key, initial, trained, self.evidence(train))
-        return planned.start(swept)(opening)
+        return planned.start(swept).ticket(opening)
 
     def treated(self, lane: Lane) -> tuple[Ticket, Ticket]:
         """What a lane trains, and the ticket that it is, or that it controls.
@@ -134,10 +135,12 @@ class Study:
         named = f"{lane.treatment} {lane.setting}".strip()
         key = keys.named(keys.of_seed(lane.seed).controls, named)
         key = jax.random.fold_in(key, lane.prunings)
-        control = getattr(controls, lane.treatment)(
-            key, ticket, functools.partial(self._redrawn, self.scale(lane))
-        )
+        control = self._controlled(lane.treatment, key, ticket, self.scale(lane))
         return jax.tree.map(np.asarray, control), ticket
+
+    def _control(self, name: str, key: PRNGKey, ticket: Ticket, scale: float) -> Ticket:
+        init = functools.partial(self._redrawn, scale)
+        return getattr(controls, name)(key, ticket, init)
 
     def _redrawn(self, scale: float, key: PRNGKey) -> tuple[Params, Any]:
         """New weights, at the scale of a ticket's."""
@@ -176,15 +179,15 @@ class Study:
             for name, planned in self.planned.items()
             if planned.search
             and planned.opens_given
+            and planned.promises[0].rounds  # else there is nothing to go on to
             and self.config.METHODS[name].start is starts.initial
         ]
 
         def kind(name):
-            start = functools.partial(self._any_start, name)
-            program = self.programs[name]
-            shapes = jax.eval_shape(lambda: program.start(*start(self._any_keys())))
+            _, state = jax.eval_shape(self.programs[name].start, *self._like(name))
             factory = hyperparameters.unbound(self.config.METHODS[name].search)
-            return factory, *jax.tree.flatten(shapes[1])
+            leaves, structure = jax.tree.flatten(state)
+            return factory, structure, [(x.shape, x.dtype) for x in leaves]
 
         kinds = {name: kind(name) for name in able}
         return tuple(name for name in able if kinds[name] == kinds[able[0]])
@@ -243,11 +246,12 @@ class Study:
 
     def compile(self) -> int:
         """Compiles all programs; returns the bytes a device needs for the largest."""
-        stream = jax.eval_shape(self._any_keys)
         sizes = []
         for name, program in self.programs.items():
-            start = jax.eval_shape(functools.partial(self._any_start, name), stream)
-            compiled, size = programs.compiled(program, *start, stream, self.data)
+            stream, *start = self._like(name)
+            compiled, size = programs.compiled(
+                program, stream, *start, stream, self.data
+            )
             self.programs[name] = compiled
             sizes.append(size)
         return max(sizes)
@@ -271,6 +275,11 @@ class Study:
         once = min(taken(1) for _ in range(TRIALS)) - overhead
         steps = min(self.config.steps, max(1, int(TRIAL_SECONDS / max(once, 1e-6))))
         return (min(taken(steps) for _ in range(TRIALS)) - overhead) / steps
+
+    def _like(self, name: str) -> tuple:
+        """The shapes of what a program starts from."""
+        stream = jax.eval_shape(self._any_keys)
+        return jax.eval_shape(functools.partial(self._any_start, name), stream)
 
     def _any_keys(self) -> PRNGKey:
         return jax.random.split(jax.random.key(0), self.layout.width)

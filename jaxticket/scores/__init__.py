@@ -23,6 +23,7 @@ from jaxticket.scores.criteria import (
     magnitude_increase_same_sign,
     snip_at_initial,
 )
+from jaxticket.scores.grasp import grasp
 from jaxticket.scores.magnitudes import (
     large_init,
     large_init_large_final,
@@ -36,6 +37,7 @@ from jaxticket.scores.magnitudes import (
 )
 from jaxticket.scores.score import Score, needed, needs  # noqa: F401  no scores
 from jaxticket.scores.sensitivity import gradient, snip
+from jaxticket.scores.synflow import synflow
 from jaxticket.scores.variants import (  # noqa: F401  makers of scores
     at_initial,
     diff_sign,
@@ -46,6 +48,7 @@ from jaxticket.scores.variants import (  # noqa: F401  makers of scores
 __all__ = [
     "gradient",
     "gradient_at_initial",
+    "grasp",
     "large_final",
     "large_final_diff_sign",
     "large_final_same_sign",
@@ -62,6 +65,7 @@ __all__ = [
     "small_init_small_final",
     "snip",
     "snip_at_initial",
+    "synflow",
 ]
 NAMES: dict[str, Score] = {name: globals()[name] for name in __all__}
 

@@ -24,7 +24,7 @@ def snip(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
 
     Reference:
       Lee et al., "SNIP: Single-shot Network Pruning Based on Connection Sensitivity",
-      2019, eqs. 4 and 5.
+      2019.
     """
     grads = jax.grad(evidence.loss)(weights)
     return jax.tree.map(lambda g, w: jnp.abs(g * w), grads, weights)

@@ -13,7 +13,10 @@ from jaxticket.searches.imp import imp
 from jaxticket.searches.iss import iss
 from jaxticket.searches.jackpot import jackpot
 from jaxticket.searches.l0 import l0
+from jaxticket.searches.one_shot import one_shot
+from jaxticket.searches.slimming import slimming
 from jaxticket.searches.soft_threshold import soft_threshold
+from jaxticket.searches.sparse_training import rigl, set
 from jaxticket.searches.supermask import supermask
 
 __all__ = [
@@ -25,6 +28,10 @@ __all__ = [
     "iss",
     "jackpot",
     "l0",
+    "one_shot",
+    "rigl",
+    "set",
+    "slimming",
     "soft_threshold",
     "supermask",
 ]

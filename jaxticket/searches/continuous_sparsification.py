@@ -1,39 +1,16 @@
 """Continuous Sparsification: a sigmoid gate on every weight, annealed to a mask."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks, schedules
-from jaxticket.base import (
-    NO_EVIDENCE,
-    Mask,
-    OfGates,
-    Params,
-    Promises,
-    Schedule,
-    Search,
-    State,
-    Ticket,
-)
+from jaxticket import schedules
+from jaxticket.base import OfGates, Schedule, Search
 from jaxticket.searches import gates
-from jaxticket.searches.gates import Gated, Weights
 
 Between = Literal["paper", "code"]
-
-
-class ContinuousState(NamedTuple):
-    """State of `continuous_sparsification`."""
-
-    gated: Gated
-    optimizer: State
-    temperature: jax.Array  # beta of the next step
-    mask: Mask  # what may be kept at all: the starting ticket's
-    anchor: Params  # the weights that the ticket starts from
-    round: jax.Array
 
 
 def continuous_sparsification(
@@ -46,7 +23,7 @@ def continuous_sparsification(
     between: Between = "paper",
     scaling: bool = True,
     keep_momentum: bool = True,
-    weights: Weights = "anchor",
+    weights: gates.Weights = "anchor",
     steps: int | None = None,
     epoch_steps: int = 1,
 ) -> Search:
@@ -73,7 +50,8 @@ def continuous_sparsification(
         at the start and `1 / sigmoid(s0)` in the end, and the ticket's weights carry
         that factor. To retrain with the factor kept beside the weights, as the released
         code does, see the multiplier of `fixed`.
-      keep_momentum: whether the optimiser's state outlives a round.
+      keep_momentum: whether the optimiser's moments outlive a round; schedules inside
+        it start again in any case.
       weights: the ticket's: `anchor` are those of `rewind_step`; `trained` are those of
         now, and one round followed by `fixed` prunes, binarises and fine-tunes.
       steps: of a round; needed where `temperature` is a number.
@@ -81,7 +59,8 @@ def continuous_sparsification(
 
     Returns:
       A `Search`. Its ticket keeps the weights whose logit is positive: read it before
-      `advance`, which moves every logit to `s0` or below.
+      `advance`, which moves every logit to `s0` or below. Evaluate the ticket, not
+      `params(state)`: at any finite `beta` some gates of pruned weights are still open.
 
     Raises:
       ValueError: a negative penalty or `rewind_step`, an unknown `between` or
@@ -91,7 +70,6 @@ def continuous_sparsification(
       Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020,
       Algorithm 2.
     """
-    gates.check(penalty=penalty, rewind_step=rewind_step, weights=weights)
     if between not in get_args(Between):
         raise ValueError(f"between must be one of {get_args(Between)}, got {between!r}")
     if not callable(temperature):
@@ -101,92 +79,42 @@ def continuous_sparsification(
                 "round; or give a schedule, step within the round -> beta"
             )
         temperature = schedules.temperature(temperature, steps, epoch_steps=epoch_steps)
-    optimizer = optax.with_extra_args_support(optimizer)
     scale = 1 / jax.nn.sigmoid(jnp.asarray(initial_logit)) if scaling else 1.0
 
-    def at(step):
-        return jnp.asarray(temperature(step), jnp.float32)
+    def opened(key, kernels):
+        return jax.tree.map(lambda w: jnp.full_like(w, initial_logit), kernels), key
 
-    def soft_gates(logits, mask, beta):
-        """`sigmoid(beta s)`, scaled; zero where the starting mask is."""
+    def gate(logits, state):
+        """`sigmoid(beta s)`, scaled, is both the gate and what is penalised."""
 
-        def gate(s, alive):
-            soft = jax.nn.sigmoid(beta.astype(s.dtype) * s)
-            return jnp.where(alive, jnp.asarray(scale, s.dtype) * soft, 0)
+        def soft(s, alive):
+            open_ = jax.nn.sigmoid(state.temperature.astype(s.dtype) * s)
+            return jnp.where(alive, jnp.asarray(scale, s.dtype) * open_, 0)
 
-        return jax.tree.map(gate, logits, mask)
+        found = jax.tree.map(soft, logits, state.mask)
+        return found, found
 
-    def init(key, ticket):
-        del key
-        masks.check(ticket.mask, ticket.weights)
-        logits = jax.tree.map(
-            lambda w, m: None if m is None else jnp.full_like(w, initial_logit),
-            ticket.weights,
-            ticket.mask,
-        )
-        # A gate of zero makes no zero of what is not finite.
-        gated = Gated(masks.apply(ticket.mask, ticket.weights), logits)
-        return ContinuousState(
-            gated,
-            optimizer.init(gated),
-            at(0),
-            ticket.mask,
-            ticket.weights,
-            jnp.zeros((), jnp.int32),
-        )
-
-    def update(grads, state, step):
-        def gate(logits):
-            soft = soft_gates(logits, state.mask, state.temperature)
-            return soft, soft
-
-        stepped = gates.update(
-            optimizer,
-            gate,
-            grads,
-            state,
-            step,
-            penalty=penalty,
-            rewind_step=rewind_step,
-        )
-        return stepped._replace(temperature=at(jnp.asarray(step, jnp.int32) + 1))
-
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        beta = (
-            state.temperature
-            if between == "paper"
-            else jnp.ones_like(state.temperature)
-        )
-        logits = jax.tree.map(
+    def reset(state):
+        """`min(beta s, s0)`."""
+        ended = state.temperature
+        beta = ended if between == "paper" else jnp.ones_like(ended)
+        return jax.tree.map(
             lambda s: jnp.minimum(beta.astype(s.dtype) * s, initial_logit).astype(
                 s.dtype
             ),
             state.gated.logits,
         )
-        gated = state.gated._replace(logits=logits)
-        return state._replace(
-            gated=gated,
-            optimizer=state.optimizer if keep_momentum else optimizer.init(gated),
-            temperature=at(0),
-            round=state.round + 1,
-        )
 
-    def params(state):
-        soft = soft_gates(state.gated.logits, state.mask, state.temperature)
-        return gates.realise(state.gated.weights, soft)
-
-    def ticket(state):
-        mask = jax.tree.map(lambda s, m: (s > 0) & m, state.gated.logits, state.mask)
-        chosen = state.anchor if weights == "anchor" else state.gated.weights
-        return Ticket(masks.scale(mask, chosen, scale), mask)
-
-    promises = Promises(
-        hard=False,
-        nested=False,  # logits of nearly 0 return
-        weights=weights,
+    return gates.search(
+        optimizer,
+        opened=opened,
+        gate=gate,
+        kept=lambda s: s > 0,
+        reset=reset,
+        temperature=temperature,
+        penalty=penalty,
         rewind_step=rewind_step,
-        rounds=True,
+        weights=weights,
         scale=scale,
+        keep_momentum=keep_momentum,
     )
-    return Search(init, update, advance, params, ticket, promises)

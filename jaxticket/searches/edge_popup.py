@@ -11,15 +11,6 @@ from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
 
-def _named(select: selection.Select | str) -> selection.Select:
-    """Until `selection.named` is there."""
-    if callable(select):
-        return select
-    if select == "global_top":
-        return selection.global_top
-    return selection.per_layer(getattr(selection, select))
-
-
 def edge_popup(
     optimizer: OfScores,
     *,
@@ -42,23 +33,21 @@ def edge_popup(
         `schedules.scale_by_step`.
       density: the fraction of the given ticket's weights that the mask keeps, called
         `prune_rate` in the released code. May be traced.
-      select: how the layers share the density, by the name of a selection or as a
-        function, see `selection`; all alike by default. The counts of the first mask
-        are those of all.
+      select: how the layers share the density: a function or its name, see `selection`;
+        all alike by default. The counts of the first mask are those of all.
 
     Returns:
       A `Search` of one round without end. Its ticket holds the given weights.
 
     Raises:
-      ValueError: density outside (0, 1].
+      ValueError: density outside (0, 1], an unknown `select`.
 
     Reference:
       Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", 2020.
     """
     if isinstance(density, float | int) and not 0 < density <= 1:
         raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
-
-    select = _named(select)
+    select = selection.named(select)
 
     def opened(key, ticket):
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
@@ -77,5 +66,10 @@ def edge_popup(
         return selection.like(state.mask)(ranks, state.allowed, None)
 
     return frozen.search(
-        optimizer, opened=opened, choose=choose, slope=jnp.sign, random=True
+        optimizer,
+        opened=opened,
+        choose=choose,
+        slope=jnp.sign,
+        random=True,
+        kept=selection.kept(select, density),
     )

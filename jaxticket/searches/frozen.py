@@ -34,8 +34,6 @@ class FrozenState(NamedTuple):
       optimizer: of the scores.
       key: for masks that are drawn.
       count: updates so far, int32.
-      changed: entries of the mask that they have changed, in all: uint32, and past
-        that it begins again at 0, which differences do not notice.
     """
 
     weights: Params
@@ -45,7 +43,6 @@ class FrozenState(NamedTuple):
     optimizer: State
     key: PRNGKey
     count: jax.Array
-    changed: jax.Array
 
 
 def search(
@@ -55,14 +52,15 @@ def search(
     choose: Callable[[FrozenState, Step], Mask],
     slope: Callable[[jax.Array], jax.Array],
     gain: Callable[[FrozenState], Scores] | None = None,
+    through_gain: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     random: bool = False,
-    kept: Callable[[dict[str, int]], dict[str, int] | int] | None = None,
+    kept: Callable[[Mask], dict[str, int] | int] | None = None,
 ) -> Search:
     """A search that trains scores `s` through a hard mask `h(s)`, straight through.
 
-    The network runs with `w * h(s)`. The mask has no useful gradient, so its own stands
-    for that of a smooth function of the scores: `ds = dL/d(w h) * w * slope(s)`, for
-    all scores, of weights that are kept and of those that are not.
+    The network runs with `w * h(s)`. The mask `h` has no useful gradient in `s`, so the
+    slope of a smooth function stands for it: `ds = dL/dh * slope(s)`, with `dL/dh =
+    dL/d(w h) * w`, for all scores, of weights that are kept and of those that are not.
 
     Args:
       optimizer: trains the scores. It is given `step`, see `schedules.scale_by_step`.
@@ -71,7 +69,9 @@ def search(
         the mask before it, and the key that `opened` was given.
       slope: derivative of the smooth function.
       gain: `state -> factors` that the weights of each leaf are multiplied by: a mask
-        tree of scalars. Constant under differentiation.
+        tree of scalars.
+      through_gain: `(dL/dh with a constant gain, h) -> dL/dh`, leaf by leaf, where the
+        gain depends on the mask; without it the gain is a constant in the gradient.
       random: whether the key decides.
       kept: what the search promises of its counts, see `Promises`.
 
@@ -85,18 +85,19 @@ def search(
         masks.check(ticket.mask, ticket.weights)
         scores, mask, allowed = opened(key, ticket)
         inner, zero = optimizer.init(scores), jnp.zeros((), jnp.int32)
-        changed = zero.astype(jnp.uint32)
-        return FrozenState(
-            ticket.weights, scores, mask, allowed, inner, key, zero, changed
-        )
+        return FrozenState(ticket.weights, scores, mask, allowed, inner, key, zero)
 
     def update(grads, state, step):
-        realised = masks.prunable_like(weights(state), state.mask)
+        def straight_through(s, g, w, m, allowed):
+            of_mask = g * w if through_gain is None else through_gain(g * w, m)
+            return jnp.where(allowed, of_mask * slope(s), 0).astype(s.dtype)
+
         grads = jax.tree.map(
-            lambda s, g, w, a: jnp.where(a, g * w * slope(s), 0).astype(s.dtype),
+            straight_through,
             state.scores,
             masks.prunable_like(grads, state.mask),
-            realised,
+            masks.prunable_like(weights(state), state.mask),
+            state.mask,
             state.allowed,
         )
         updates, inner = optimizer.update(
@@ -107,11 +108,7 @@ def search(
             optimizer=inner,
             count=state.count + 1,
         )
-        mask = choose(moved, step)
-        changed = masks.count(jax.tree.map(jnp.logical_xor, mask, state.mask))
-        return moved._replace(
-            mask=mask, changed=state.changed + changed.astype(jnp.uint32)
-        )
+        return moved._replace(mask=choose(moved, step))
 
     def advance(state, evidence=NO_EVIDENCE):
         del evidence

@@ -1,14 +1,29 @@
-"""What the searches with a gate on every weight share."""
+"""What the searches with a gate on every weight share: all but the gates."""
 
+import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import GetAttrKey, tree_flatten_with_path, tree_map_with_path
 from jax.typing import ArrayLike
 
-from jaxticket.base import Params, PRNGKey, Scores, State, Step
+from jaxticket import masks
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfGates,
+    Params,
+    PRNGKey,
+    Promises,
+    Schedule,
+    Scores,
+    Search,
+    State,
+    Ticket,
+)
 from jaxticket.searches.fixed import remember
 
 Weights = Literal["anchor", "trained"]
@@ -17,25 +32,214 @@ Weights = Literal["anchor", "trained"]
 class Gated(NamedTuple):
     """What is trained: the weights, and a logit for each one that can be pruned.
 
-    Also the labels that optimisers need to treat the two differently, as in
-    `optax.partition({"w": sgd, "s": adam}, Gated("w", "s"))`, or
-    `optax.add_decayed_weights(1e-4, mask=Gated(True, False))`. A search over random
-    weights that are never trained (a supermask) is
-    `optax.partition({"w": optax.set_to_zero(), "s": adam}, Gated("w", "s"))`.
+    Also the labels that optimisers need to treat the two differently, as `optimizer`
+    does, or `optax.add_decayed_weights(1e-4, mask=Gated(True, False))`.
     """
 
     weights: Params
     logits: Scores
 
 
-def check(*, penalty: ArrayLike, rewind_step: int, weights: str) -> None:
-    """Raises a `ValueError` that names the option that cannot be."""
+class GatedState(NamedTuple):
+    """State of a search over gates.
+
+    Attributes:
+      gated: what is trained.
+      optimizer: of the pair.
+      temperature: of the gates of the next step; `None` where they have none.
+      mask: what may be kept at all: the starting ticket's, less what was dropped for
+        good.
+      anchor: the weights of the rewinding step.
+      round: rounds so far, int32.
+      key: for gates that are drawn.
+      count: updates so far, int32: with the key, it decides what is drawn.
+    """
+
+    gated: Gated
+    optimizer: State
+    temperature: jax.Array | None
+    mask: Mask
+    anchor: Params
+    round: jax.Array
+    key: PRNGKey
+    count: jax.Array
+
+
+# The members that a search over gates is made of. `Open` takes the search's key and the
+# weights that have a mask; what it returns with the logits is the key of the draws.
+# `Gate` returns the gates and what is penalised, both zero where `state.mask` is false,
+# and is differentiated in the logits. `Reset` gives the logits of the next round.
+Open = Callable[[PRNGKey, Params], tuple[Scores, PRNGKey]]
+Gate = Callable[[Scores, GatedState], tuple[Scores, Scores]]
+Reset = Callable[[GatedState], Scores]
+
+
+def optimizer(
+    weights: optax.GradientTransformation, logits: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """One optimiser for the weights of a `Gated` pair, another for its logits.
+
+    With `weights=optax.set_to_zero()` a gated search finds a mask over random weights
+    that are never trained: a supermask.
+    """
+    return optax.partition(
+        {"weights": weights, "logits": logits}, Gated("weights", "logits")
+    )
+
+
+def search(
+    optimizer: OfGates,
+    *,
+    opened: Open,
+    gate: Gate,
+    kept: Callable[[jax.Array], jax.Array],
+    reset: Reset | None = None,
+    bound: Callable[[jax.Array], jax.Array] | None = None,
+    temperature: Schedule | None = None,
+    penalty: ArrayLike,
+    rewind_step: int = 0,
+    weights: Weights = "anchor",
+    scale: ArrayLike = 1.0,
+    keep_momentum: bool = True,
+    nested: bool = False,
+    random: bool = False,
+) -> Search:
+    """A search that trains weights `w` and the logits `s` of their gates together.
+
+    The network runs with `w * gate(s)`, and the pair descends on
+
+        loss(w * gate(s)) + penalty * sum(penalised(s)).
+
+    A round that follows begins with other logits, and with the weights as they are:
+    they are rewound in the ticket alone.
+
+    Args:
+      optimizer: trains the pair `Gated(weights, logits)`. It is given `step`, see
+        `schedules.scale_by_step`.
+      opened: `(key, kernels) -> (logits, key)`: the first logits, and the key of the
+        gates that are drawn.
+      gate: `(logits, state) -> (gates, penalised)`; the logits are those of the state.
+      kept: logits of a leaf -> which of its weights the ticket keeps.
+      reset: `state -> logits` between rounds; without it there are none, and `advance`
+        only counts.
+      bound: logits of a leaf -> the same within bounds, after every update.
+      temperature: step within the round -> `state.temperature`.
+      penalty: may be traced.
+      rewind_step: at this step of the first round the weights become the anchor; at 0
+        it is what the search was opened with.
+      weights: the ticket's: those of the `anchor`, or the `trained` ones of now.
+      scale: what the ticket's weights are multiplied by where there is a mask.
+      keep_momentum: whether the optimiser's state outlives a round, see `restarted`.
+      nested: whether what a round has not kept is dropped for good.
+      random: whether the key decides.
+
+    Returns:
+      A `Search`. Its ticket is what to evaluate in the end: `params(state)` has gates
+      that may be half open.
+
+    Raises:
+      ValueError: a negative penalty or `rewind_step`, an unknown `weights`.
+    """
     if isinstance(penalty, float | int) and penalty < 0:
         raise ValueError(f"penalty must be at least 0, got {penalty}")
     if rewind_step < 0:
         raise ValueError(f"rewind_step must be at least 0, got {rewind_step}")
     if weights not in get_args(Weights):
         raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def at(step):
+        if temperature is None:
+            return None
+        return jnp.asarray(temperature(step), jnp.float32)
+
+    def init(key, ticket):
+        masks.check(ticket.mask, ticket.weights)
+        # A gate of zero makes no zero of what is not finite.
+        alive = masks.apply(ticket.mask, ticket.weights)
+        logits, key = opened(key, masks.prunable_like(alive, ticket.mask))
+        gated, zero = Gated(alive, logits), jnp.zeros((), jnp.int32)
+        return GatedState(
+            gated,
+            optimizer.init(gated),
+            at(0),
+            ticket.mask,
+            ticket.weights,
+            zero,
+            key,
+            zero,
+        )
+
+    def update(grads, state, step):
+        step = jnp.asarray(step, jnp.int32)
+        anchor = state.anchor
+        if rewind_step > 0:
+            anchor = remember(
+                anchor,
+                state.gated.weights,
+                now=step == rewind_step,
+                first=state.round == 0,
+            )
+
+        def run_with(gated):
+            gates, penalised = gate(gated.logits, state)
+            return realise(gated.weights, gates), penalised
+
+        (_, penalised), pull_back = jax.vjp(run_with, state.gated)
+        # d(penalty * sum(penalised)) / d(penalised) is the penalty itself.
+        slope = jax.tree.map(lambda g: jnp.full_like(g, penalty), penalised)
+        (grads,) = pull_back((grads, slope))
+        updates, inner = optimizer.update(
+            grads, state.optimizer, state.gated, step=step
+        )
+        gated = optax.apply_updates(state.gated, updates)
+        if bound is not None:
+            gated = gated._replace(logits=jax.tree.map(bound, gated.logits))
+        return state._replace(
+            gated=gated,
+            optimizer=inner,
+            temperature=at(step + 1),
+            anchor=anchor,
+            count=state.count + 1,
+        )
+
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
+        opening = state._replace(round=state.round + 1)
+        if reset is None:
+            return opening
+        gated = state.gated._replace(logits=reset(state))
+        fresh = optimizer.init(gated)
+        return opening._replace(
+            gated=gated,
+            optimizer=restarted(state.optimizer, fresh) if keep_momentum else fresh,
+            temperature=at(0),
+            mask=found(state) if nested else state.mask,
+        )
+
+    def params(state):
+        gates, _ = gate(state.gated.logits, state)
+        return realise(state.gated.weights, gates)
+
+    def found(state):
+        return jax.tree.map(lambda s, m: kept(s) & m, state.gated.logits, state.mask)
+
+    def ticket(state):
+        mask = found(state)
+        warn_if_empty(mask)
+        chosen = state.anchor if weights == "anchor" else state.gated.weights
+        return Ticket(masks.scale(mask, chosen, scale), mask)
+
+    promises = Promises(
+        hard=False,
+        nested=nested,
+        weights=weights,
+        rewind_step=rewind_step,
+        rounds=reset is not None,
+        random=random,
+        scale=scale,
+    )
+    return Search(init, update, advance, params, ticket, promises)
 
 
 def realise(weights: Params, gates: Scores) -> Params:
@@ -43,49 +247,59 @@ def realise(weights: Params, gates: Scores) -> Params:
     return jax.tree.map(lambda w, g: w if g is None else w * g, weights, gates)
 
 
-def update(
-    optimizer: optax.GradientTransformationExtraArgs,
-    gates: Callable[[Scores], tuple[Scores, Scores]],
-    grads: Params,
-    state: State,
-    step: Step,
-    *,
-    penalty: ArrayLike,
-    rewind_step: int,
-) -> State:
-    """One step of the optimiser on `loss + penalty * sum(penalised)`.
+def restarted(state: State, fresh: State) -> State:
+    """An optimiser's state when a round opens: moments stay, schedules start again.
+
+    A schedule of optax counts updates in a number of its own, so numbers become those
+    of `fresh`. A number in one state with moments is theirs, and stays as they do:
+    Adam's count tells how far they still are from zero, where they began, and to start
+    it again would divide full moments by small `1 - b ** count`. Random keys go on, so
+    that no noise comes twice.
 
     Args:
-      optimizer: trains the pair; it is given `step`.
-      gates: `logits -> (gates, penalised)`, differentiable.
-      grads: of the loss, with respect to `realise(weights, gates)`.
-      state: of a search, with the fields `gated`, `optimizer`, `anchor` and `round`.
-      step: within the round.
-      penalty: may be traced.
-      rewind_step: at this step of round 0 the weights become the anchor; at 0 it is
-        what the search was opened with.
+      state: what the round that ends has left, of an optimiser of a `Gated` pair.
+      fresh: the state that the optimiser opens with.
 
     Returns:
-      The state with the pair, the optimiser's state and the anchor after the step.
+      The state that the next round begins with.
     """
-    step = jnp.asarray(step, jnp.int32)
-    anchor = state.anchor
-    if rewind_step > 0:
-        anchor = remember(
-            anchor, state.gated.weights, now=step == rewind_step, first=state.round == 0
+
+    def is_pair(node):
+        return isinstance(node, Gated)
+
+    def is_moment(node):
+        return is_pair(node) or (
+            jnp.ndim(node) > 0 and jnp.issubdtype(node.dtype, jnp.inexact)
         )
 
-    def run_with(gated):
-        gate, penalised = gates(gated.logits)
-        return realise(gated.weights, gate), penalised
+    nodes, _ = tree_flatten_with_path(state, is_leaf=is_pair)
+    # One state is a NamedTuple: `optax.chain` keeps those of its parts in a tuple.
+    with_moments = {
+        path[:-1]
+        for path, node in nodes
+        if path and isinstance(path[-1], GetAttrKey) and is_moment(node)
+    }
 
-    (_, penalised), pull_back = jax.vjp(run_with, state.gated)
-    # d(penalty * sum(penalised)) / d(penalised) is the penalty itself.
-    slope = jax.tree.map(lambda g: jnp.full_like(g, penalty), penalised)
-    (grads,) = pull_back((grads, slope))
-    updates, inner = optimizer.update(grads, state.optimizer, state.gated, step=step)
-    gated = optax.apply_updates(state.gated, updates)
-    return state._replace(gated=gated, optimizer=inner, anchor=anchor)
+    def opening(path, old, new):
+        if is_moment(old) or path[:-1] in with_moments:
+            return old
+        if jnp.ndim(old) > 0 or jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+            return old
+        return new
+
+    return tree_map_with_path(opening, state, fresh, is_leaf=is_pair)
+
+
+def warn_if_empty(mask: Mask) -> None:
+    """Warns of a ticket that keeps nothing, where it can be seen: outside of `jit`."""
+    kept = masks.count(mask)
+    if not isinstance(kept, jax.core.Tracer) and kept == 0:
+        warnings.warn(
+            "the ticket keeps no weight: every gate is off. Read it before `advance`, "
+            "which closes gates again; or start from a larger initial_logit, with a "
+            "smaller penalty, or train the logits for longer or faster",
+            stacklevel=3,
+        )
 
 
 def uniform(

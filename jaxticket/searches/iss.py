@@ -1,39 +1,13 @@
 """Iterative Stochastic Sparsification: a Bernoulli gate on every weight."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks
-from jaxticket.base import (
-    NO_EVIDENCE,
-    Mask,
-    OfGates,
-    Params,
-    PRNGKey,
-    Promises,
-    Search,
-    State,
-    Ticket,
-)
+from jaxticket.base import OfGates, Search
 from jaxticket.searches import gates
-from jaxticket.searches.gates import Gated, Weights
-
-
-class IssState(NamedTuple):
-    """State of `iss`."""
-
-    gated: Gated
-    optimizer: State
-    mask: Mask  # what no round has dropped
-    anchor: Params  # the weights that the ticket starts from
-    round: jax.Array
-    key: PRNGKey
-    count: jax.Array  # updates so far: with the key, it decides the gates
 
 
 def iss(
@@ -44,7 +18,7 @@ def iss(
     rewind_step: int = 0,
     off: Callable[[jax.Array], jax.Array] | ArrayLike = 0.5,
     keep_momentum: bool = True,
-    weights: Weights = "anchor",
+    weights: gates.Weights = "anchor",
 ) -> Search:
     """Learns how likely each weight is to be kept, and drops the unlikely ones.
 
@@ -55,8 +29,8 @@ def iss(
     gate is off are dropped for good, and the logits of the others return to `s0`. The
     weights are not rewound between rounds, only in the ticket.
 
-    With weights that the optimiser freezes (see `Gated`) this is the stochastic
-    supermask of Zhou et al. 2019.
+    With weights that the optimiser freezes (see `gates.optimizer`) this is the
+    stochastic supermask of Zhou et al. 2019.
 
     Args:
       optimizer: trains the pair `Gated(weights, logits)`. It is given `step`, see
@@ -69,12 +43,14 @@ def iss(
       off: gates that are open with a lower probability than this are off; it may be
         traced. Or a rule: logits -> which gates are off. That of the paper is not
         known: say which one a result used.
-      keep_momentum: whether the optimiser's state outlives a round; not known either.
+      keep_momentum: whether the optimiser's moments outlive a round, which is not known
+        either; schedules inside it start again in any case.
       weights: the ticket's: `anchor` are those of `rewind_step`, `trained` those of
         now.
 
     Returns:
-      A `Search`. Its ticket keeps what was never dropped and is not off now.
+      A `Search`. Its ticket keeps what was never dropped and is not off now. Evaluate
+      the ticket, not `params(state)`, whose gates are drawn.
 
     Raises:
       ValueError: a negative penalty or `rewind_step`, an unknown `weights`.
@@ -84,12 +60,13 @@ def iss(
       baseline of its early versions; Zhou et al., "Deconstructing Lottery Tickets",
       2019, section 5.
     """
-    gates.check(penalty=penalty, rewind_step=rewind_step, weights=weights)
-    optimizer = optax.with_extra_args_support(optimizer)
     is_off = off if callable(off) else lambda s: jax.nn.sigmoid(s) < off
 
-    def sample(state, logits):
-        """The gates of this step and their probabilities, zero for what is dropped."""
+    def full(logits):
+        return jax.tree.map(lambda s: jnp.full_like(s, initial_logit), logits)
+
+    def gate(logits, state):
+        """The gates of this step, and how likely they are to be open."""
 
         def straight_through(p, u, alive):
             drawn = (u < p).astype(p.dtype)
@@ -101,53 +78,16 @@ def iss(
         )
         return jax.tree.map(straight_through, p, draws, state.mask), p
 
-    def fresh(logits):
-        return jax.tree.map(lambda s: jnp.full_like(s, initial_logit), logits)
-
-    def init(key, ticket):
-        masks.check(ticket.mask, ticket.weights)
-        kept = masks.apply(ticket.mask, ticket.weights)
-        gated = Gated(kept, fresh(masks.prunable_like(kept, ticket.mask)))
-        zero = jnp.zeros((), jnp.int32)
-        opened = optimizer.init(gated)
-        return IssState(gated, opened, ticket.mask, ticket.weights, zero, key, zero)
-
-    def update(grads, state, step):
-        state = gates.update(
-            optimizer,
-            lambda logits: sample(state, logits),
-            grads,
-            state,
-            step,
-            penalty=penalty,
-            rewind_step=rewind_step,
-        )
-        return state._replace(count=state.count + 1)
-
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        gated = state.gated._replace(logits=fresh(state.gated.logits))
-        return state._replace(
-            gated=gated,
-            optimizer=state.optimizer if keep_momentum else optimizer.init(gated),
-            mask=ticket(state).mask,
-            round=state.round + 1,
-        )
-
-    def params(state):
-        drawn, _ = sample(state, state.gated.logits)
-        return gates.realise(state.gated.weights, drawn)
-
-    def ticket(state):
-        mask = jax.tree.map(lambda s, m: ~is_off(s) & m, state.gated.logits, state.mask)
-        chosen = state.anchor if weights == "anchor" else state.gated.weights
-        return Ticket(chosen, mask)
-
-    promises = Promises(
-        hard=False,
-        weights=weights,
+    return gates.search(
+        optimizer,
+        opened=lambda key, kernels: (full(kernels), key),
+        gate=gate,
+        kept=lambda s: ~is_off(s),
+        reset=lambda state: full(state.gated.logits),
+        penalty=penalty,
         rewind_step=rewind_step,
-        rounds=True,
+        weights=weights,
+        keep_momentum=keep_momentum,
+        nested=True,
         random=True,
     )
-    return Search(init, update, advance, params, ticket, promises)

@@ -1,25 +1,15 @@
 """Network slimming: channels go when the scale of their batch normalisation is small.
 
-It needs no search of its own, only three parts for `fixed` and `prune`:
+`slimming` is the search; its parts serve others. A ticket that is pruned channel by
+channel from any training, or round by round in `imp`:
 
-    train = fixed(optax.chain(slimming.shrink(1e-4), optimizer))
-    slim = prune(ticket, slimming.scales(), 0.3, select=slimming.channels())
-    finetune = fixed(optimizer)
-
-where `ticket` is what `train` ends with. Density here is of channels, 0.3 of all that
-have a scale; `masks.density(slim.mask)` is of weights, as everywhere. What the next
-layer has for a channel that is gone stays in its mask and counts: the small network,
-built anew, is smaller still.
+    slim = prune(ticket, scales(), 0.3, select=channels())
+    search = imp(chain(shrink(1e-4), optimizer), score=scales(), select=channels())
 
 A mask of kernels alone leaves a pruned channel's shift in place, and the channel gives
 off what `beta` and the activation make of zero. To remove it altogether, let the mask
 cover the normalisation: `masks.full(params, prunable)` with a `prunable` that accepts
 its leaves, which then count as weights too.
-
-Reference:
-  Liu et al., "Learning Efficient Convolutional Networks through Network Slimming",
-  2017, as in Liu et al., "Rethinking the Value of Network Pruning", 2019: a penalty of
-  1e-4 (VGG) or 1e-5 (ResNet-164, DenseNet-40), and 0.3 or 0.6 of the channels kept.
 """
 
 import re
@@ -30,8 +20,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks, scores, selection
-from jaxticket.base import Params
+from jaxticket import masks, pruning, scores, selection
+from jaxticket.base import NO_EVIDENCE, OfWeights, Params, Promises, Search
+from jaxticket.searches.fixed import fixed
 
 # Parameters -> for each layer the names of the leaves whose last axis is its channels:
 # the kernel, the scale, and what else goes with a channel.
@@ -46,7 +37,7 @@ def by_number(params: Params) -> list[tuple[str, ...]]:
       `conv_i/bias` that there are.
 
     Raises:
-      ValueError: no pair.
+      ValueError: no pair: the network has no such layers.
     """
     names = set(masks.names(params))
     layers = []
@@ -58,10 +49,69 @@ def by_number(params: Params) -> list[tuple[str, ...]]:
             layers.append((f"{conv}/kernel", scale, *sorted(others)))
     if not layers:
         raise ValueError(
-            f"no pair conv_i/kernel, norm_i/scale among {sorted(names)}: "
-            "give a `layers(params)` that names the kernels and their scales"
+            "slimming needs convolutions with batch normalisation: there is no pair "
+            f"conv_i/kernel, norm_i/scale among {sorted(names)}; take a network like "
+            "vgg_16, or give a `layers(params)` that names kernels and their scales"
         )
     return layers
+
+
+def slimming(
+    optimizer: OfWeights,
+    *,
+    density: ArrayLike = 0.5,
+    penalty: ArrayLike = 1e-4,
+    layers: Layers = by_number,
+) -> Search:
+    """Trains with an L1 norm of the scales, and keeps the channels of the largest.
+
+    The loss has `penalty * sum(|gamma|)` added, over the scales `gamma` of all layers.
+    The network trains whole. Its ticket keeps the fraction `density` of the channels of
+    all layers together, those of the largest `|gamma|`, and is to be fine-tuned.
+
+    Density here is of channels; `masks.density` of the ticket is of weights, as
+    everywhere. What the next layer has for a channel that is gone stays in its mask and
+    counts: the small network, built anew, is smaller still.
+
+    Args:
+      optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
+      density: the fraction of the channels that the ticket keeps. May be traced.
+      penalty: weight of the L1 norm of the scales: published are 1e-4 (VGG) and 1e-5
+        (ResNet-164, DenseNet-40). May be traced.
+      layers: which leaves are kernels, which their scales.
+
+    Returns:
+      A `Search` of one round without end. Its ticket holds the trained weights.
+
+    Raises:
+      ValueError: density outside (0, 1], a negative penalty; in `init`, a network or a
+        mask without such layers.
+
+    Reference:
+      Liu et al., "Learning Efficient Convolutional Networks through Network Slimming",
+      2017, as in Liu et al., "Rethinking the Value of Network Pruning", 2019, which
+      keep 0.3 (VGG) or 0.6 (the others) of the channels.
+    """
+    if isinstance(density, float | int) and not 0 < density <= 1:
+        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    if isinstance(penalty, float | int) and not penalty >= 0:
+        raise ValueError(f"penalty must be at least 0, got {penalty}")
+    train = fixed(optax.chain(shrink(penalty, layers), optimizer))
+    score, select = scales(layers), channels(layers)
+
+    def cut(whole):
+        return pruning.prune(whole, score, density, select=select)
+
+    def init(key, ticket):
+        state = train.init(key, ticket)
+        jax.eval_shape(cut, ticket)  # what has no channels is refused before it trains
+        return state
+
+    def ticket(state):
+        return cut(train.ticket(state))
+
+    promises = Promises(hard=False, nested=False)
+    return train._replace(init=init, ticket=ticket, promises=promises)
 
 
 def shrink(
@@ -92,8 +142,8 @@ def shrink(
 def scales(layers: Layers = by_number) -> scores.Score:
     """The score `|gamma|`, for all weights of a channel; zero where there is none."""
 
-    def score(weights, *, initial=None, key=None):
-        del initial, key
+    def score(weights, evidence=NO_EVIDENCE):
+        del evidence
         named = _named(weights)
         gammas = {
             leaf: jnp.abs(named[scale])

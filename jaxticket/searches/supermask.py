@@ -18,6 +18,7 @@ def supermask(
     *,
     initial_logit: ArrayLike = 0.0,
     rescale: bool = False,
+    constant_factor: bool = False,
     read: Read = "sample",
 ) -> Search:
     """Learns Bernoulli masks over frozen, usually random weights.
@@ -31,18 +32,21 @@ def supermask(
         gradient is small, with `w` and `sigmoid' <= 1/4` in it. It is given `step`, see
         `schedules.scale_by_step`.
       initial_logit: the first `s`; at 0 half of the weights are kept. May be traced.
-      rescale: dynamic weight rescaling: the weights of a layer are multiplied by how
-        many there are over how many the mask keeps. The factor counts as a constant in
-        the gradient.
+      rescale: dynamic weight rescaling: the network runs with `c w m`, where `c` is how
+        many weights a layer has over how many its mask keeps. Every weight that is kept
+        lowers `c`, which the released code differentiates too: from `d = dL/d(c w m) c
+        w` the mean of what the mask keeps of `d` is subtracted.
+      constant_factor: with `rescale`, take `c` for a constant in the gradient.
       read: the ticket's mask: `sample` is the one last drawn, as published, and
         `threshold` keeps what is more likely kept than not, `sigmoid(s) > 1/2`.
 
     Returns:
       A `Search` of one round without end. Its ticket holds the given weights, or with
-      `rescale` their multiples.
+      `rescale` their multiples. Evaluate the ticket: where `read` is `threshold`, the
+      mask of `params(state)` is another.
 
     Raises:
-      ValueError: an unknown `read`.
+      ValueError: an unknown `read`, or a `constant_factor` without `rescale`.
 
     Reference:
       Zhou et al., "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask",
@@ -50,6 +54,8 @@ def supermask(
     """
     if read not in get_args(Read):
         raise ValueError(f"read must be one of {get_args(Read)}, got {read!r}")
+    if constant_factor and not rescale:
+        raise ValueError("constant_factor=True is for rescale=True alone")
 
     def draw(key, count, logits, allowed):
         return jax.tree.map(
@@ -78,6 +84,12 @@ def supermask(
 
         return jax.tree.map(factor, state.scores, state.allowed, state.mask)
 
+    def through_factor(d, m):
+        """`dL/dm`: `d`, and `(dL/dc) (dc/dm) = -sum(d m) / sum(m)`."""
+        wide = jnp.promote_types(d.dtype, jnp.float32)
+        ones = jnp.maximum(masks.count([m]), 1).astype(wide)
+        return d - (jnp.sum(d, where=m, dtype=wide) / ones).astype(d.dtype)
+
     def slope(s):
         p = jax.nn.sigmoid(s)
         return p * (1 - p)
@@ -88,6 +100,7 @@ def supermask(
         choose=choose,
         slope=slope,
         gain=gain if rescale else None,
+        through_gain=through_factor if rescale and not constant_factor else None,
         random=True,
     )
     if read == "sample":
@@ -95,6 +108,7 @@ def supermask(
 
     def ticket(state):
         likely = jax.tree.map(lambda s, a: a & (s > 0), state.scores, state.allowed)
+        gates.warn_if_empty(likely)
         return search.ticket(state._replace(mask=likely))
 
     # The network runs with the mask last drawn, not with the ticket's.

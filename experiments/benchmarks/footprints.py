@@ -16,7 +16,7 @@ import jax
 
 from experiments.benchmarks import measure, search, tasks
 from experiments.benchmarks.bench import Bench, layout, place
-from experiments.study.study import common
+from experiments.study import command
 from jaxticket.engine import lanes, programs, resumable
 
 STATUS = Path("/proc/self/status")  # where Linux tells what a process holds
@@ -43,8 +43,8 @@ def row(
 ) -> measure.Row:
     """The peak of one search, in a process of its own."""
     numbers = map(str, (seeds, images, batch_size))
-    command = [sys.executable, "-m", __name__, method, model, *numbers]
-    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    line = [sys.executable, "-m", __name__, method, model, *numbers]
+    said = subprocess.run(line, check=True, capture_output=True, text=True)
     peak, predicted = json.loads(said.stdout.splitlines()[-1])
     return measure.number(
         section,
@@ -57,7 +57,7 @@ def row(
 
 def _search(method: str, model: str, seeds: int, images: int, batch_size: int):
     """Peak and predicted bytes of two rounds of a few steps, with all their tests."""
-    common.use_devices(compilation_cache=False)
+    command.use_devices(compilation_cache=False)
     dataset = tasks.dataset_of(model)
     what = tasks.on_noise(model, images, batch_size)
     where = layout(*place(seeds))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import jax
 
-from experiments.benchmarks import measure, memory, trainer
+from experiments.benchmarks import footprints, measure, trainer
 from experiments.benchmarks.bench import Bench
 
 
@@ -12,7 +12,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     """One search on one device, beside the training of the same network.
 
     `of training`: the time of a step over that of SGD with momentum, which updates the
-    weights and selects nothing. Then the memory of the search, see `memory`.
+    weights and selects nothing. Then the memory of the search, see `footprints`.
     """
     on_cpu = jax.default_backend() == "cpu"
     batch = bench.sizes.jackpot_batch if on_cpu else bench.sizes.full_batch
@@ -37,5 +37,5 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
                 images,
                 {"of training": measure.ratio(times[method], times["nesterov"])},
             )
-        if memory.measurable():
-            yield memory.row("jackpots", "jackpot", model, 1, 2 * batch, batch)
+        if footprints.measurable():
+            yield footprints.row("jackpots", "jackpot", model, 1, 2 * batch, batch)

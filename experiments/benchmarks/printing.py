@@ -1,0 +1,56 @@
+"""Rows of the benchmark as a table in the terminal, and as a JSON file."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich import table
+
+from experiments.benchmarks import measure
+from experiments.study import outputs
+from jaxticket import files
+
+
+def rows(title: str, rows: Sequence[measure.Row]) -> table.Table:
+    """The rows of a section."""
+    result = table.Table(title=title, title_justify="left", title_style="bold")
+    result.add_column("", overflow="fold")
+    also = list(dict.fromkeys(key for row in rows for key in row.also))
+    for column in ("median", "", "lowest", "highest", "n", *also):
+        left = column == ""
+        result.add_column(column, justify="left" if left else "right", no_wrap=left)
+    for row in rows:
+        more = [short(row.also[key]) if key in row.also else "" for key in also]
+        spread = ["", ""] if row.n == 1 else [short(row.low), short(row.high)]
+        result.add_row(
+            row.name, short(row.median), row.unit, *spread, str(row.n), *more
+        )
+    return result
+
+
+def short(value: float) -> str:
+    """Three figures, and no exponent for what people read without one."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def write(path: Path, config: dict, rows: Sequence[measure.Row]) -> None:
+    """Writes the rows, with the settings and the machine that they are of."""
+    about = {
+        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "environment": {
+            **outputs.environment(),
+            "backend": jax.default_backend(),
+            "machine": platform.machine(),
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg(),
+        },
+        "config": config,
+        "rows": [row._asdict() for row in rows],
+    }
+    files.write(path, json.dumps(about, indent=2) + "\n")

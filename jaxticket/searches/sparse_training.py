@@ -1,0 +1,260 @@
+"""Sparse training from the start: connections move, the counts of layers do not."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxticket import masks, schedules, selection
+from jaxticket.base import (
+    NO_EVIDENCE,
+    Mask,
+    OfWeights,
+    PRNGKey,
+    Promises,
+    Scores,
+    Search,
+    State,
+)
+from jaxticket.searches import gates
+from jaxticket.searches.fixed import FixedState, fixed
+
+
+class SparseState(NamedTuple):
+    """State of sparse training.
+
+    Attributes:
+      training: the weights, the mask of now, and the optimiser.
+      allowed: what masks are chosen from: the given one.
+      key: for connections that are drawn.
+      count: updates so far, int32: with the key, it decides what is drawn.
+    """
+
+    training: FixedState
+    allowed: Mask
+    key: PRNGKey
+    count: jax.Array
+
+
+def rigl(
+    optimizer: OfWeights,
+    *,
+    density: ArrayLike = 0.1,
+    drop: ArrayLike = 0.3,
+    every: int = 100,
+    stop: int | float = 0.75,
+    select: selection.Select | str = "erk",
+    steps: int | None = None,
+    also_train: bool = False,
+) -> Search:
+    """Trains a sparse network whose connections move to where the gradient is largest.
+
+    The first mask is drawn at random. At the steps `t = 0, every, 2 every, ..., stop` a
+    layer that keeps `n` weights exchanges
+
+        k = floor(n * f(t)),   f(t) = drop / 2 * (1 + cos(pi * t / stop)):
+
+    it drops its `k` lowest `|w|` and grows the `k` highest `|dL/dw|` of all that the
+    given ticket keeps and it does not, what it has just dropped included. A weight that
+    grows starts at 0 without momentum; one that is dropped and grown at once stays as
+    it was.
+
+    As in the released code, an exchange takes the place of the optimiser's step. There
+    `f` is constant for ImageNet and CIFAR; the cosine is the paper's. And it breaks
+    ties by noise on all `|mask * w|`, so that what is pruned can outrank what is kept:
+    here the kept alone are ranked, and of equals the first in order are preferred.
+
+    Args:
+      optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
+        What grows is forgotten in all its copies of the parameter tree, as
+        `optax.tree_map_params` finds them; leaves of other shapes stay (counts, keys,
+        factored moments), and plain SGD has nothing to forget.
+      density: the fraction of the given ticket's weights that is trained. May be
+        traced.
+      drop: the fraction of a layer's weights that the first exchange drops. May be
+        traced.
+      every: steps from one exchange to the next.
+      stop: of the last exchange: a step, or as a float a fraction of the round.
+      select: how the layers share the density, a function or a name of `selection`:
+        in the proportions of Erdos-Renyi-Kernel by default.
+      steps: of a round; needed where `stop` is a fraction of it.
+      also_train: whether the optimiser takes its step as well, before an exchange.
+
+    Returns:
+      A `Search` of one round without end. Its ticket holds the trained weights.
+
+    Raises:
+      ValueError: a density outside (0, 1], a `drop` outside [0, 1], `every` or `stop`
+        below one step, an unknown `select`, a fraction without `steps`.
+
+    Reference:
+      Evci et al., "Rigging the Lottery", 2020, section 3.
+    """
+    return _search(
+        optimizer,
+        lambda grads, state: jax.tree.map(jnp.abs, grads),
+        density=density,
+        drop=drop,
+        every=every,
+        stop=stop,
+        select=select,
+        steps=steps,
+        also_train=also_train,
+    )
+
+
+def set(
+    optimizer: OfWeights,
+    *,
+    density: ArrayLike = 0.1,
+    drop: ArrayLike = 0.3,
+    every: int = 100,
+    stop: int | float = 0.75,
+    select: selection.Select | str = "erk",
+    steps: int | None = None,
+    also_train: bool = True,
+) -> Search:
+    """Trains a sparse network whose connections move at random.
+
+    As `rigl`, but the `k` weights that a layer grows are drawn, and the optimiser takes
+    its step before an exchange too. This is SET as RigL's released code has it; the
+    paper drops a fraction 0.3 after every epoch, of the smallest positive and of the
+    largest negative weights.
+
+    Args:
+      optimizer: trains the weights, see `rigl`.
+      density: the fraction of the given ticket's weights that is trained. May be
+        traced.
+      drop: the fraction of a layer's weights that the first exchange drops. May be
+        traced.
+      every: steps from one exchange to the next.
+      stop: of the last exchange: a step, or as a float a fraction of the round.
+      select: how the layers share the density, a function or a name of `selection`:
+        in the proportions of Erdos-Renyi-Kernel by default.
+      steps: of a round; needed where `stop` is a fraction of it.
+      also_train: whether the optimiser takes its step as well, before an exchange.
+
+    Returns:
+      A `Search` of one round without end. Its ticket holds the trained weights.
+
+    Raises:
+      ValueError: see `rigl`.
+
+    Reference:
+      Mocanu et al., "Scalable Training of Artificial Neural Networks with Adaptive
+      Sparse Connectivity", 2018.
+    """
+    return _search(
+        optimizer,
+        lambda grads, state: gates.uniform(state.key, state.count, grads),
+        density=density,
+        drop=drop,
+        every=every,
+        stop=stop,
+        select=select,
+        steps=steps,
+        also_train=also_train,
+    )
+
+
+def _search(
+    optimizer: OfWeights,
+    growth: Callable[[Scores, SparseState], Scores],
+    *,
+    density: ArrayLike,
+    drop: ArrayLike,
+    every: int,
+    stop: int | float,
+    select: selection.Select | str,
+    steps: int | None,
+    also_train: bool,
+) -> Search:
+    """Sparse training that grows what has the highest `growth(grads, state)`."""
+    if isinstance(density, float | int) and not 0 < density <= 1:
+        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    if isinstance(drop, float | int) and not 0 <= drop <= 1:
+        raise ValueError(f"drop is a fraction of a layer, in [0, 1]; got {drop}")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    last = schedules.position("stop", stop, steps)
+    fraction = schedules.drop_fraction(jnp.clip(drop, 0, 1), last)
+    select = selection.named(select)
+    train = fixed(optimizer)
+
+    def init(key, ticket):
+        masks.check(ticket.mask, ticket.weights)
+        first, key = jax.random.split(key)
+        zero = jnp.zeros((), jnp.int32)
+        kernels = masks.prunable_like(ticket.weights, ticket.mask)
+        mask = select(gates.uniform(first, zero, kernels), ticket.mask, density)
+        training = train.init(key, ticket._replace(mask=mask))
+        return SparseState(training, ticket.mask, key, zero)
+
+    def update(grads, state, step):
+        step = jnp.asarray(step, jnp.int32)
+
+        def trained(training):
+            return train.update(grads, training, step)
+
+        def exchanged(training):
+            weights, mask, inner = training
+
+            def layer(active, allowed, w, score):
+                n = masks.count([active])
+                k = (n * fraction(step)).astype(jnp.int32)
+                [left] = selection.top([jnp.abs(w)], [active], n - k)
+                [grown] = selection.top([score], [allowed & ~left], k)
+                return left | grown
+
+            kernels, slopes = (masks.prunable_like(x, mask) for x in (weights, grads))
+            scores = growth(slopes, state)
+            new = jax.tree.map(layer, mask, state.allowed, kernels, scores)
+            stayed = jax.tree.map(jnp.logical_and, mask, new)
+            inner = _forget(optimizer, inner, stayed)
+            return FixedState(masks.apply(new, weights), new, inner)
+
+        training = trained(state.training) if also_train else state.training
+        training = jax.lax.cond(
+            (step % every == 0) & (step <= last),
+            exchanged,
+            (lambda same: same) if also_train else trained,
+            training,
+        )
+        return state._replace(training=training, count=state.count + 1)
+
+    def advance(state, evidence=NO_EVIDENCE):
+        del evidence
+        return state
+
+    def params(state):
+        return train.params(state.training)
+
+    def ticket(state):
+        return train.ticket(state.training)
+
+    kept = selection.kept(select, density)
+    promises = Promises(nested=False, random=True, kept=kept)
+    return Search(init, update, advance, params, ticket, promises)
+
+
+def _forget(optimizer: OfWeights, state: State, mask: Mask) -> State:
+    """The state of an optimiser, zero for each weight that `mask` does not keep.
+
+    What belongs to single weights are the copies of the parameter tree, as optax knows
+    them, in leaves of their shapes.
+    """
+
+    def forget(leaf, m):
+        own = m is not None and getattr(leaf, "shape", None) == m.shape
+        return jnp.where(m, leaf, 0) if own else leaf
+
+    return optax.tree_map_params(
+        optimizer,
+        forget,
+        state,
+        mask,
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+    )

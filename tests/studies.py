@@ -1,0 +1,186 @@
+"""Tiny studies for the tests of experiments: a narrow network, two devices, no report.
+
+Studies that agree in their lengths, their optimiser and their lanes have programs in
+common, which are compiled once: tests keep to `TINY` where they can.
+
+    python tests/studies.py DOOR FAULT [flags]
+
+runs one from a command line, with a fault on the way, see `faulty`.
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from absl import flags
+
+from experiments import report
+from experiments.study import command, shelf
+from jaxticket import masks, models
+from jaxticket.base import Ticket
+from jaxticket.engine import layouts, resumable
+from jaxticket.models.plain import MLP
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "seeds": 2,
+    "epochs": 2,
+    "batch_size": 60,
+    "learning_rate": 4e-3,
+    "learning_rate_drops": (),
+    "lanes": "1",
+}
+FLAGS = [f"--{k}={x}" for k, x in TINY.items() if x != ()]
+WRITE = report.write  # the real one, for those who want a page
+CLOCKS = ["seconds", "search_seconds"]
+
+
+def narrow(name, num_classes=10, **options):
+    """In place of `models.create`: one hidden layer, of 16, whatever the name."""
+    del name
+    return models.from_linen(MLP(num_classes, hidden=(16,), **options))
+
+
+@contextlib.contextmanager
+def tiny():
+    """Networks are narrow and there are two devices; reports are not written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "create", narrow)
+        patch.setattr(layouts.jax, "device_count", lambda: 2)
+        for name in ("write", "show"):
+            patch.setattr(report, name, lambda folder: None)
+        yield patch
+
+
+def door(name):
+    """The module of an experiment."""
+    return importlib.import_module(f"experiments.{name}")
+
+
+def run(name, folder, **changes):
+    """Runs a study; returns its rows as a table."""
+    config = door(name).Config(**{**TINY, "output_dir": str(folder), **changes})
+    return pd.DataFrame(door(name).experiment(config))
+
+
+def select(rows, **values):
+    """The rows that have these values, in order."""
+    for name, value in values.items():
+        rows = rows[rows[name] == value]
+    return rows.reset_index(drop=True)
+
+
+def assert_same(ours, theirs, *, but=()):
+    """Rows of the same numbers, to the last bit, the clocks' apart."""
+    names = [*CLOCKS, *but]
+    pd.testing.assert_frame_equal(
+        ours.drop(columns=names).reset_index(drop=True),
+        theirs.drop(columns=names).reset_index(drop=True),
+        check_exact=True,
+    )
+
+
+def network(folder=None, prunable=masks.is_kernel):
+    """The dense network of the digits, of seed 0's shapes: a ticket of all weights."""
+    init = narrow("").init
+    weights, model_state = jax.eval_shape(
+        init, jax.random.key(0), np.zeros((1, 8, 8, 1))
+    )
+    mask = jax.eval_shape(lambda w: masks.full(w, prunable), weights)
+    like = Ticket(weights, mask, model_state)
+    return like if folder is None else shelf.Shelf(Path(folder), like)
+
+
+def started(name, fault, folder, *flags):
+    """A program of its own for a study; see above."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(jax.config.jax_num_cpu_devices),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    program = [sys.executable, __file__, name, fault, f"--output_dir={folder}"]
+    return subprocess.run(
+        [*program, *flags],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def faulty(patch, fault):
+    """Something goes wrong in a study.
+
+    Args:
+      patch: of pytest.
+      fault: `kill:N` or `interrupt:N` stop it in the N-th stretch of steps, by a signal
+        or as Ctrl-C does; `nan` spoils the initial weights.
+    """
+    kind, _, at = fault.partition(":")
+    if kind == "nan":
+        model = narrow("")
+
+        def init(key, x):
+            weights, state = model.init(key, x)
+            return jax.tree.map(lambda w: w * np.nan, weights), state
+
+        patch.setattr(models, "create", lambda *_, **__: model._replace(init=init))
+        return
+    stretches, real = [], resumable._check_finite
+
+    def check(*arguments):
+        stretches.append(real(*arguments))
+        if len(stretches) == int(at):
+            if kind == "interrupt":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGKILL)
+
+    patch.setattr(resumable, "_check_finite", check)
+
+
+def shell(patch, name, *given, experiment=None):
+    """What a command line does, in this process, with flags of its own.
+
+    Args:
+      patch: of pytest.
+      name: of the experiment.
+      *given: flags.
+      experiment: in place of the experiment's own.
+
+    Returns:
+      The flags.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_integer("verbosity", -1, "", flag_values=values)
+    define = {
+        kind: functools.partial(f, flag_values=values)
+        for kind, f in command._DEFINE.items()
+    }
+    patch.setattr(command, "_DEFINE", define)
+    patch.setattr(command, "flags", types.SimpleNamespace(FLAGS=values))
+    patch.setattr(command.app, "run", lambda run: run(values([name, *given])))
+    patch.setattr(command.logging, "set_verbosity", lambda _: None)
+    command.main(experiment or door(name).experiment, door(name).Config)
+    return values
+
+
+def main():
+    name, fault, *given = sys.argv[1:]
+    sys.argv = [name, *given]
+    module = door(name)
+    with tiny() as patch:
+        faulty(patch, fault)
+        command.main(module.experiment, module.Config)
+
+
+if __name__ == "__main__":
+    main()
