@@ -1,4 +1,4 @@
-"""Overlap against chance: by enumeration, by shuffling, and of very many weights."""
+"""Overlap against chance, by enumeration and shuffling; what several seeds show."""
 
 import itertools
 import math
@@ -111,3 +111,55 @@ def test_masks_of_different_networks_are_an_error():
     mask = toy.ticket().mask
     with pytest.raises(ValueError):
         analysis.overlap(mask, mask["dense"])
+
+
+def test_overlap_with_the_highest_scores_of_each_layer():
+    """As many as the mask keeps, whatever it keeps of other layers."""
+    mask = {"a": np.arange(6) < 2, "b": np.arange(4) % 2 == 0, "c": None}
+    scores = {"a": np.arange(6.0), "b": np.arange(4.0)[::-1], "c": np.ones(3)}
+    found = analysis.overlap_with(scores, mask)
+    highest = {"a": np.arange(6) >= 4, "b": np.arange(4) < 2, "c": None}
+    assert found == analysis.overlap(mask, highest)
+    assert found.observed == 1 / 4
+    assert analysis.overlap_with(mask | {"c": np.ones(3)}, mask).observed == 1
+
+
+# Accuracies of several seeds; `test_report` has what the reports make of them.
+
+
+def test_an_interval_is_students_t():
+    mean, low, high = analysis.interval([0.9, 0.92, 0.94])
+    half = 4.302652729749 * 0.02 / math.sqrt(3)  # two degrees of freedom
+    np.testing.assert_allclose((mean, low, high), (0.92, 0.92 - half, 0.92 + half))
+    assert np.isnan(analysis.interval([0.5])).tolist() == [False, True, True]
+    assert np.isnan(analysis.interval([])).all()
+
+
+def test_a_ratio_is_that_of_geometric_means():
+    found = analysis.ratio([2.0, 8.0], [1.0, 1.0])
+    assert math.isclose(found.mean, 4.0)
+    assert math.isclose(found.low * found.high, 16.0)
+    assert np.isnan(analysis.ratio([0.0, 1.0], [1.0, 1.0])).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "density", "verdict"),
+    [
+        (0.001, 0.003, 0.2, "better"),
+        (-0.004, 0.004, 0.2, "matches"),
+        (-0.006, 0.02, 0.2, "unclear"),
+        (-0.02, -0.001, 0.2, "worse"),
+        (0.001, 0.003, 1.0, "not sparser"),
+        (math.nan, math.nan, 0.2, "one seed"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval_above_the_margin(
+    low, high, density, verdict
+):
+    difference = analysis.Interval(0.0, low, high)
+    assert analysis.verdict(difference, margin=0.5, density=density) == verdict
+
+
+def test_nothing_is_known_of_a_failed_run():
+    failed = analysis.interval([0.0, math.nan])
+    assert analysis.verdict(failed, margin=0.5, density=0.2) == "unknown"
