@@ -13,18 +13,11 @@ import pytest
 from cases import METHODS, assert_same, at, data
 from programs import BATCH, TOTAL, lane, noisy, side_by_side, stretch
 
-from jaxticket import order, run, training
+from jaxticket import run, training
 from jaxticket.engine import lanes
 
+pytestmark = pytest.mark.usefixtures("short_shuffles")
 every = pytest.mark.parametrize("name", METHODS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_shuffles():
-    """Orders that are less random take a third less to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "ROUNDS", 2)
-        yield
 
 
 @functools.cache
