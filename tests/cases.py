@@ -251,6 +251,19 @@ METHODS = {
 }
 CASES = METHODS | VARIATIONS
 
+
+def numbers(name: str) -> dict[str, float]:
+    """What may be swept of the case of a method, with its values there."""
+    bound = METHODS[name].make.keywords
+    known = hyperparameters.of(getattr(searches, name)).values()
+    values = {
+        hyper.name: bound.get(hyper.name, hyper.default)
+        for hyper in known
+        if hyper.swept
+    }
+    return {n: x for n, x in values.items() if not callable(x)}
+
+
 # The lanes that every search runs in: (seed of the ticket, key, whether gradients of
 # what is pruned are wrong).
 LANES = [(0, 1, False), (1, 2, False), (0, 3, False), (0, 1, True)]
@@ -259,8 +272,9 @@ GIVEN = [24, 18]  # how many weights of each layer the tickets keep
 
 
 def start(lane: int) -> tuple[jax.Array, Ticket]:
-    """A key, and a ticket that has lost six weights in each layer."""
-    return jax.random.key(KEYS[lane]), toy.ticket(TICKETS[lane], lost=6)
+    """The key of a search, and a ticket that has lost six weights in each layer."""
+    key, _ = jax.random.split(jax.random.key(KEYS[lane]))  # as `run` does
+    return key, toy.ticket(TICKETS[lane], lost=6)
 
 
 def starts() -> tuple[jax.Array, Ticket]:
@@ -330,8 +344,13 @@ def plain(leaf):
     return jax.random.key_data(leaf) if is_key else leaf
 
 
-# Compiles in a third of the time; what is compared bit by bit is of one program.
-HASTE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# Compiles in a fifth of the time; what is compared bit by bit is of one program.
+HASTE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 
 
 @functools.cache

@@ -3,25 +3,18 @@
 import cases
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 import pytest
 import toy
+from cases import METHODS, ROWS, STEPS
 
-from jaxticket import (
-    continuous_sparsification,
-    edge_popup,
-    fixed,
-    gradual,
-    imp,
-    iss,
-    run,
-    schedules,
-    training,
-)
+from jaxticket import Search, hyperparameters, run, training
 
-BATCH, EPOCHS, REWIND = 8, 2, 2
-PER_EPOCH = cases.ROWS // BATCH
-TOTAL = EPOCHS * PER_EPOCH
+BATCH, EPOCHS, REWIND = 12, 2, 1
+PER_EPOCH = ROWS // BATCH
+assert EPOCHS * PER_EPOCH == STEPS
+
+each_method = pytest.mark.parametrize("name", METHODS)
 
 
 def noisy(params, model_state, batch, key):
@@ -30,52 +23,24 @@ def noisy(params, model_state, batch, key):
     return cases.loss(params, model_state, {**batch, "x": x}, None)
 
 
-def pruning(density, **options):
-    return imp(cases.MOMENTUM, density=density, rewind_step=REWIND, **options)
+def search_of(name, **numbers) -> Search:
+    """The case of a method, rewinding to a step where it can."""
+    make = METHODS[name].make
+    if "rewind_step" in hyperparameters.arguments(make):
+        numbers["rewind_step"] = REWIND
+    return make(**numbers)
 
 
-def gating(logit, penalty):
-    return continuous_sparsification(
-        cases.GATED,
-        temperature=schedules.temperature(20.0, TOTAL),
-        initial_logit=logit,
-        penalty=penalty,
-        rewind_step=REWIND,
-    )
-
-
-def drawing(logit, penalty):
-    return iss(cases.GATED, initial_logit=logit, penalty=penalty, rewind_step=REWIND)
-
-
-def thinning(density):
-    return gradual(cases.MOMENTUM, final_density=density, start=0, stop=4, every=2)
-
-
-def popping(density):
-    return edge_popup(cases.MOMENTUM, density=density)
-
-
-# Name -> a search of some numbers, and two settings of these.
-FAMILIES = {
-    "fixed": (lambda rate: fixed(optax.sgd(rate)), [(0.1,), (0.01,)]),
-    "imp": (pruning, [(0.8,), (0.4,)]),
-    "cs": (gating, [(0.1, 0.0), (-0.05, 0.003)]),
-    "iss": (drawing, [(0.1, 0.0), (-0.05, 0.003)]),
-    "gradual": (thinning, [(0.8,), (0.4,)]),
-    "edge_popup": (popping, [(0.8,), (0.4,)]),
-}
-families = pytest.mark.parametrize("name", FAMILIES)
-searching = pytest.mark.parametrize(
-    "name", ["imp", "cs", "iss", "gradual", "edge_popup"]
-)
+def settings(name):
+    """The numbers of a method in two lanes: its own, and others near them."""
+    near = {n: (x, 0.9 * x) for n, x in cases.numbers(name).items()}
+    return {n: np.float32(pair) for n, pair in near.items()}
 
 
 def whole(name, loss=noisy, rounds=2, epochs=EPOCHS):
     """`(key, ticket, numbers) -> result` of a whole search."""
-    make, _ = FAMILIES[name]
     return lambda key, ticket, numbers: run(
-        make(*numbers),
+        search_of(name, **numbers),
         loss,
         key,
         ticket,
@@ -83,27 +48,34 @@ def whole(name, loss=noisy, rounds=2, epochs=EPOCHS):
         rounds=rounds,
         epochs=epochs,
         batch_size=BATCH,
+        evidence=cases.evidence,
     )
 
 
 def stretch(search):
-    """`(carry, key, first, last, round) -> (carry, loss, ())` of a stretch."""
-    return lambda carry, key, first, last, round: training.steps(
-        search,
-        noisy,
-        carry,
-        key,
-        cases.data(),
-        first=first,
-        last=last,
-        round=round,
-        batch_size=BATCH,
-    )
+    """`(carry, key, first, last, round) -> (carry, loss)` of a stretch."""
+
+    def take(carry, key, first, last, round):
+        carry, loss, _ = training.steps(
+            search,
+            noisy,
+            carry,
+            key,
+            cases.data(),
+            first=first,
+            last=last,
+            round=round,
+            batch_size=BATCH,
+        )
+        return carry, loss
+
+    return take
 
 
 def lane(seed):
-    """A key and a full ticket."""
-    return jax.random.key(seed), toy.ticket(seed)._replace(model_state=cases.UNSEEN)
+    """A key, and a full ticket with a model state."""
+    ticket = toy.ticket(seed)._replace(model_state={"seen": jnp.int32(0)})
+    return jax.random.key(seed), ticket
 
 
 def side_by_side(trees):

@@ -130,14 +130,12 @@ def test_moves_keep_structure_shapes_dtypes_and_weak_types(name, dtype):
 
 @each_method
 def test_numbers_may_be_traced(name):
-    """All that a signature says may be swept, at their defaults."""
-    known = hyperparameters.of(getattr(searches, name))
-    numbers = {n: hyper.default for n, hyper in known.items() if hyper.swept}
+    """All that a signature says may be swept."""
 
     def traced(numbers):
         assert_moves_keep_types(CASES[name].make(**numbers), cases.start(0)[1])
 
-    jax.eval_shape(traced, numbers)
+    jax.eval_shape(traced, cases.numbers(name))
 
 
 @each_method

@@ -96,9 +96,10 @@ def test_a_run_that_is_killed_and_stopped_ends_with_the_same_bits(
     assert list((search / "checkpoint").iterdir())
     assert not (search / "outcome.npz").exists()
     given = (*given, f"--output_dir={tmp_path}")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with monkeypatch.context() as patch:
         studies.faulty(patch, "interrupt:5")
-        studies.shell(patch, "ticket_search", *given)
+        with pytest.raises(SystemExit) as stopped:
+            studies.shell(patch, "ticket_search", *given)
     assert stopped.value.code == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "stopped; the same command goes on from here"
@@ -110,9 +111,10 @@ def test_a_run_that_is_killed_and_stopped_ends_with_the_same_bits(
 
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path, monkeypatch, capsys):
     given = (*FLAGS, f"--output_dir={tmp_path}")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with monkeypatch.context() as patch:
         studies.faulty(patch, "nan")
-        studies.shell(patch, "ticket_search", *given)
+        with pytest.raises(SystemExit) as stopped:
+            studies.shell(patch, "ticket_search", *given)
     assert stopped.value.code == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: dense, training: the training loss of dense, dense")

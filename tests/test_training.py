@@ -1,5 +1,7 @@
 """The loop: what it visits, when it rewinds, and what it compiles to."""
 
+import functools
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -11,20 +13,17 @@ from cases import CASES, ROUNDS, ROWS, STEPS, assert_same, at
 from programs import (
     BATCH,
     EPOCHS,
-    FAMILIES,
     PER_EPOCH,
-    TOTAL,
-    families,
+    each_method,
     lane,
     noisy,
-    pruning,
-    searching,
+    search_of,
     side_by_side,
     stretch,
     whole,
 )
 
-from jaxticket import Search, Ticket, fixed, masks, run, training
+from jaxticket import Promises, Search, Ticket, fixed, imp, masks, run, training
 from jaxticket.engine import lanes
 
 
@@ -39,109 +38,149 @@ def counted(f):
     return count, calls
 
 
-# One program for everything.
+# One program for everything, and what a run does: the five functions in turn.
 
 
-@families
-@pytest.mark.parametrize(("rounds", "epochs"), [(1, 1), (4, 3)])
-def test_a_run_of_any_length_traces_the_loss_once(name, rounds, epochs):
-    loss, calls = counted(noisy)
-    jax.make_jaxpr(whole(name, loss, rounds, epochs))(*lane(0), FAMILIES[name][1][0])
-    assert len(calls) == 1
+def retold(name, loss=cases.loss):
+    """`(key, ticket, numbers) -> result`: the story of a case, told by `run`."""
 
-
-@searching
-def test_seeds_and_numbers_are_batch_axes_and_trace_nothing_new(name, x64):
-    loss, calls = counted(noisy)
-    alone = jax.jit(whole(name, loss))
-    together = jax.jit(jax.vmap(whole(name, loss)))
-    settings = [[jnp.array(x) for x in numbers] for numbers in FAMILIES[name][1]]
-    for seeds in ((0, 1), (1, 2)):
-        arguments = [
-            (*lane(seed), setting)
-            for seed, setting in zip(seeds, settings, strict=True)
-        ]
-        found = together(*side_by_side(arguments))
-        for i, one in enumerate(arguments):
-            assert_same(at(found, i), alone(*one), rtol=1e-10)
-        kept = jax.vmap(masks.count)(found.ticket.mask)
-        assert kept[0] > kept[1] > 0, "settings that decide nothing"
-    assert len(calls) == 2  # once for each of the two programs
-
-
-@pytest.mark.parametrize(
-    ("name", "branches"),
-    [("fixed", 2), ("imp", 3), ("cs", 3), ("iss", 3), ("gradual", 3)],
-)
-def test_what_happens_now_and_then_is_a_branch_under_vmap(name, branches):
-    """`advance`, the model state to remember, and an anchor or a new mask."""
-    arguments = [(*lane(i), setting) for i, setting in enumerate(FAMILIES[name][1])]
-    program = jax.jit(jax.vmap(whole(name))).lower(*side_by_side(arguments))
-    assert program.as_text().count("stablehlo.case") == branches
-
-
-def opened(search, seed=0):
-    return training.start(search, *lane(seed), cases.UNSEEN)
-
-
-@pytest.mark.parametrize(
-    ("name", "branches"),
-    [("fixed", 1), ("imp", 2), ("cs", 2), ("iss", 2), ("gradual", 2)],
-)
-def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name, branches):
-    """As above, without `advance`, and the whole state comes batched."""
-    make, (setting, _) = FAMILIES[name]
-    search, layout = make(*setting), lanes.layout(2, jax.devices()[:2])
-    carry, keys = side_by_side([(opened(search, i), lane(i)[0]) for i in range(4)])
-    program = lanes.mapped(layout, stretch(search), (True, True, False, False, False))
-    text = program.lower(carry, keys, 0, TOTAL, 0).as_text()
-    assert text.count("stablehlo.case") == branches
-
-
-# What a run does.
-
-
-@pytest.mark.parametrize("name", ["imp-rewind-2", "cs-rewind-2", "gradual"])
-def test_a_run_is_the_five_functions_in_turn_and_its_ticket_the_last(name, x64):
-    search, story = CASES[name].make(), cases.story(name)
-    found = jax.jit(
-        jax.vmap(
-            lambda key, ticket: run(
-                search,
-                cases.loss,
-                key,
-                ticket,
-                cases.data(),
-                rounds=ROUNDS,
-                epochs=STEPS,
-                batch_size=ROWS,
-                model_state=cases.UNSEEN,
-                record=lambda state, _: search.params(state),
-            )
+    def one(key, ticket, numbers):
+        search = CASES[name].make(**numbers)
+        return run(
+            search,
+            loss,
+            key,
+            ticket,
+            cases.data(),
+            rounds=ROUNDS,
+            epochs=STEPS,
+            batch_size=ROWS,
+            evidence=cases.evidence,
+            record=lambda state, _: search.params(state),
         )
-    )(*cases.starts())
+
+    return one
+
+
+def told(name):
+    """The arguments of `retold` in all lanes; its numbers in the lanes of a method."""
+    keys = jax.vmap(jax.random.key)(jnp.array(cases.KEYS))
+    states = {"seen": jnp.zeros(len(keys), jnp.int32)}
+    numbers = cases.numbers(name) if name in cases.METHODS else {}
+    return (
+        keys,
+        cases.starts()[1]._replace(model_state=states),
+        {n: jnp.full(len(keys), x) for n, x in numbers.items()},
+    )
+
+
+@functools.cache
+def lowered(name):
+    """The run of a case over all lanes, before it is compiled; traces the loss once."""
+    loss, calls = counted(cases.loss)
+    found = jax.jit(jax.vmap(retold(name, loss)), compiler_options=cases.HASTE)
+    found = found.lower(*told(name))
+    assert len(calls) == 1
+    return found
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [*cases.METHODS, "imp, rewind"])
+def test_a_run_is_the_five_functions_in_turn_and_its_ticket_the_last(name):
+    """With seeds and numbers as batch axes; the loss is traced once."""
+    found, story = lowered(name).compile()(*told(name)), cases.story(name)
     after = jax.tree.map(lambda x: x[:, :, 1:], story.params)
     assert_same(found.records, after, rtol=1e-10)
     last = at(story.ticket, slice(None), ROUNDS - 1, STEPS)
-    assert_same(found.ticket, last, rtol=1e-10)
+    assert_same(found.ticket._replace(model_state=None), last, rtol=1e-10)
+
+    # The model state goes where the weights go.
+    promises = CASES[name].make().promises
+    now = ROUNDS * STEPS
+    if promises.rewinds:
+        now = promises.rewind_step + STEPS
+    assert (found.carry.model["seen"] == now).all()
+    early = promises.weights == "anchor"
+    expected = promises.rewind_step if early else now
+    assert (found.ticket.model_state["seen"] == expected).all()
+
+
+@pytest.mark.usefixtures("x64")
+@each_method
+def test_what_happens_now_and_then_is_a_branch_under_vmap(name):
+    """As many branches side by side as alone: none has become a choice of results."""
+    alone = jax.jit(retold(name)).lower(*at(told(name), 0)).as_text()
+    texts = alone, lowered(name).as_text()
+    alone, together = (text.count("stablehlo.case") for text in texts)
+    assert alone == together >= CASES[name].make().promises.rounds
+
+
+def opened(search, seed=0):
+    return training.start(search, *lane(seed))
+
+
+@each_method
+def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name):
+    """As above, where the whole state comes batched."""
+    search, layout = search_of(name), lanes.layout(2, jax.devices()[:2])
+    batched = (True, True, False, False, False)
+    one = jax.eval_shape(lambda: (opened(search), lane(0)[0]))
+    four = jax.eval_shape(lambda: side_by_side([(opened(search), lane(0)[0])] * 4))
+    texts = [
+        program.lower(*starts, 0, STEPS, 0).as_text()
+        for program, starts in (
+            (jax.jit(stretch(search)), one),
+            (lanes.mapped(layout, stretch(search), batched), four),
+        )
+    ]
+    alone, together = (text.count("stablehlo.case") for text in texts)
+    # The mask of a schedule; the anchors of the weights and of the model state.
+    assert (
+        alone == together == (name == "gradual") + 2 * (search.promises.rewind_step > 0)
+    )
+
+
+@pytest.mark.parametrize(("rounds", "epochs"), [(1, 1), (4, 3)])
+def test_a_run_of_any_length_traces_the_loss_once(rounds, epochs):
+    loss, calls = counted(noisy)
+    jax.make_jaxpr(whole("imp", loss, rounds, epochs))(*lane(0), {})
+    assert len(calls) == 1
+
+
+def test_other_seeds_and_numbers_trace_nothing_new():
+    loss, calls = counted(noisy)
+    program = jax.jit(jax.vmap(whole("imp", loss)), compiler_options=cases.HASTE)
+    for seeds, densities in (((0, 1), (0.8, 0.4)), ((1, 2), (0.5, 0.3))):
+        arguments = [
+            (*lane(seed), {"density": jnp.float32(density)})
+            for seed, density in zip(seeds, densities, strict=True)
+        ]
+        found = program(*side_by_side(arguments))
+        kept = [round(54 * density) for density in densities]
+        assert jax.vmap(masks.count)(found.ticket.mask).tolist() == kept
+    assert len(calls) == 1
+
+
+@functools.cache
+def divisible(name):
+    """A stretch of a method, compiled, and what it makes of a whole round."""
+    search = search_of(name)
+    take = jax.jit(stretch(search), compiler_options=cases.HASTE)
+    return take, opened(search), take(opened(search), jax.random.key(1), 0, STEPS, 0)
 
 
 @pytest.mark.parametrize(
-    "bounds",
-    [(0, 2, TOTAL), (0, 0, 3, 5, TOTAL), range(TOTAL + 1)],
-    ids=["two", "empty", "single"],
+    "bounds", [(0, 1, STEPS), (0, 0, 2, STEPS), range(STEPS + 1)], ids=str
 )
-@pytest.mark.parametrize("name", ["imp-movement", "iss", "l0", "gradual"])
+@each_method
 def test_stretches_of_any_division_give_the_same_bits(name, bounds):
-    search = CASES[name].make()
-    take, key = jax.jit(stretch(search)), jax.random.key(1)
-    expected, loss = take(opened(search), key, 0, TOTAL, 0)
-    carry, total = opened(search), 0.0
+    take, carry, (expected, loss) = divisible(name)
+    total = 0.0
     for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-        carry, mean = take(carry, key, first, last, 0)
+        carry, mean = take(carry, jax.random.key(1), first, last, 0)
         total += mean * (last - first) if last > first else 0.0
     assert_same(carry, expected)
-    np.testing.assert_allclose(total / TOTAL, loss, rtol=1e-5)
+    np.testing.assert_allclose(total / STEPS, loss, rtol=1e-5)
 
 
 def test_every_epoch_of_a_round_of_a_seed_has_an_order_of_its_own():
@@ -157,16 +196,15 @@ def test_every_epoch_of_a_round_of_a_seed_has_an_order_of_its_own():
             fixed(optax.sgd(0.1)),
             write,
             key,
-            toy.ticket(),
+            toy.ticket()._replace(model_state=(diary, np.int32(0))),
             np.arange(ROWS, dtype=np.int32),
             rounds=rounds,
             epochs=epochs,
             batch_size=BATCH,
-            model_state=(diary, np.int32(0)),
-            rewind_model=False,
         ).carry.model[0]
 
-    rows = jax.jit(jax.vmap(search))(jax.vmap(jax.random.key)(jnp.array(seeds)))
+    program = jax.jit(jax.vmap(search), compiler_options=cases.HASTE)
+    rows = program(jax.vmap(jax.random.key)(jnp.array(seeds)))
     orders = rows.reshape(-1, PER_EPOCH * BATCH).tolist()
     assert len(orders) == len(seeds) * rounds * epochs
     assert len(set(map(tuple, orders))) == len(orders)
@@ -178,7 +216,7 @@ def test_every_epoch_of_a_round_of_a_seed_has_an_order_of_its_own():
 # Rewinding, seen by a search that only writes down what it is told.
 
 
-def witness(length):
+def witness(length, promises):
     """A search whose state is the steps it was given, -1 where a round ended."""
 
     def note(state, value):
@@ -189,9 +227,10 @@ def witness(length):
     return Search(
         init=lambda key, ticket: (jnp.zeros(length, jnp.int32), jnp.int32(0)),
         update=lambda grads, state, step: note(state, step),
-        advance=lambda state: note(state, -1),
+        advance=lambda state, evidence: note(state, -1),
         params=lambda state: weights,
         ticket=lambda state: Ticket(weights, masks.full(weights)),
+        promises=promises,
     )
 
 
@@ -202,55 +241,84 @@ def seen(params, model_state, batch, key):
     return loss.astype(jnp.float32), {"seen": count + 1}
 
 
-def expected_course(rounds, *, rewind_step, rewind_model, resume_schedule):
-    """The steps of a run, and the mean of the model state in every epoch."""
+def expected_course(rounds, promises, resume_schedule):
+    """The steps of a run, the mean of the model state in every epoch, and its end."""
     course, means, count, anchor = [], [], 0, 0
     for round_ in range(rounds):
         if round_:
             course.append(-1)
-            count = anchor if rewind_model else count
+            count = anchor if promises.rewinds else count
         counts = [[] for _ in range(EPOCHS)]
-        for step in range(rewind_step if round_ and resume_schedule else 0, TOTAL):
-            if round_ == 0 and step == rewind_step:
+        first = promises.rewind_step if round_ and resume_schedule else 0
+        for step in range(first, STEPS):
+            if round_ == 0 and step == promises.rewind_step:
                 anchor = count
             counts[step // PER_EPOCH].append(count)
             course.append(step)
             count += 1
         means.append([sum(c) / len(c) if c else np.nan for c in counts])
-    return course, means
+    return course, means, anchor if promises.weights == "anchor" else count
 
 
-@pytest.mark.parametrize("rewind_step", [0, 2, PER_EPOCH + 1])
-@pytest.mark.parametrize("rewind_model", [True, False])
+@pytest.mark.parametrize("rewind_step", [0, 1, PER_EPOCH + 1])
+@pytest.mark.parametrize("weights", ["rewound", "anchor", "trained"])
 @pytest.mark.parametrize("resume_schedule", [True, False])
-def test_steps_and_model_state_return_to_the_rewinding_step_as_told(
-    rewind_step, rewind_model, resume_schedule
+def test_steps_and_model_state_return_to_the_rewinding_step_as_promised(
+    rewind_step, weights, resume_schedule
 ):
-    options = {
-        "rewind_step": rewind_step,
-        "rewind_model": rewind_model,
-        "resume_schedule": resume_schedule,
-    }
-    course, means = expected_course(3, **options)
+    """Said once, by the search: `run` is told nothing."""
+    promises = Promises(
+        weights="trained" if weights == "trained" else "anchor",
+        rewind_step=rewind_step,
+        rewinds=weights == "rewound",
+    )
+    course, means, end = expected_course(3, promises, resume_schedule)
     found = jax.jit(
         lambda key: run(
-            witness(len(course)),
+            witness(len(course), promises),
             seen,
             key,
-            toy.ticket(),
+            toy.ticket()._replace(model_state=cases.UNSEEN),
             cases.data(),
             rounds=3,
             epochs=EPOCHS,
             batch_size=BATCH,
-            model_state=cases.UNSEEN,
-            record=lambda state, model_state: model_state["seen"],
-            **options,
-        )
+            resume_schedule=resume_schedule,
+        ),
+        compiler_options=cases.HASTE,
     )(jax.random.key(0))
     steps, length = found.carry.search
     assert (steps.tolist(), length) == (course, len(course))
     np.testing.assert_allclose(found.losses, means)
     assert found.carry.model_anchor["seen"] == rewind_step
+    assert found.ticket.model_state["seen"] == end
+
+
+@pytest.mark.parametrize("state", [{"seen": 70}, {}, None], ids=str)
+def test_the_model_state_of_a_ticket_is_where_training_begins(state):
+    """A network without any is one whose state is empty."""
+
+    def counting(params, model_state, batch, key):
+        loss, _ = cases.loss(params, cases.UNSEEN, batch, key)
+        return loss, jax.tree.map(lambda count: count + 1, model_state)
+
+    ticket = toy.ticket()._replace(model_state=jax.tree.map(jnp.int32, state))
+    found = jax.jit(
+        lambda ticket: (
+            run(
+                fixed(optax.sgd(0.1)),
+                counting,
+                jax.random.key(0),
+                ticket,
+                cases.data(),
+                rounds=1,
+                epochs=EPOCHS,
+                batch_size=BATCH,
+            ).ticket.model_state
+        ),
+        compiler_options=cases.HASTE,
+    )(ticket)
+    assert found == ({"seen": 70 + STEPS} if state else {})
 
 
 @pytest.mark.parametrize(
@@ -260,11 +328,19 @@ def test_steps_and_model_state_return_to_the_rewinding_step_as_told(
         ({"epochs": -1}, "epochs must be at least 1, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"batch_size": ROWS + 1}, "batch_size 27 is more than the 26 rows of data"),
-        ({"rewind_step": -1}, "rewind_step -1 is outside a round of 6 steps"),
-        ({"rewind_step": TOTAL}, "rewind_step 6 is outside a round of 6 steps"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused(options, message):
     options = {"rounds": 1, "epochs": EPOCHS, "batch_size": BATCH} | options
     with pytest.raises(ValueError, match=message):
-        run(pruning(0.8), noisy, *lane(0), cases.data(), **options)
+        run(imp(cases.ADAMW), noisy, *lane(0), cases.data(), **options)
+
+
+@pytest.mark.parametrize("rewind_step", [STEPS, 100])
+def test_a_rewinding_step_that_no_round_reaches_is_refused(rewind_step):
+    """It would be the initialisation without a word."""
+    search = imp(cases.ADAMW, rewind_step=rewind_step)
+    options = {"rounds": 2, "epochs": EPOCHS, "batch_size": BATCH}
+    message = f"rewind_step {rewind_step} is outside a round of {STEPS} steps"
+    with pytest.raises(ValueError, match=message):
+        run(search, noisy, *lane(0), cases.data(), **options)

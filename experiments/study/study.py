@@ -179,6 +179,7 @@ class Study:
             for name, planned in self.planned.items()
             if planned.search
             and planned.opens_given
+            and planned.promises[0].rounds  # else there is nothing to go on to
             and self.config.METHODS[name].start is starts.initial
         ]
 
