@@ -178,6 +178,16 @@ ROWS_OF_OUR_OWN = {
         course=at_densities(1, 1, "9/16", "9/16", "1/2"),
         optimizer="kept",
     ),
+    "one_shot": Case(make("one_shot"), optimizer="kept"),
+    "rigl": Case(
+        make("rigl", density=0.5, every=2, select="equal"),
+        course=at_densities(*["1/2"] * (STEPS + 1)),
+        dense=True,
+    ),
+    "set": Case(
+        make("set", density=0.5, every=2, select="equal"),
+        course=at_densities(*["1/2"] * (STEPS + 1)),
+    ),
     "slimming": Case(
         make("slimming", layers=biases_as_scales, penalty=0.1), optimizer="kept"
     ),

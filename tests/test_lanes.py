@@ -1,23 +1,19 @@
-"""Lanes: the same numbers on any devices, and nothing said between them."""
+"""Lanes: the same numbers on any devices, and nothing said between them.
+
+All is compiled with every optimisation: without them no layout changes a bit, even
+where `lanes.SAME_BITS` is left out.
+"""
 
 import functools
 import re
 
-import cases
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import METHODS, STEPS, assert_same, at
-from programs import (
-    lane,
-    search_of,
-    side_by_side,
-    stretch,
-    whole,
-)
+from cases import METHODS, STEPS, assert_same, at, data
+from programs import BATCH, each_method, lane, noisy, side_by_side, stretch
 
-from jaxticket import training
+from jaxticket import order, run, training
 from jaxticket.engine import lanes
 
 # With every optimisation: without them no layout changes a bit, even where
@@ -25,52 +21,55 @@ from jaxticket.engine import lanes
 pytestmark = pytest.mark.usefixtures("short_shuffles")
 
 
-def told(name):
-    """`(key, ticket) -> story` of a method: all moves and views, on the full batch."""
-    return lambda key, ticket: cases.told(METHODS[name], key, ticket, jnp.bool_(False))
-
-
-def ran(key, ticket):
-    """A whole run, with the order of its batches and noise."""
-    return whole("imp")(key, ticket, {})
+@pytest.fixture(scope="module", autouse=True)
+def short_shuffles():
+    """Orders that are less random take a third less to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "ROUNDS", 2)
+        yield
 
 
 @functools.cache
-def spread(search, devices, turns=1, width=2):
-    """A search in `width` lanes on each device: the layout and the compiled program."""
+def spread(name, devices, turns=1, width=2):
+    """A whole search in `width` lanes on each device: the layout and the program."""
     layout = lanes.layout(width, jax.devices()[:devices], turns=turns)
-    program = lanes.mapped(
-        layout, ran if search == "run" else told(search), (True, True)
-    )
-    starts = jax.eval_shape(lambda: side_by_side([lane(0)] * layout.width))
-    return layout, program.lower(*starts).compile()
+    sizes = {"rounds": 2, "epochs": 2, "batch_size": BATCH}
+
+    def whole(key, ticket):
+        return run(METHODS[name].make(), noisy, key, ticket, data(), **sizes)
+
+    return layout, lanes.mapped(layout, whole, (True, True))
 
 
 def on(program, seeds):
     return jax.device_get(program(*side_by_side(map(lane, seeds))))
 
 
-@pytest.mark.parametrize("search", [*METHODS, "run"])
-def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(search):
-    _, program = spread(search, 4)
+@each_method
+def test_a_seed_is_the_same_bits_on_any_devices_beside_any_seeds(name):
+    _, program = spread(name, 4)
     expected = on(program, range(8))
-    for devices in (1, 4):
-        layout, program = spread(search, devices)
-        for group in lanes.groups([6, 3, 1], layout.width):
-            found = on(program, group)
-            for position, seed in enumerate(group):
-                assert_same(at(found, position), at(expected, seed))
+    layout, program = spread(name, 1)
+    for group in lanes.groups([6, 3, 1], layout.width):
+        found = on(program, group)
+        for position, seed in enumerate(group):
+            assert_same(at(found, position), at(expected, seed))
 
 
-@pytest.mark.parametrize(("search", "width"), [("run", 2), ("l0", 1)])
-def test_turns_and_devices_stand_in_for_each_other(search, width):
-    layout, program = spread(search, 2, 2, width)
-    expected = on(program, range(layout.width))
-    for devices, turns in ((4, 1), (1, 4)):
-        _, program = spread(search, devices, turns, width)
-        found = on(program, range(layout.width))
-        for seed in range(layout.width):
-            assert_same(at(found, seed), at(expected, seed))
+@pytest.mark.parametrize("name", ["imp", "iss"])
+def test_turns_stand_in_for_devices(name):
+    _, program = spread(name, 4)
+    expected = on(program, range(8))
+    layout, program = spread(name, 2, turns=2)
+    assert_same(on(program, range(layout.width)), expected)
+
+
+def test_one_lane_a_device_is_the_same_bits_however_many_take_turns():
+    _, program = spread("imp", 4, width=1)
+    expected = on(program, range(4))
+    for devices, turns in ((2, 2), (1, 4)):
+        _, program = spread("imp", devices, turns, width=1)
+        assert_same(on(program, range(4)), expected)
 
 
 def test_one_lane_has_no_batch_axis():
@@ -88,26 +87,23 @@ def test_no_lanes_are_refused(per_device, turns):
         lanes.layout(per_device, turns=turns)
 
 
-@pytest.mark.parametrize("search", [*METHODS, "run"])
-def test_devices_do_not_talk(search):
-    _, program = spread(search, 4)
-    text = program.as_text()
+@each_method
+def test_devices_do_not_talk(name):
+    layout, program = spread(name, 4)
+    starts = side_by_side([lane(seed) for seed in range(layout.width)])
+    text = program.lower(*starts).compile().as_text()
     assert "num_partitions=4" in text
     assert not re.search(r"all-|collective|reduce-scatter|send|recv", text)
 
 
 def test_what_a_search_starts_from_outlives_donated_carries():
-    search, layout = search_of("imp"), lanes.layout(2, jax.devices()[:1])
+    search, layout = METHODS["imp"].make(), lanes.layout(2, jax.devices()[:1])
     start = lanes.mapped(layout, functools.partial(training.start, search), (True,) * 2)
     batched = (True, True, False, False, False)
     take = lanes.mapped(layout, stretch(search), batched, donate=(0,))
     next_round = functools.partial(training.next_round, search)
     advance = lanes.mapped(layout, next_round, (True,), donate=(0,))
-
-    def starts():
-        return side_by_side([lane(seed) for seed in (0, 1)])
-
-    given = starts()
-    carry, _ = take(start(*given), given[0], 0, STEPS, 0)
+    given, again = (side_by_side([lane(seed) for seed in (0, 1)]) for _ in range(2))
+    carry, *_ = take(start(*given), given[0], 0, STEPS, 0)
     take(advance(carry), given[0], 0, STEPS, 1)
-    assert_same(given, starts())
+    assert_same(given, again)
