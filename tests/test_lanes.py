@@ -20,6 +20,10 @@ from programs import (
 from jaxticket import training
 from jaxticket.engine import lanes
 
+# With every optimisation: without them no layout changes a bit, even where
+# `lanes.SAME_BITS` is left out.
+pytestmark = pytest.mark.usefixtures("short_shuffles")
+
 
 def told(name):
     """`(key, ticket) -> story` of a method: all moves and views, on the full batch."""
