@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxticket import order
+
 ROOT = Path(__file__).resolve().parent.parent
 TFDS = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
@@ -56,6 +58,14 @@ def unoptimised():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def short_shuffles():
+    """Orders that are less random, in whose programs a third less is to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "ROUNDS", 2)
+        yield
 
 
 @pytest.fixture

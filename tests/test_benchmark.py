@@ -8,7 +8,7 @@ import pytest
 from experiments import benchmark
 from experiments.benchmarks import arithmetic, measure
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
 
 QUICK = {
     "quick": True,
@@ -23,7 +23,9 @@ QUICK = {
 
 
 @pytest.mark.parametrize("section", benchmark.SECTIONS)
-def test_section_gives_rows(section, tmp_path, capsys):
+def test_section_gives_rows(section, tmp_path, capsys, monkeypatch):
+    # For the processes that it starts, too.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if section == "pytorch":
         pytest.importorskip("torch")
     path = tmp_path / "rows.json"

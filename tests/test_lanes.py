@@ -16,6 +16,10 @@ from programs import BATCH, each_method, lane, noisy, side_by_side, stretch
 from jaxticket import order, run, training
 from jaxticket.engine import lanes
 
+# With every optimisation: without them no layout changes a bit, even where
+# `lanes.SAME_BITS` is left out.
+pytestmark = pytest.mark.usefixtures("short_shuffles")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def short_shuffles():

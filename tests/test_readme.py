@@ -22,8 +22,19 @@ def test_there_are_three_examples_and_the_first_is_short():
     assert len([line for line in body if line.strip()]) <= 15
 
 
+@pytest.fixture
+def hurried():
+    """Compiles without optimising what computes little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=["grid", "own network", "optax"])
-def test_examples_run_as_they_stand(example):
+def test_examples_run_as_they_stand(example, request):
+    if example != EXAMPLES[0]:
+        request.getfixturevalue("hurried")
     names = {}
     with jax.numpy_rank_promotion("allow"):  # as users have it
         exec(example, names)
@@ -38,7 +49,7 @@ def test_examples_run_as_they_stand(example):
         assert np.mean(np.asarray(names["params"]["w"]) == 0) == 0.75
 
 
-def test_an_equinox_network():
+def test_an_equinox_network(hurried):
     eqx = pytest.importorskip("equinox")
     digits = jt.data.load("digits")
     prepare = jt.data.normalizer("standard", digits.train.images)

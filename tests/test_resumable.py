@@ -11,7 +11,7 @@ from jaxticket.engine import lanes, programs, resumable
 from jaxticket.engine.resumable import Closed, Finished, Measured, Opened
 
 # Every comparison is of what one program has computed.
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
 
 ROWS = 40
 

@@ -59,7 +59,7 @@ def tasks(study: Study) -> Iterator[Task]:
     """In order: a task may need what those before it have left."""
     config = study.config
     length = (0, 0) if config.pretrained else (0, config.steps)
-    name = next(iter(study.sharing()), TRAINING)
+    name = next(iter(study.sharing), TRAINING)
     yield from _trainings(
         study, train_dense, "dense", name, [dense(s) for s in study.seeds], length
     )
@@ -109,7 +109,7 @@ def _searches(study: Study, planned: Planned) -> Iterator[Task]:
         resume=planned.resumed if planned.opens_given else 0,
         look=planned.promises[0].weights == "given",
     )
-    if planned.name in study.sharing():
+    if planned.name in study.sharing:
         plan = [stretch for stretch in plan if stretch.round > 0]
         if not plan:
             return

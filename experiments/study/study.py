@@ -165,7 +165,7 @@ class Study:
         settings = self.planned[lane.method].settings
         return next(s.swept for s in settings if s.label == lane.setting)
 
-    @functools.cache  # noqa: B019  a study lives as long as its process
+    @functools.cached_property
     def sharing(self) -> tuple[str, ...]:
         """Methods whose first round is the dense network's training: they share it.
 
