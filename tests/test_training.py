@@ -119,6 +119,9 @@ def opened(search, seed=0):
     return training.start(search, *lane(seed))
 
 
+MOVING = ("gradual", "rigl", "set")  # whose masks change at steps of a schedule
+
+
 @each_method
 def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name):
     """As above, where the whole state comes batched."""
@@ -135,9 +138,7 @@ def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name):
     ]
     alone, together = (text.count("stablehlo.case") for text in texts)
     # The mask of a schedule; the anchors of the weights and of the model state.
-    assert (
-        alone == together == (name == "gradual") + 2 * (search.promises.rewind_step > 0)
-    )
+    assert alone == together == (name in MOVING) + 2 * (search.promises.rewind_step > 0)
 
 
 @pytest.mark.parametrize(("rounds", "epochs"), [(1, 1), (4, 3)])
