@@ -354,21 +354,12 @@ def plain(leaf):
     return jax.random.key_data(leaf) if is_key else leaf
 
 
-# Compiles in a fifth of the time; what is compared bit by bit is of one program.
-HASTE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-
-
 @functools.cache
 def story(name: str) -> Story:
     """Runs a search in all lanes at once, compiled; needs double precision."""
     assert jax.config.jax_enable_x64
     one = functools.partial(told, CASES[name])
-    mapped = jax.jit(jax.vmap(one), compiler_options=HASTE)
+    mapped = toy.hurried(jax.vmap(one))
     return jax.device_get(mapped(*starts(), np.array(MISLED)))
 
 
