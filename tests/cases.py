@@ -22,6 +22,7 @@ from jaxticket import (
     Search,
     Ticket,
     hyperparameters,
+    masks,
     searches,
     selection,
 )
@@ -163,8 +164,11 @@ def frozen(method: str, course: Callable | None = None, **options: Any) -> Case:
 
 
 def biases_as_scales(params: Any) -> list[tuple[str, str]]:
-    """Channels for a network that has no normalisation."""
-    return [(f"{layer}/kernel", f"{layer}/bias") for layer in toy.SHAPES]
+    """Channels for a network without normalisation: a kernel, and as many biases."""
+    leaves = dict(zip(masks.names(params), jax.tree.leaves(params), strict=True))
+    biases = {x.size: name for name, x in leaves.items() if x.ndim == 1}
+    kernels = {name: x.shape[-1] for name, x in leaves.items() if x.ndim == 2}
+    return [(name, biases[n]) for name, n in kernels.items() if n in biases]
 
 
 ROWS_OF_OUR_OWN = {

@@ -126,7 +126,7 @@ def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name):
     search, layout = search_of(name), lanes.layout(2, jax.devices()[:2])
     batched = (True, True, False, False, False)
     one = jax.eval_shape(lambda: (opened(search), lane(0)[0]))
-    four = jax.eval_shape(lambda: side_by_side([(opened(search), lane(0)[0])] * 4))
+    four = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, *x.shape), x.dtype), one)
     alone = branches(jax.jit(stretch(search)), *one, 0, STEPS, 0)
     program = lanes.mapped(layout, stretch(search), batched)
     together = branches(program, *four, 0, STEPS, 0)
