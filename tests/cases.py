@@ -22,6 +22,7 @@ from jaxticket import (
     Search,
     Ticket,
     hyperparameters,
+    masks,
     searches,
     selection,
 )
@@ -163,8 +164,11 @@ def frozen(method: str, course: Callable | None = None, **options: Any) -> Case:
 
 
 def biases_as_scales(params: Any) -> list[tuple[str, str]]:
-    """Channels for a network that has no normalisation."""
-    return [(f"{layer}/kernel", f"{layer}/bias") for layer in toy.SHAPES]
+    """Channels for a network without normalisation: a kernel, and as many biases."""
+    leaves = dict(zip(masks.names(params), jax.tree.leaves(params), strict=True))
+    biases = {x.size: name for name, x in leaves.items() if x.ndim == 1}
+    kernels = {name: x.shape[-1] for name, x in leaves.items() if x.ndim == 2}
+    return [(name, biases[n]) for name, n in kernels.items() if n in biases]
 
 
 ROWS_OF_OUR_OWN = {
@@ -354,21 +358,12 @@ def plain(leaf):
     return jax.random.key_data(leaf) if is_key else leaf
 
 
-# Compiles in a fifth of the time; what is compared bit by bit is of one program.
-HASTE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-
-
 @functools.cache
 def story(name: str) -> Story:
     """Runs a search in all lanes at once, compiled; needs double precision."""
     assert jax.config.jax_enable_x64
     one = functools.partial(told, CASES[name])
-    mapped = jax.jit(jax.vmap(one), compiler_options=HASTE)
+    mapped = toy.hurried(jax.vmap(one))
     return jax.device_get(mapped(*starts(), np.array(MISLED)))
 
 

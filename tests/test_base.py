@@ -1,7 +1,5 @@
 """The bridge to optax."""
 
-import functools
-
 import cases
 import jax
 import numpy as np
@@ -33,7 +31,7 @@ def test_as_optax_follows_the_native_loop_and_keeps_its_last_ticket(name):
         updates, state = bridge.update(cases.gradient(params), state, params)
         return (optax.apply_updates(params, updates), state), params
 
-    @functools.partial(jax.jit, compiler_options=cases.HASTE)
+    @toy.hurried
     def looped(params):
         opened = params, bridge.init(params)
         last, path = jax.lax.scan(step, opened, length=rounds * STEPS)

@@ -4,7 +4,6 @@ Most look at `cases.story`: all states of a search that ran compiled, several se
 keys side by side, in double precision.
 """
 
-import functools
 import re
 from typing import get_args
 
@@ -243,7 +242,7 @@ def test_a_mask_is_learned_over_frozen_weights(search):
         params = masks.apply(ticket.mask, ticket.weights)
         return cases.loss(params, cases.UNSEEN, cases.data(), None)[0]
 
-    @functools.partial(jax.jit, compiler_options=cases.HASTE)
+    @toy.hurried
     def learned(key, ticket):
         opened = search.init(key, ticket)
         state, path = jax.lax.scan(step, opened, jnp.arange(100))

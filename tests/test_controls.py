@@ -90,8 +90,8 @@ def test_controls_of_one_key_differ_from_each_other():
 @every
 def test_controls_under_vmap(name):
     keys = jax.random.split(jax.random.key(0), 3)
-    mapped = jax.jit(jax.vmap(apply(name), (0, None), 0))(keys, given())
-    alone = jax.jit(apply(name))
+    mapped = toy.hurried(jax.vmap(apply(name), (0, None), 0))(keys, given())
+    alone = toy.hurried(apply(name))
     for i, key in enumerate(keys):
         one = jax.tree.map(lambda x, i=i: x[i], mapped)
         assert all(leaves_equal(one, alone(key, given())))
@@ -103,7 +103,7 @@ def shuffled():
     mask = {"a": jnp.arange(12).reshape(3, 4) < 4, "b": jnp.arange(12) % 4 == 0}
     ticket = Ticket(jax.tree.map(lambda m: m.astype(jnp.float32), mask), mask)
     keys = jax.random.split(jax.random.key(0), 4000)
-    many = jax.jit(jax.vmap(controls.shuffle, (0, None)))(keys, ticket).mask
+    many = toy.hurried(jax.vmap(controls.shuffle, (0, None)))(keys, ticket).mask
     return {name: np.asarray(m).reshape(4000, 12) for name, m in many.items()}
 
 
@@ -136,7 +136,7 @@ def test_overlap_with_the_ticket_is_that_of_chance():
     def measured(key, ticket):
         return masks.overlap(controls.shuffle(key, ticket).mask, ticket.mask)
 
-    overlap = jax.jit(jax.vmap(measured, (0, None)))(keys, ticket)
+    overlap = toy.hurried(jax.vmap(measured, (0, None)))(keys, ticket)
     chance = (21**2 / 30 + 15**2 / 24) / 36
     assert abs(np.mean(overlap) - chance) < 4 * np.std(overlap) / np.sqrt(500)
 
@@ -197,7 +197,7 @@ def test_starts_change_values_alone():
 )
 def test_signed_constants(control, constants, dtype):
     ticket = net(dtype)
-    found = jax.jit(control)(ticket)
+    found = toy.hurried(control)(ticket)
     for n, constant in constants(ticket).items():
         expected = np.sign(np.asarray(ticket.weights[n], np.float64)) * constant
         assert found.weights[n].dtype == dtype
@@ -239,7 +239,9 @@ def test_kaiming_densities_are_mapped_and_checked(name):
     if name == "kaiming_normal":
         control = functools.partial(control, jax.random.key(0))
     densities = np.array([0.2, 1.0], np.float32)
-    mapped = jax.vmap(lambda density: control(net(), density=density))(densities)
+    mapped = toy.hurried(jax.vmap(lambda density: control(net(), density=density)))(
+        densities
+    )
     for i, density in enumerate(densities.tolist()):
         one = control(net(), density=density).weights["conv"]
         np.testing.assert_allclose(mapped.weights["conv"][i], one, rtol=1e-6)

@@ -108,9 +108,8 @@ def opening(search, weights, apply):
     return train, lambda: search.init(jax.random.key(0), ticket)
 
 
-# Slimming is told by names which leaves are channels: those of one tree.
 @kinds
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "slimming"])
+@pytest.mark.parametrize("name", METHODS)
 def test_parameters_may_be_any_tree(kind, name):
     """In shape; what is computed does not depend on the tree."""
     weights, apply = network(kind)
