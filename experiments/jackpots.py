@@ -47,11 +47,10 @@ from experiments.study import (
     optimizers,
     records,
     settings,
-    starts,
 )
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, classification, masks, scores, searches
+from jaxticket import analysis, classification, masks, scores, searches, starts
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 

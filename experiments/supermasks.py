@@ -37,10 +37,10 @@ from functools import partial
 from typing import ClassVar
 
 from experiments.continuous_sparsification import PARALLEL
-from experiments.study import command, methods, optimizers, settings, starts
+from experiments.study import command, methods, optimizers, settings
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import searches
+from jaxticket import searches, starts
 
 # Zhou et al.'s scores look at the weights before and after training, or, the last two,
 # at the gradient before it.

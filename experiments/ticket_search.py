@@ -27,10 +27,10 @@ import dataclasses
 from functools import partial
 from typing import ClassVar, Self
 
-from experiments.study import command, methods, settings, starts
+from experiments.study import command, methods, settings
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import controls, searches
+from jaxticket import controls, searches, starts
 
 AT_INITIALISATION = partial(starts.pruned, of="initial", weights="initial")
 METHODS = {

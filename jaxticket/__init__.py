@@ -16,6 +16,7 @@ from jaxticket import (
     scores,
     searches,
     selection,
+    starts,
     training,
 )
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
@@ -46,6 +47,7 @@ __all__ = [
     "scores",
     "searches",
     "selection",
+    "starts",
     "training",
     *searches.__all__,
 ]

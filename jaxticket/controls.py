@@ -5,8 +5,8 @@ with the same values under another mask, with both of them new, with nothing lef
 values but their signs.
 
 `__all__` lists the treatments, which experiments apply by name: `(key, ticket, init) ->
-ticket`, each of which says as `differs_by` in what it differs from its ticket. `STARTS`
-lists what gives a ticket other values before a search.
+ticket`, each of which says as `differs_by` in what it differs from its ticket. The
+others give a ticket other values before a search: see `jaxticket.starts`.
 """
 
 import math
@@ -21,7 +21,6 @@ from jaxticket import masks, selection
 from jaxticket.base import Mask, ModelState, Params, PRNGKey, Ticket
 
 __all__ = ["reinitialise", "shuffle", "random"]
-STARTS = ("signed_constant", "kaiming_constant", "kaiming_normal")
 
 # The initialisation of the ticket's network, with what goes with its weights: `None`
 # where it has no such state. `Model.init` with its example bound is one.

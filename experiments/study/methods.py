@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.study import optimizers, starts
+from experiments.study import optimizers
 from experiments.study.settings import Settings
-from jaxticket import hyperparameters, searches
+from jaxticket import hyperparameters, searches, starts
 from jaxticket.base import Promises, Search
 from jaxticket.hyperparameters import Hyper
 
@@ -29,7 +29,7 @@ class Method(NamedTuple):
 
     Attributes:
       search: factory of the search; None: what it starts from is the ticket.
-      start: factory of the start, see `starts`.
+      start: factory of the start, see `jaxticket.starts`.
       preset: hyper-parameters that differ from the factories' defaults; `rounds` too.
       base: the method whose hyper-parameters it takes where it has none of its own.
       optimizer: factory of the optimiser; by default what the search asks for.

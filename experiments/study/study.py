@@ -1,7 +1,6 @@
 """What the searches and trainings of one run share: network, data, programs, files."""
 
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import methods, optimizers, starts
+from experiments.study import methods, optimizers
 from experiments.study.methods import Planned
 from experiments.study.records import Lane, Records, dense
 from experiments.study.settings import Settings
@@ -23,13 +22,13 @@ from jaxticket import (
     masks,
     models,
     searches,
+    starts,
 )
 from jaxticket.base import Params, PRNGKey, Promises, Search, Ticket
 from jaxticket.engine import keys, lanes, programs, resumable
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
 TRAINING, TUNING = "training", "tuning"  # programs that no method has
-TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a layout is tried
 PRUNABLE = {
     "kernels": masks.is_kernel,
     "hidden": models.is_hidden,
@@ -261,20 +260,9 @@ class Study:
         name, program = next(iter(self.programs.items()))
         stream, everywhere = self._any_keys(), lanes.everywhere(self.layout, self.data)
         carry = program.start(*self._any_start(name, stream))
-
-        def taken(steps):
-            nonlocal carry
-            begun = time.perf_counter()
-            numbers = (np.int32(x) for x in (0, steps, 0))
-            carry, metrics = program.stretch(carry, stream, everywhere, *numbers)
-            jax.block_until_ready(metrics)
-            return time.perf_counter() - begun
-
-        taken(1)  # whatever a first call does besides
-        overhead = min(taken(0) for _ in range(TRIALS))
-        once = min(taken(1) for _ in range(TRIALS)) - overhead
-        steps = min(self.config.steps, max(1, int(TRIAL_SECONDS / max(once, 1e-6))))
-        return (min(taken(steps) for _ in range(TRIALS)) - overhead) / steps
+        return programs.seconds_a_step(
+            program, carry, stream, everywhere, most=self.config.steps
+        )
 
     def _like(self, name: str) -> tuple:
         """The shapes of what a program starts from."""

@@ -4,6 +4,7 @@ A `Program` is one kind of search, compiled; each lane may have numbers of its o
 settings. `resumable.run` drives it.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxticket import masks, training
 from jaxticket.base import ModelState, Params, PRNGKey, Search, State, Ticket
 from jaxticket.engine import lanes, memory
 
+TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a program is timed
 Settings = Any  # a pytree of numbers that lanes may differ by; () where there are none
 
 
@@ -149,3 +151,31 @@ def compiled(
     numbers = [jax.ShapeDtypeStruct((), np.int32)] * 3
     stretch = program.stretch.lower(carry, round_keys, data, *numbers).compile()
     return program._replace(stretch=stretch), memory.footprint(stretch)
+
+
+def seconds_a_step(
+    program: Program, carry: Any, round_keys: PRNGKey, data: Data, *, most: int
+) -> float:
+    """How long a step of all lanes takes, from a short trial.
+
+    Args:
+      program: from `program`, or `compiled`.
+      carry: what it starts from; donated.
+      round_keys: `[lanes]`.
+      data: on the devices.
+      most: steps that a stretch may have.
+    """
+
+    def taken(steps):
+        nonlocal carry
+        begun = time.perf_counter()
+        numbers = (np.int32(x) for x in (0, steps, 0))
+        carry, metrics = program.stretch(carry, round_keys, data, *numbers)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - begun
+
+    taken(1)  # whatever a first call does besides
+    overhead = min(taken(0) for _ in range(TRIALS))
+    once = min(taken(1) for _ in range(TRIALS)) - overhead
+    steps = min(most, max(1, int(TRIAL_SECONDS / max(once, 1e-6))))
+    return (min(taken(steps) for _ in range(TRIALS)) - overhead) / steps

@@ -1,7 +1,11 @@
-"""What a search starts from, by name: each a factory of `opening -> ticket`.
+"""What a search starts from, by name: each a factory of a `Start`, `opening -> ticket`.
 
-The keyword-only arguments are hyper-parameters of the method that starts there, as
-those of its search are, and one that both have is one.
+The initial network is the usual one. Others are trained, hold constants in place of
+values, or are pruned by a score: a ticket without a search. The keyword-only arguments
+are hyper-parameters of the method that starts there, beside those of its search.
+
+    start = starts.pruned(density=0.1, score="snip", of="initial", weights="initial")
+    ticket = start.ticket(starts.Opening(key, initial, trained, evidence))
 """
 
 from collections.abc import Callable
@@ -10,9 +14,19 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import controls, prune, scores, selection
+from jaxticket import controls, scores, selection
 from jaxticket.base import Evidence, PRNGKey, Ticket
 from jaxticket.engine import keys
+from jaxticket.pruning import prune
+
+__all__ = [
+    "initial",
+    "trained",
+    "signed_constant",
+    "kaiming_constant",
+    "kaiming_normal",
+    "pruned",
+]
 
 
 class Opening(NamedTuple):
@@ -35,7 +49,12 @@ Network = Literal["initial", "trained"]
 
 
 class Start(NamedTuple):
-    """What a search starts from, and whether that takes a trained dense network."""
+    """What a search starts from.
+
+    Attributes:
+      ticket: `opening -> ticket`.
+      trained: whether that takes a trained dense network.
+    """
 
     ticket: Callable[[Opening], Ticket]
     trained: bool = False

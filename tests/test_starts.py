@@ -1,0 +1,114 @@
+"""Starts: what each gives, from an opening made by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxticket import controls, masks, starts
+from jaxticket.base import Evidence, Ticket
+from jaxticket.engine import keys
+
+TRUE = np.array([1.0, -1.0, 0.5, 0.0, 0.0, 2.0], np.float32)
+
+
+def ticket(seed):
+    kernel = jax.random.normal(jax.random.key(seed), (6, 8))
+    weights = {"kernel": kernel, "bias": jnp.full(8, float(seed))}
+    return Ticket(weights, masks.full(weights), {"mean": jnp.full(2, float(seed))})
+
+
+def evidence(model_state, temperature):
+    """The loss looks at some inputs only, so that gradients tell weights apart."""
+    scale = model_state["mean"].sum() + temperature
+    return Evidence(loss=lambda w: scale * jnp.sum((TRUE @ w["kernel"]) ** 2))
+
+
+OPENING = starts.Opening(jax.random.key(5), ticket(1), ticket(2), evidence)
+CASES = {
+    "initial": {},
+    "trained": {},
+    "signed_constant": {},
+    "kaiming_constant": {"density": 0.3, "scale_fan": "density"},
+    "kaiming_normal": {"density": 0.3, "scale_fan": "code"},
+    "pruned": {"density": 0.25},
+}
+
+
+def test_every_start_has_a_case():
+    assert {*CASES} == {*starts.__all__}
+
+
+@pytest.mark.parametrize("name", starts.__all__)
+def test_a_start_says_whether_it_needs_a_trained_network(name):
+    start = getattr(starts, name)(**CASES[name])
+    found, without = start.ticket(OPENING), OPENING._replace(trained=None)
+    if start.trained:
+        with pytest.raises(AttributeError):
+            assert start.ticket(without).weights
+    else:
+        leaves = map(jax.tree.leaves, (found, start.ticket(without)))
+        for ours, theirs in zip(*leaves, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_starts_without_pruning():
+    same = {"initial": OPENING.initial, "trained": OPENING.trained}
+    same["signed_constant"] = controls.signed_constant(OPENING.initial)
+    same["kaiming_constant"] = controls.kaiming_constant(OPENING.initial, density=0.3)
+    same["kaiming_normal"] = controls.kaiming_normal(
+        OPENING.key, OPENING.initial, density=0.7
+    )
+    for name, expected in same.items():
+        found = getattr(starts, name)(**CASES[name]).ticket(OPENING)
+        for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    with pytest.raises(ValueError, match="divides by one minus the density"):
+        starts.kaiming_normal(density=1.0, scale_fan="code")
+
+
+@pytest.mark.parametrize("of", ["initial", "trained"])
+@pytest.mark.parametrize("weights", ["initial", "trained"])
+def test_pruned_scores_one_network_and_keeps_the_weights_of_another(of, weights):
+    start = starts.pruned(density=0.25, score="snip", of=of, weights=weights)
+    found = start.ticket(OPENING)
+    scored = getattr(OPENING, of).weights["kernel"]
+    scale = np.float64(2 * float(of == "trained") + 2 + 1)
+    gradient = 2 * scale * np.outer(TRUE, TRUE @ np.float64(scored))
+    score = np.abs(np.float64(scored) * gradient)
+    kept = score >= np.sort(score.ravel())[-12]
+    np.testing.assert_array_equal(found.mask["kernel"], kept)
+    assert found.weights is getattr(OPENING, weights).weights
+    assert found.model_state is getattr(OPENING, weights).model_state
+    assert start.trained == ("trained" in (of, weights))
+
+
+def test_pruned_shuffles_and_lays_over_constants():
+    options = {"density": 0.25, "of": "trained", "weights": "initial"}
+    plain = starts.pruned(**options).ticket(OPENING)
+    other = starts.pruned(**options, shuffle=True).ticket(OPENING)
+    expected = controls.shuffle(keys.named(OPENING.key, "shuffle"), plain)
+    np.testing.assert_array_equal(other.mask["kernel"], expected.mask["kernel"])
+    assert int(masks.count(other.mask)) == int(masks.count(plain.mask)) == 12
+    assert not np.array_equal(other.mask["kernel"], plain.mask["kernel"])
+    constant = starts.pruned(**options, constants=True).ticket(OPENING)
+    np.testing.assert_array_equal(constant.mask["kernel"], plain.mask["kernel"])
+    kernel = np.asarray(constant.weights["kernel"])
+    assert len(np.unique(np.abs(kernel))) == 1
+    np.testing.assert_array_equal(
+        np.sign(kernel), np.sign(OPENING.initial.weights["kernel"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"density": 1.3}, r"in \(0, 1\]; got 1.3"),
+        ({"density": 0.5, "iterations": 0}, "iterations must be at least 1"),
+        ({"density": 0.5, "score": "magnitud"}, "magnitude"),
+        ({"density": 0.5, "select": "globaltop"}, "global_top"),
+    ],
+)
+def test_bad_values_are_refused_before_any_work(options, says):
+    with pytest.raises(ValueError, match=says):
+        starts.pruned(**options)
