@@ -50,7 +50,7 @@ from experiments.study import (
 )
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, classification, masks, scores, searches, starts
+from jaxticket import analysis, masks, scores, searches, starts, supervised
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 
@@ -185,7 +185,7 @@ def overlaps(study) -> None:
                     found = map(float, overlap(values, mask))
                     names = (planned.name, seed, label)
                     row = (*names, float(masks.density(mask)), criterion)
-                    row += (*found, classification.IMAGES)
+                    row += (*found, supervised.IMAGES)
                     rows.append(dict(zip(columns, row, strict=True)))
     records.write_table(study.folder / "overlaps.csv", columns, rows)
 

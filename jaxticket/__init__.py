@@ -5,7 +5,6 @@ __version__ = "0.2.0"
 from jaxticket import (
     analysis,
     audit,
-    classification,
     controls,
     data,
     engine,
@@ -17,6 +16,7 @@ from jaxticket import (
     searches,
     selection,
     starts,
+    supervised,
     training,
 )
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
@@ -34,7 +34,7 @@ __all__ = [
     "analysis",
     "as_optax",
     "audit",
-    "classification",
+    "supervised",
     "controls",
     "data",
     "engine",

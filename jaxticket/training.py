@@ -208,7 +208,7 @@ def run(
       resume_schedule: whether later rounds begin at the search's rewinding step (and
         so are shorter by that), or at step 0.
       evidence: `model_state -> Evidence`: the loss on fixed data and the like, for
-        scores that need them, see `classification.evidence`.
+        scores that need them, see `supervised.evidence`.
       record: `(search_state, model_state) -> values`, called after every epoch.
 
     Returns:

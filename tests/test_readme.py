@@ -62,7 +62,7 @@ def test_an_equinox_network(hurried):
     weights, _ = model.init(jax.random.key(0), None)
     result = jt.run(
         jt.imp(optax.adam(3e-3), density=0.5),
-        jt.classification.cross_entropy(model, prepare=prepare),
+        jt.supervised.objective(model, prepare=prepare),
         jax.random.key(1),
         jt.Ticket(weights, jt.masks.full(weights)),
         digits.train,

@@ -28,12 +28,12 @@ from references import (
 from jaxticket import (
     Evidence,
     Ticket,
-    classification,
     imp,
     masks,
     prune,
     scores,
     selection,
+    supervised,
 )
 from jaxticket.data import Split
 from jaxticket.models import Model, create
@@ -221,11 +221,11 @@ def test_the_evidence_of_a_classifier_is_of_its_first_images(images, used):
     def prepare(images):
         return images.astype(jnp.float32) / 255
 
-    known = classification.evidence(
+    known = supervised.evidence(
         classifier(), split, prepare=prepare, images=images, batch_size=10
     )(state)
     first = Split(split.images[:used], split.labels[:used])
-    loss = classification.cross_entropy(classifier(), prepare=prepare, train=False)
+    loss = supervised.objective(classifier(), prepare=prepare, train=False)
     near = functools.partial(np.testing.assert_allclose, rtol=1e-5)
     jax.tree.map(
         near,
@@ -241,7 +241,7 @@ def test_the_memory_of_a_gradient_does_not_depend_on_the_number_of_images():
 
     def needed(images):
         split = Split(np.zeros((images, 4), np.float32), np.zeros(images, np.int32))
-        loss = classification.evidence(model, split)({"scale": 1.0}).loss
+        loss = supervised.evidence(model, split)({"scale": 1.0}).loss
         memory = jax.jit(jax.grad(loss)).lower(w).compile().memory_analysis()
         return memory.temp_size_in_bytes
 
@@ -251,7 +251,7 @@ def test_the_memory_of_a_gradient_does_not_depend_on_the_number_of_images():
 def test_evidence_of_no_images_is_refused():
     split = Split(np.zeros((9, 4), np.float32), np.zeros(9, np.int32))
     with pytest.raises(ValueError, match="images must be at least 1, got 0"):
-        classification.evidence(classifier(), split, images=0)
+        supervised.evidence(classifier(), split, images=0)
 
 
 def test_makers_need_what_their_score_needs_too():
@@ -608,7 +608,7 @@ def test_evidence_divides_logits_by_a_temperature():
     images = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
     split = Split(images, np.arange(6, dtype=np.int32) % 3)
     params, state = model.init(jax.random.key(0), split.images[:1])
-    of = classification.evidence(model, split, batch_size=6)
+    of = supervised.evidence(model, split, batch_size=6)
     logits = np.asarray(model.apply(params, state, split.images)[0], np.float64)
     for temperature in (1.0, 200.0):
         cool = logits / temperature

@@ -7,7 +7,7 @@ import studies
 
 from experiments.study import records
 from experiments.study.records import Lane
-from jaxticket import classification, data, masks
+from jaxticket import data, masks, supervised
 from jaxticket.engine import keys
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -154,9 +154,9 @@ def test_snip_looks_at_the_gradient_before_training(ticket, initial):
     """`|g w|` of the mean loss on training images, by layer."""
     digits = data.load("digits")
     prepare = data.normalizer("standard", digits.train.images, name="digits")
-    evidence = classification.evidence(
-        studies.narrow(""), digits.train, prepare=prepare
-    )({})
+    evidence = supervised.evidence(studies.narrow(""), digits.train, prepare=prepare)(
+        {}
+    )
     grads = jax.grad(evidence.loss)(initial[0])
     mask = kernels(ticket("snip", 0, "density=0.2").mask)
     for name, g in kernels(grads).items():

@@ -13,12 +13,12 @@ from experiments import ticket_search
 from experiments.study import methods, optimizers
 from experiments.study.settings import resolve
 from jaxticket import (
-    classification,
     data,
     masks,
     models,
     prune,
     searches,
+    supervised,
     training,
 )
 from jaxticket.base import Search, Ticket
@@ -39,7 +39,7 @@ class Task(NamedTuple):
       config: the settings of a run on this data set and model.
       init: `key -> ticket`, which keeps everything.
       loss_fn: see `training.LossFn`.
-      metrics_of: see `classification.evaluator`.
+      metrics_of: see `supervised.evaluator`.
       train: the training images.
       searches: the name of a method -> the setting of a lane -> its search. Only that
         of Continuous Sparsification is a number, s0; it is () for the others.
@@ -119,8 +119,8 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
     return Task(
         config,
         init,
-        classification.cross_entropy(network, prepare=prepare),
-        classification.evaluator(network, prepare=prepare),
+        supervised.objective(network, prepare=prepare),
+        supervised.evaluator(network, prepare=prepare),
         train,
         {
             "fixed": trained(),

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.benchmarks import arithmetic, measure, tasks
 from experiments.benchmarks.bench import Sizes, layout
-from jaxticket import classification, training
+from jaxticket import supervised, training
 from jaxticket.engine import lanes, programs
 
 
@@ -131,7 +131,7 @@ def search_program(
         what.searches[method],
         what.loss_fn,
         evaluate,
-        classification.Metrics._fields,
+        supervised.Metrics._fields,
         where,
         batch_size=what.config.batch_size,
     )

@@ -15,7 +15,6 @@ from experiments.study.records import Lane, Records, dense
 from experiments.study.settings import Settings
 from experiments.study.shelf import Shelf
 from jaxticket import (
-    classification,
     controls,
     data,
     hyperparameters,
@@ -23,6 +22,7 @@ from jaxticket import (
     models,
     searches,
     starts,
+    supervised,
 )
 from jaxticket.base import Params, PRNGKey, Promises, Search, Ticket
 from jaxticket.engine import keys, lanes, programs, resumable
@@ -71,15 +71,13 @@ class Study:
         )
         self.init = _initialiser(config, model, prepare, dataset)
         self._loss = functools.partial(
-            classification.cross_entropy,
+            supervised.objective,
             model,
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
-        self._metrics = classification.evaluator(model, prepare=prepare)
-        self.evidence = functools.partial(
-            classification.evidence, model, prepare=prepare
-        )
+        self._metrics = supervised.evaluator(model, prepare=prepare)
+        self.evidence = functools.partial(supervised.evidence, model, prepare=prepare)
         like = jax.eval_shape(self.network, jax.random.key(0))
         self.planned = {
             name: methods.plan(config, name, epoch_steps) for name in config.methods

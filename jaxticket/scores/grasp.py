@@ -20,7 +20,7 @@ def grasp(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
     before it scores them, takes a few images of each class in halves that are
     sorted by class, and normalises by the batch. Here the network is scored that will
     train, by `evidence.loss`. Give one whose logits are divided by 200, as published
-    (`classification.evidence`): without, what stays is what makes the loss large.
+    (`supervised.evidence`): without, what stays is what makes the loss large.
 
     Reference:
       Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient

@@ -12,9 +12,9 @@ _REMEDIES = {
     "initial": "the weights before training, Evidence(initial=weights)",
     "key": "a key to draw from, Evidence(key=jax.random.key(0))",
     "loss": "a loss on fixed data, Evidence(loss=...), for a classifier "
-    "classification.evidence(model, split); a search is handed it by its loop",
+    "supervised.evidence(model, split); a search is handed it by its loop",
     "forward": "the network on an input of ones, Evidence(forward=...), for a "
-    "classifier classification.evidence(model, split); a search is handed it by its "
+    "classifier supervised.evidence(model, split); a search is handed it by its "
     "loop",
 }
 

@@ -1,4 +1,9 @@
-"""Losses and metrics of classifiers, for any `Model`."""
+"""Supervised learning, for any `Model`: losses, what they are tested by, evidence.
+
+A loss is `(outputs, labels) -> (losses, accuracies)`, a pair of numbers an example, or
+a token of one: what is minimised, and what is reported, of which 1 is the best. An
+attribute `metric` says what the latter is called, else it is "accuracy".
+"""
 
 import functools
 from collections.abc import Callable
@@ -14,26 +19,81 @@ from jaxticket.models.model import Model
 from jaxticket.training import EvidenceFn, LossFn, check_sizes
 
 IMAGES = 10_000  # that scores look at, unless told otherwise
+LOSSES = ("cross_entropy", "binary_cross_entropy", "squared_error")
+
+Loss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Metrics(NamedTuple):
-    """Mean cross-entropy and accuracy in [0, 1]: float32 scalars."""
+    """Means over examples: float32 scalars."""
 
     loss: jax.Array
     accuracy: jax.Array
 
 
-def cross_entropy(
+def cross_entropy(outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of one class an example, or of the next token at every place.
+
+    Args:
+      outputs: logits `[batch, ..., classes]`.
+      labels: int `[batch, ...]`.
+
+    Returns:
+      `-log softmax(outputs)[label]`, and whether the largest logit is the label's.
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    return losses, jnp.argmax(outputs, axis=-1) == labels
+
+
+def binary_cross_entropy(
+    outputs: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of several labels that an example may have at once.
+
+    Args:
+      outputs: logits `[batch, labels]`.
+      labels: 0 or 1, `[batch, labels]`.
+
+    Returns:
+      The mean over the labels of `log(1 + exp(-(2 label - 1) output))`, and the share
+      of the labels that the signs of the outputs have right.
+    """
+    losses = optax.sigmoid_binary_cross_entropy(outputs, labels)
+    right = (outputs > 0) == (labels > 0)
+    return losses.mean(-1), right.mean(-1)
+
+
+def squared_error(outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of numbers, of unit variance.
+
+    Args:
+      outputs: `[batch, numbers]`.
+      labels: `[batch, numbers]`, or `[batch]` where it is one.
+
+    Returns:
+      The mean over the numbers of `(output - label)^2`, and one minus that: of labels
+      of unit variance the share that is explained.
+    """
+    errors = (outputs - jnp.reshape(labels, outputs.shape)) ** 2
+    return errors.mean(-1), 1 - errors.mean(-1)
+
+
+squared_error.metric = "variance explained"
+
+
+def objective(
     model: Model,
+    loss: Loss = cross_entropy,
     *,
     prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
     augment: Callable[[PRNGKey, jax.Array], jax.Array] | None = None,
     train: bool = True,
 ) -> LossFn:
-    """The mean cross-entropy of a `Split`'s batch.
+    """The mean loss of a `Split`'s batch.
 
     Args:
       model: the network.
+      loss: `(outputs, labels) -> (losses, accuracies)`.
       prepare: images as they are stored -> what the network takes; runs in every step,
         so that data stay small on the device.
       augment: `(key, images) -> images`, before `prepare`.
@@ -50,12 +110,10 @@ def cross_entropy(
         images = batch.images
         if augment is not None:
             images = augment(augment_key, images)
-        logits, model_state = model.apply(
+        outputs, model_state = model.apply(
             params, model_state, prepare(images), train=train, key=model_key
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            logits.astype(jnp.float32), batch.labels
-        )
+        losses, _ = loss(outputs.astype(jnp.float32), batch.labels)
         return losses.mean(), model_state
 
     return loss_fn
@@ -63,6 +121,7 @@ def cross_entropy(
 
 def evaluator(
     model: Model,
+    loss: Loss = cross_entropy,
     *,
     prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
     batch_size: int = 100,
@@ -86,21 +145,25 @@ def evaluator(
             rows = jnp.minimum(rows, size - 1)
             images = prepare(jnp.take(split.images, rows, axis=0))
             labels = jnp.take(split.labels, rows, axis=0)
-            logits, _ = model.apply(params, model_state, images, train=False)
-            logits = logits.astype(jnp.float32)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            right = jnp.argmax(logits, axis=-1) == labels
-            return jnp.sum(losses * real), jnp.sum(right & real)
+            outputs, _ = model.apply(params, model_state, images, train=False)
+            each = map(_of_example, loss(outputs.astype(jnp.float32), labels))
+            return tuple(jnp.sum(values * real) for values in each)
 
-        losses, right = jax.lax.map(one, rows)
-        return Metrics(jnp.sum(losses) / size, jnp.sum(right) / size)
+        losses, accuracies = jax.lax.map(one, rows)
+        return Metrics(jnp.sum(losses) / size, jnp.sum(accuracies) / size)
 
     return evaluate
+
+
+def _of_example(values: jax.Array) -> jax.Array:
+    """Means over what an example has several of, `[batch]`."""
+    return values.reshape(len(values), -1).mean(-1) if values.ndim > 1 else values
 
 
 def evidence(
     model: Model,
     split: Split,
+    loss: Loss = cross_entropy,
     *,
     prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
     images: int = IMAGES,
@@ -108,19 +171,20 @@ def evidence(
 ) -> EvidenceFn:
     """What scores may look at: a loss on fixed images, and the network alone.
 
-    The loss is the mean cross-entropy of the first images, in whole batches, one after
+    The loss is the mean over the first images, in whole batches, one after
     another; its gradient computes each batch anew and keeps none, so that memory does
     not depend on how many there are.
 
     Args:
       model: the network, in evaluation mode.
       split: of which the first images are taken, the same for all seeds.
+      loss: `(outputs, labels) -> (losses, accuracies)`.
       prepare: images as they are stored -> what the network takes.
       images: how many at most.
       batch_size: images in a batch.
 
     Returns:
-      `(model_state, temperature=1) -> Evidence` with `loss` and `forward`; the logits
+      `(model_state, temperature=1) -> Evidence` with `loss` and `forward`; the outputs
       are divided by the temperature in the loss, which GraSP wants at 200. The initial
       weights and the key belong to whoever prunes.
 
@@ -138,13 +202,13 @@ def evidence(
 
     def of(model_state, temperature=1.0):
         def apply(*args, **options):
-            logits, state = model.apply(*args, **options)
-            return logits / temperature, state
+            outputs, state = model.apply(*args, **options)
+            return outputs / temperature, state
 
         cooled = model if temperature == 1 else model._replace(apply=apply)
-        loss_fn = cross_entropy(cooled, prepare=prepare, train=False)
+        loss_fn = objective(cooled, loss, prepare=prepare, train=False)
 
-        def loss(params):
+        def mean_loss(params):
             @functools.partial(jax.checkpoint, prevent_cse=False)
             def add(total, batch):
                 value, _ = loss_fn(params, model_state, batch, jax.random.key(0))
@@ -157,6 +221,6 @@ def evidence(
             ones = jnp.ones(one.shape, one.dtype)
             return model.apply(params, model_state, ones, train=False)[0]
 
-        return Evidence(loss=loss, forward=forward)
+        return Evidence(loss=mean_loss, forward=forward)
 
     return of
