@@ -52,14 +52,14 @@ def binary_cross_entropy(
 
     Args:
       outputs: logits `[batch, labels]`.
-      labels: 0 or 1, `[batch, labels]`.
+      labels: bool, `[batch, labels]`.
 
     Returns:
       The mean over the labels of `log(1 + exp(-(2 label - 1) output))`, and the share
       of the labels that the signs of the outputs have right.
     """
-    losses = optax.sigmoid_binary_cross_entropy(outputs, labels)
-    right = (outputs > 0) == (labels > 0)
+    losses = optax.sigmoid_binary_cross_entropy(outputs, labels.astype(outputs.dtype))
+    right = (outputs > 0) == labels
     return losses.mean(-1), right.mean(-1)
 
 

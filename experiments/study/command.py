@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.study import methods, outputs
+from experiments.study import methods, outputs, own
 from experiments.study.settings import Settings, resolve
 from jaxticket.hyperparameters import Hyper
 
@@ -46,6 +46,9 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
         _define(kinds[name][0], name, default, field.metadata["help"])
     for name, hyper in hypers.items():
         _define(list if hyper.swept else hyper.kind, name, None, _about(hyper))
+    options = _options(sys.argv[1:]) if hypers else []
+    for name in options:
+        _define(str, name, None, "an option of what the flag before the dot names")
 
     def run(argv):
         if not flags.FLAGS["verbosity"].present:  # absl has raised it to INFO by now
@@ -59,7 +62,7 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
                     name: _parsed(name, list if hyper.swept else hyper.kind, hyper.kind)
                     for name, hyper in hypers.items()
                     if flags.FLAGS[name].value is not None
-                }
+                } | {name: flags.FLAGS[name].value for name in options}
             experiment(config_class(**values))
         except (ValueError, OSError, ImportError, ArithmeticError, AssertionError) as e:
             if flags.FLAGS.verbosity > 0:
@@ -84,6 +87,12 @@ def _define(kind: type, name: str, default: Any, text: str) -> None:
     _DEFINE[kind](name, default, text)
     # --help shows the key flags of the program, which absl knows by this name.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _options(arguments: list[str]) -> list[str]:
+    """The flags of a network's options: what it has is known only when it is named."""
+    names = (argument.lstrip("-").partition("=")[0] for argument in arguments)
+    return [*dict.fromkeys(name for name in names if name.startswith(methods.OPTIONS))]
 
 
 def _about(hyper: Hyper) -> str:
@@ -161,16 +170,12 @@ def run(
 
     from experiments import report
     from experiments.study import stages, study
-    from jaxticket import data
     from jaxticket.engine import layouts
 
     searches = study.searches_of(config)
-    dataset = data.load(
-        config.dataset,
-        data_dir=config.data_dir,
-        cache_dir=config.cache_dir,
-        validation=config.validation,
-    )
+    loss = own.loss(config.loss)  # and the network: refused before data are read
+    own.model(config.model, 1, config.options("model"))
+    dataset = own.dataset(config)
     if config.batch_size > (size := len(dataset.train.labels)):
         raise ValueError(
             f"--batch_size {config.batch_size} is more than the {size} training images"
@@ -188,6 +193,7 @@ def run(
         folder,
         experiment=title,
         verdicts=config.VERDICTS,
+        metric=getattr(loss, "metric", "accuracy"),
         data=dataset.checksum,
         layout={"lanes": work.layout.per_device, "width": work.layout.width},
     )

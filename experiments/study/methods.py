@@ -21,6 +21,7 @@ from jaxticket import hyperparameters, searches, starts
 from jaxticket.base import Promises, Search
 from jaxticket.hyperparameters import Hyper
 
+OPTIONS = ("model.", "dataset.")  # what is told in the same way to what is no method
 SOME_STEPS = 10**6  # a length for checks that come before the data
 
 
@@ -149,7 +150,8 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     if config.search_steps is None:
         config = dataclasses.replace(config, search_steps=SOME_STEPS)
     for flag in config.hyper:
-        _known(config.METHODS, flag)
+        if not flag.startswith(OPTIONS):
+            _known(config.METHODS, flag)
     method = config.METHODS[name]
     values = {h.name: _value(config, name, method, h) for h in of_method(method)}
     rounds = values.pop("rounds", None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from jaxticket import data, models
+from jaxticket import data, models, supervised
 
 Check = Callable[[Any], str | None]  # value -> what it should be, if it is not
 MODELS = {"cifar10": "conv_2", "cifar100": "conv_2"}
@@ -23,6 +23,13 @@ def setting(default: Any, help: str, check: Check | None = None) -> Any:
 
 def one_of(choices: Sequence[str]) -> Check:
     return lambda x: None if x in choices else f"one of {', '.join(choices)}"
+
+
+def named(choices: Sequence[str]) -> Check:
+    """One of the names, or a function of the user's."""
+    return lambda x: one_of((*choices, "package.module:function"))(
+        "package.module:function" if ":" in x else x
+    )
 
 
 def least(bound: int) -> Check:
@@ -80,7 +87,8 @@ class Settings:
         methods; the entry of `None` serves every other pair.
       EXCLUSIVE: pairs of settings that say the same in two ways.
       VERDICTS: whether a ticket can win: it then trains as the dense network does.
-      hyper: "method.name" -> value: hyper-parameters of methods, see `methods.flags`.
+      hyper: "method.name" -> value: hyper-parameters of methods, see `methods.flags`;
+        "model.name" and "dataset.name": options of these.
     """
 
     METHODS: ClassVar[Mapping[str, Any]] = {}
@@ -101,7 +109,9 @@ class Settings:
     pretrained: ClassVar[str | None] = None
 
     dataset: str = setting(
-        "digits", "digits (embedded), or a TFDS image set: mnist, ..."
+        "digits",
+        "digits (embedded), a TFDS image set (mnist, ...), arrays (FILE.npz), "
+        "or package.module:function, with options as --dataset.name",
     )
     data_dir: str | None = setting(
         None, "folder of prepared TFDS data sets; default: that of TFDS"
@@ -116,7 +126,17 @@ class Settings:
         one_of(data.NORMALIZATIONS),
     )
     augment: bool | None = setting(None, "random flips and 4-pixel crops in every step")
-    model: str | None = setting(None, f"one of {models.NAMES}", one_of(models.NAMES))
+    model: str | None = setting(
+        None,
+        f"one of {models.NAMES}, or package.module:function; its options are flags, as "
+        "--model.dropout=0.1",
+        named(models.NAMES),
+    )
+    loss: str = setting(
+        "cross_entropy",
+        f"one of {supervised.LOSSES}, or package.module:function of outputs and labels",
+        named(supervised.LOSSES),
+    )
     dtype: str = setting(
         "float32",
         "what the network computes in: float32 or bfloat16; weights are float32",
@@ -188,6 +208,11 @@ class Settings:
     )
     compilation_cache: bool = setting(True, "keep compiled programs for the next run")
     hyper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def options(self, owner: str) -> dict[str, Any]:
+        """Name -> value of what `hyper` holds for a method or the model."""
+        flags = ((name.partition("."), x) for name, x in self.hyper.items())
+        return {name: x for (whose, _, name), x in flags if whose == owner}
 
     def filled(self) -> Self:
         """With everything that other settings decide."""

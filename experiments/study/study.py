@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import methods, optimizers
+from experiments.study import methods, optimizers, own
 from experiments.study.methods import Planned
 from experiments.study.records import Lane, Records, dense
 from experiments.study.settings import Settings
@@ -65,7 +65,10 @@ class Study:
         options = (
             {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
         )
-        model = models.create(config.model, dataset.num_classes, **options)
+        model = own.model(
+            config.model, dataset.num_classes, options | config.options("model")
+        )
+        loss = own.loss(config.loss)
         prepare = data.normalizer(
             config.normalization, dataset.train.images, name=dataset.name
         )
@@ -73,12 +76,16 @@ class Study:
         self._loss = functools.partial(
             supervised.objective,
             model,
+            loss,
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
-        self._metrics = supervised.evaluator(model, prepare=prepare)
-        self.evidence = functools.partial(supervised.evidence, model, prepare=prepare)
+        self._metrics = supervised.evaluator(model, loss, prepare=prepare)
+        self.evidence = functools.partial(
+            supervised.evidence, model, loss=loss, prepare=prepare
+        )
         like = jax.eval_shape(self.network, jax.random.key(0))
+        own.check(config, self._loss(), like, dataset.train)
         self.planned = {
             name: methods.plan(config, name, epoch_steps) for name in config.methods
         }

@@ -5,7 +5,15 @@ inside `jit`, and apply `augment` and a `normalizer` there: JAX code never sees 
 iterator. Nothing in here knows about tickets.
 """
 
-from jaxticket.data.dataset import Dataset, Split, load
+from jaxticket.data.dataset import Dataset, Split, load, of_splits
 from jaxticket.data.preprocess import NORMALIZATIONS, augment, normalizer
 
-__all__ = ["NORMALIZATIONS", "Dataset", "Split", "augment", "load", "normalizer"]
+__all__ = [
+    "NORMALIZATIONS",
+    "Dataset",
+    "Split",
+    "augment",
+    "load",
+    "normalizer",
+    "of_splits",
+]

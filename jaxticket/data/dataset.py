@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxticket.data import cache, digits, tfds_source
+from jaxticket.data import arrays, cache, digits, tfds_source
 
 SEED = 2020  # of the held-out images: every run, of any method, shares one split
 
@@ -44,8 +44,8 @@ def load(
     count, so that all runs select on the same images and none on the test set.
 
     Args:
-      name: "digits", which scikit-learn carries, or any TFDS data set of images of one
-        size, such as "mnist" or "cifar10".
+      name: "digits", which scikit-learn carries, any TFDS data set of images of one
+        size, such as "mnist" or "cifar10", or a file of arrays, see `arrays.read`.
       data_dir: where TFDS data lie prepared; default `~/tensorflow_datasets`.
       cache_dir: where their arrays are kept; default `$JAXTICKET_CACHE`, else
         `~/.cache/jaxticket`.
@@ -53,10 +53,50 @@ def load(
         more (MNIST 55,000/5,000/10,000, CIFAR-10 45,000/5,000/10,000), else a sixth
         (digits 1,200/237/360).
     """
-    if name == "digits":
+    if name.endswith(".npz"):
+        images, labels, *test = arrays.read(name)
+        train, test = Split(images, labels), Split(*test)
+    elif name == "digits":
         train, test = (Split(*digits.arrays(split)) for split in ("train", "test"))
     else:
         train, test = _prepared(name, data_dir, cache_dir)
+    return of_splits(name, train, test, validation=validation)
+
+
+def of_splits(
+    name: str, train: Split, test: Split, *, validation: int | None = None
+) -> Dataset:
+    """A data set of arrays, with the same rule for what is held out.
+
+    Args:
+      name: what messages and results call it.
+      train: images, of any shape, and labels: classes, tokens, or numbers. Numbers are
+        shifted and scaled to mean 0 and deviation 1 in the training set, each by
+        itself, so that losses do not depend on their unit.
+      test: likewise.
+      validation: number of training images to hold out; default: see `load`.
+
+    Raises:
+      ValueError: arrays that do not fit together, or a value that is no number.
+    """
+    train, test = (
+        Split(*arrays.checked(f"{name}, {where}", *split))
+        for where, split in (("training", train), ("test", test))
+    )
+    for what, ours, theirs in zip(Split._fields, train, test, strict=True):
+        if (ours.shape[1:], ours.dtype) != (theirs.shape[1:], theirs.dtype):
+            raise ValueError(
+                f"{name}: training and test {what} must be of one kind; got "
+                f"{ours.dtype} {list(ours.shape[1:])} and "
+                f"{theirs.dtype} {list(theirs.shape[1:])}"
+            )
+    if np.issubdtype(train.labels.dtype, np.floating):
+        mean, deviation = train.labels.mean(0), train.labels.std(0)
+        scale = np.where(deviation > 0, deviation, 1)
+        train, test = (
+            split._replace(labels=(split.labels - mean) / scale)
+            for split in (train, test)
+        )
     if validation is None:
         validation = _default_validation(name, len(train.labels))
     held_out = _hold_out(train.labels, validation)
@@ -65,9 +105,16 @@ def load(
         Split(train.images[held_out], train.labels[held_out]),
         test,
     )
-    num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
+    num_classes = _outputs(train.labels, test.labels)
     checksum = _checksum(array for split in splits for array in split)
     return Dataset(name, *splits, num_classes, checksum)
+
+
+def _outputs(train: np.ndarray, test: np.ndarray) -> int:
+    """Width of the output layer: of all classes, or of the numbers of an example."""
+    if not np.issubdtype(train.dtype, np.integer):
+        return int(np.prod(train.shape[1:], dtype=int))
+    return 1 + int(max(train.max(), test.max()))
 
 
 def _prepared(name, data_dir, cache_dir) -> Iterable[Split]:
@@ -94,6 +141,8 @@ def _hold_out(labels: np.ndarray, count: int) -> np.ndarray:
             f"validation is the number of the {total} training images to hold out, "
             f"from 1 to {total - 1}; got {count!r}"
         )
+    if labels.ndim > 1 or not np.issubdtype(labels.dtype, np.integer):
+        labels = np.zeros(total, int)  # no classes to be fair to
     _, sizes = np.unique(labels, return_counts=True)
     quotas, remainders = np.divmod(sizes * int(count), total)
     largest = np.argsort(-remainders, kind="stable")

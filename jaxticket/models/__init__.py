@@ -3,12 +3,16 @@
 Importing this imports no network library; `create` imports flax.
 """
 
+import dataclasses
 import difflib
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 from jaxticket.models import pretrained
 from jaxticket.models.model import (
     Model,
+    adapted,
     from_equinox,
     from_haiku,
     from_linen,
@@ -19,7 +23,9 @@ from jaxticket.models.rules import is_convolution, is_hidden
 __all__ = [
     "NAMES",
     "Model",
+    "adapted",
     "create",
+    "defaults",
     "from_equinox",
     "from_haiku",
     "from_linen",
@@ -58,11 +64,27 @@ def create(name: str, num_classes: int = 10, **options) -> Model:
       A `Model` on `[batch, height, width, channels]`.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: for an unknown name, or an option that the network does not have.
     """
+    if unknown := {*options} - {*defaults(name)}:
+        raise ValueError(
+            f"{name} has no {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(defaults(name))}"
+        )
+    return from_linen(_factory(name)(num_classes, **options))
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The options of a network of the zoo -> their defaults; see `create`."""
+    network = _factory(name)()
+    names = (field.name for field in dataclasses.fields(network))
+    own = ("num_classes", "parent", "name")
+    return {name: getattr(network, name) for name in names if name not in own}
+
+
+def _factory(name: str) -> Callable:
     if name not in NAMES:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"no model {name!r}; there are {', '.join(NAMES)}{hint}")
-    zoo = importlib.import_module("jaxticket.models.zoo")
-    return from_linen(getattr(zoo, name)(num_classes, **options))
+    return getattr(importlib.import_module("jaxticket.models.zoo"), name)

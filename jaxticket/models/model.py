@@ -1,5 +1,6 @@
 """The one protocol for networks, and adapters from four libraries to it."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -134,3 +135,32 @@ def from_haiku(transformed) -> Model:
         return logits, (new_state if train else state)
 
     return Model(init, apply)
+
+
+def adapted(network) -> Model:
+    """A `Model` of whatever network is given.
+
+    Args:
+      network: a `Model`, a `flax.linen` module, what haiku's `transform` or
+        `transform_with_state` returns, or a constructor that takes `rngs` (`flax.nnx`)
+        or `key` (`equinox`).
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    if isinstance(network, Model):
+        return network
+    if hasattr(network, "init") and hasattr(network, "apply"):
+        is_haiku = isinstance(network, tuple)
+        return from_haiku(network) if is_haiku else from_linen(network)
+    called = network.__init__ if isinstance(network, type) else network
+    takes = inspect.signature(called).parameters if callable(called) else ()
+    if "rngs" in takes:
+        return from_nnx(network)
+    if "key" in takes:
+        return from_equinox(network)
+    raise ValueError(
+        f"no network: {network!r}; give a jaxticket.models.Model, a linen module, a "
+        "haiku transform, or a constructor of an nnx module (rngs) or an equinox "
+        "module (key)"
+    )

@@ -22,7 +22,7 @@ def mlp(num_classes: int = 10, **options) -> nn.Module:
 
 def lenet_300_100(num_classes: int = 10, **options) -> nn.Module:
     """LeNet-300-100: 266,200 weights for 28x28 images and 10 classes."""
-    return MLP(num_classes, hidden=(300, 100), **options)
+    return MLP(num_classes, **{"hidden": (300, 100)} | options)
 
 
 def lenet_5(num_classes: int = 10, **options) -> nn.Module:
@@ -32,17 +32,17 @@ def lenet_5(num_classes: int = 10, **options) -> nn.Module:
 
 def conv_2(num_classes: int = 10, **options) -> nn.Module:
     """Conv-2: 4,300,992 weights for 32x32x3 images and 10 classes."""
-    return ConvNet(num_classes, widths=(64,), **options)
+    return ConvNet(num_classes, **{"widths": (64,)} | options)
 
 
 def conv_4(num_classes: int = 10, **options) -> nn.Module:
     """Conv-4: 2,425,024 weights for 32x32x3 images and 10 classes."""
-    return ConvNet(num_classes, widths=(64, 128), **options)
+    return ConvNet(num_classes, **{"widths": (64, 128)} | options)
 
 
 def conv_6(num_classes: int = 10, **options) -> nn.Module:
     """Conv-6: 2,261,184 weights for 32x32x3 images and 10 classes."""
-    return ConvNet(num_classes, widths=(64, 128, 256), **options)
+    return ConvNet(num_classes, **{"widths": (64, 128, 256)} | options)
 
 
 def resnet_20(num_classes: int = 10, **options) -> nn.Module:

@@ -1,0 +1,159 @@
+"""Networks, data and losses by name: the library's, or a function of the user's.
+
+`package.module:function` names a function that can be imported from where the command
+runs. What it takes by name are options: `--model.width=2` hands `width=2` to the
+function, or to the network of the zoo, that `--model` names.
+"""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from experiments.study.settings import Settings
+from jaxticket import data, models, supervised
+from jaxticket.base import Ticket
+from jaxticket.models import Model
+from jaxticket.training import LossFn
+
+
+def named(flag: str, name: str) -> Callable:
+    """The function that a flag names as `package.module:function`.
+
+    Raises:
+      ValueError: there is none; it says what is missing.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--{flag}={name}: {error}; it is looked for where the command runs, and "
+            "among what is installed"
+        ) from None
+    except AttributeError:
+        raise ValueError(f"--{flag}={name}: {module} has no {attribute!r}") from None
+
+
+def model(name: str, outputs: int, options: Mapping[str, Any]) -> Model:
+    """The network of `--model`.
+
+    Args:
+      name: one of `models.NAMES`, or a function `(outputs, **options)` that returns
+        what `models.adapted` takes.
+      outputs: width of the output layer.
+      options: name -> value, or its text.
+
+    Raises:
+      ValueError: an option that the network does not have, or no network.
+    """
+    if name in models.NAMES:
+        known = models.defaults(name)
+        return models.create(name, outputs, **given("model", options, known))
+    return models.adapted(called("model", name, options, outputs))
+
+
+def dataset(config: Settings) -> data.Dataset:
+    """The data of `--dataset`.
+
+    A function of the user's is called with the options as `--dataset.name` gives them,
+    and returns training and test `Split`, or pairs of arrays: see `data.of_splits`.
+
+    Raises:
+      ValueError: an unknown name or option, or arrays that do not fit together.
+    """
+    name, options = config.dataset, config.options("dataset")
+    if ":" not in name:
+        given("dataset", options, {})
+        return data.load(
+            name,
+            data_dir=config.data_dir,
+            cache_dir=config.cache_dir,
+            validation=config.validation,
+        )
+    found = called("dataset", name, options)
+    try:
+        train, test = (data.Split(*split) for split in found)
+    except TypeError:
+        raise ValueError(
+            f"--dataset={name} must return training and test (images, labels), "
+            f"got {type(found).__name__}"
+        ) from None
+    return data.of_splits(name, train, test, validation=config.validation)
+
+
+def check(config: Settings, loss_fn: LossFn, like: Ticket, split: data.Split) -> None:
+    """Tries the network and the loss on one row of the data, without computing.
+
+    Raises:
+      ValueError: they do not fit together; it says what each is.
+    """
+    row = jax.tree.map(lambda x: x[:1], split)
+    key = jax.random.key(0)
+    try:
+        jax.eval_shape(loss_fn, like.weights, like.model_state, row, key)
+    except (TypeError, ValueError, AssertionError, IndexError) as error:
+        raise ValueError(
+            f"--model={config.model} and --loss={config.loss} do not fit data of "
+            f"images {row.images.dtype} {list(row.images.shape[1:])} and labels "
+            f"{row.labels.dtype} {list(row.labels.shape[1:])}: {error}"
+        ) from None
+
+
+def loss(name: str) -> supervised.Loss:
+    """The loss of `--loss`: see `supervised.Loss`."""
+    if name in supervised.LOSSES:
+        return getattr(supervised, name)
+    return named("loss", name)
+
+
+def called(flag: str, name: str, options: Mapping[str, Any], *args: Any) -> Any:
+    """What a function of the user's returns; its arguments with defaults are options.
+
+    Raises:
+      ValueError: there is no such function, or it takes other arguments.
+    """
+    function = named(flag, name)
+    signature = inspect.signature(function)
+    parameters = signature.parameters.values()
+    known = {p.name: p.default for p in parameters if p.default is not p.empty}
+    options = given(flag, options, known)
+    try:
+        signature.bind(*args, **options)
+    except TypeError as error:
+        raise ValueError(f"--{flag}={name}{signature}: {error}") from None
+    return function(*args, **options)
+
+
+def given(
+    flag: str, options: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options as values: a text is read as the default is written.
+
+    Raises:
+      ValueError: an unknown option, or a text that is no such value.
+    """
+    values = {}
+    for name, value in options.items():
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise ValueError(f"there is no --{flag}.{name}; its options are: {there}")
+        values[name] = _read(f"--{flag}.{name}", value, known[name])
+    return values
+
+
+def _read(flag: str, value: Any, default: Any) -> Any:
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    try:
+        value = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        if default is not None:
+            kind = type(default).__name__
+            raise ValueError(f"{flag} takes a {kind}, got {value!r}") from None
+    if isinstance(default, tuple) and not isinstance(value, tuple):
+        return (value,)
+    return value
