@@ -23,6 +23,7 @@ from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
 from jaxticket.pruning import prune
 from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
 from jaxticket.searches import Gated
+from jaxticket.summaries import summary
 from jaxticket.training import run
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "searches",
     "selection",
     "starts",
+    "summary",
     "training",
     *searches.__all__,
 ]
