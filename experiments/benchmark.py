@@ -31,6 +31,7 @@ from experiments.benchmarks import (
     pytorch,
     search,
     selecting,
+    states,
     widths,
     zoo_steps,
 )
@@ -51,6 +52,7 @@ SECTIONS = {
     "models": zoo_steps.rows,
     "compile": compiling.rows,
     "memory": footprints.rows,
+    "states": states.rows,
     "pytorch": pytorch.rows,
 }
 NUMBERS = settings.each(settings.least(1))

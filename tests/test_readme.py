@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
-def test_there_are_three_examples_and_the_first_is_short():
-    assert len(EXAMPLES) == 3
+def test_there_are_four_examples_and_the_first_is_short():
+    assert len(EXAMPLES) == 4
     body = EXAMPLES[0].split("def density")[1].splitlines()
     assert len([line for line in body if line.strip()]) <= 15
 
@@ -31,8 +31,10 @@ def hurried():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["grid", "own network", "optax"])
-def test_examples_run_as_they_stand(example, request):
+@pytest.mark.parametrize(
+    "example", EXAMPLES, ids=["grid", "own network", "optax", "summary"]
+)
+def test_examples_run_as_they_stand(example, request, capsys):
     if example != EXAMPLES[0]:
         request.getfixturevalue("hurried")
     names = {}
@@ -43,6 +45,11 @@ def test_examples_run_as_they_stand(example, request):
         assert (np.diff(names["densities"].mean(0)) > 0).all()  # s0 sets the density
     elif "result" in names:
         assert float(jt.masks.density(names["result"].ticket.mask)) == 0.25
+    elif "search" not in names:
+        assert (
+            "hidden/kernel  784x300  235,200  47,040   20.00%"
+            in capsys.readouterr().out
+        )
     else:
         found = names["search"].ticket(names["state"].search).mask
         assert float(jt.masks.density(found)) == 0.25
