@@ -188,6 +188,7 @@ def run(
         folder,
         experiment=title,
         verdicts=config.VERDICTS,
+        references={name: config.METHODS[name].reference for name in config.methods},
         data=dataset.checksum,
         layout={"lanes": work.layout.per_device, "width": work.layout.width},
     )
