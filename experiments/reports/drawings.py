@@ -17,7 +17,7 @@ MARKERS = "os^Dv<>Ph"
 GREY = {"color": "#555555", "marker": ""}
 COMPARED = ("dense", "by chance")  # lines that others are held against
 BAND = {"color": GREY["color"], "alpha": 0.15, "linewidth": 0, "zorder": 0}
-BARS = {"linewidth": 1.5, "markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5}
+BARS = {"linewidth": 1.5, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2}
 HOLLOW = {"linestyle": "", "markersize": 7, "markerfacecolor": "white", "zorder": 5}
 OUTSIDE = {"clip_on": False, "in_layout": False}
 LEGEND = {"frameon": False, "fontsize": "small"}
@@ -25,10 +25,17 @@ DPI = 150
 WHOLE = 100.5  # percent: where accuracies end above
 LEAST = 0.05  # percent: the smallest error of a logarithmic axis
 WIDE = 5  # times: errors of this range, of 1% and more, are drawn on one
-MARKED = 12  # points of a line that have a marker and a bar
+MARKED = 12  # points of a curve that have a marker
 
 
-def panels(points: pd.DataFrame, x: str, y: str, *, dense: Interval | None = None):
+def panels(
+    points: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    dense: Interval | None = None,
+    curves: bool = False,
+):
     """Panels of lines, of which each has its colour and marker.
 
     Args:
@@ -36,6 +43,7 @@ def panels(points: pd.DataFrame, x: str, y: str, *, dense: Interval | None = Non
       x: label of the places.
       y: label of the heights.
       dense: heights of the dense network, a band in every panel.
+      curves: intervals are bands, else bars.
 
     Returns:
       The drawing, and its panels, which share their axes.
@@ -59,11 +67,14 @@ def panels(points: pd.DataFrame, x: str, y: str, *, dense: Interval | None = Non
             line = axes.axhline(dense.mean, linewidth=1.2, zorder=1, **GREY)
             handles["dense"] = line, axes.axhspan(dense.low, dense.high, **BAND)
         lines = [*here.groupby("line", sort=False)]
-        # Apart, or bars of one place hide each other.
-        apart = np.geomspace(1.02, 0.98, len(lines)) if len(lines) > 1 else [1]
-        for factor, (name, line) in zip(apart, lines, strict=True):
-            line = line.assign(x=factor * line["x"])
-            handles[name] = _line(axes, line.sort_values("x"), styles[name])
+        # Apart from each other, or bars of one place hide each other.
+        places = np.geomspace(1.03, 0.97, len(lines) + 2)[1:-1]
+        for place, (name, line) in zip(places, lines, strict=True):
+            line = line.sort_values("x")
+            if curves:
+                handles[name] = _curve(axes, line, styles[name])
+            else:
+                handles[name] = _bars(axes, place * line["x"], line, styles[name])
     for axes in grid[:, 0]:
         axes.set_ylabel(y)
     letters = max(map(len, handles)) + 7  # with the line beside them
@@ -74,19 +85,19 @@ def panels(points: pd.DataFrame, x: str, y: str, *, dense: Interval | None = Non
     return drawing, grid
 
 
-def _line(axes, line: pd.DataFrame, style: Mapping[str, str]):
+def _bars(axes, places: pd.Series, line: pd.DataFrame, style: Mapping[str, str]):
     bars = line["mean"] - line["low"], line["high"] - line["mean"]
+    shown = "-" if line["x"].nunique() > 1 else ""
+    return axes.errorbar(places, line["mean"], bars, linestyle=shown, **BARS, **style)
+
+
+def _curve(axes, line: pd.DataFrame, style: Mapping[str, str]):
+    means, colour = line["mean"], style["color"]
+    if len(line) == 1:  # it stands still
+        return axes.axhline(means.iloc[0], color=colour, linestyle="--")
+    axes.fill_between(line["x"], line["low"], line["high"], **BAND | {"color": colour})
     every = math.ceil(len(line) / MARKED)
-    return axes.errorbar(
-        line["x"],
-        line["mean"],
-        bars,
-        linestyle="-" if line["x"].nunique() > 1 else "",
-        markevery=every,
-        errorevery=every,
-        **BARS,
-        **style,
-    )
+    return axes.plot(line["x"], means, markersize=4, markevery=every, **style)[0]
 
 
 def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -114,8 +125,9 @@ def log_axis(grid) -> None:
     """Log axis of heights."""
     values = heights(grid)
     if (values := values[values > 0]).size:  # it fails where every loss is NaN
-        grid[0, 0].set_yscale("log")
-        _round(grid[0, 0].yaxis, values.max() / values.min())
+        low, high = 0.7 * values.min(), 1.4 * values.max()  # bands may reach to 0
+        grid[0, 0].set(yscale="log", ylim=(low, high))
+        _round(grid[0, 0].yaxis, high / low)
 
 
 def _round(axis, ratio: float) -> None:

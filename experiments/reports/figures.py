@@ -76,13 +76,12 @@ def _of_tickets(run: Run) -> Figures:
     def add(name, caption, rows, column=accuracy, y=ACCURACY, x="density"):
         points = statistics.points(rows, x, column)
         dense = analysis.interval(_dense(run.rows)[column])
+        place = {"density": KEPT}.get(x, EPOCH)
         if x == "density":  # an empty network has no place on a log axis
-            drawing, grid = drawings.panels(
-                points[points["x"] > 0], KEPT, y, dense=dense
-            )
+            points = points[points["x"] > 0]
+        drawing, grid = drawings.panels(points, place, y, dense=dense)
+        if x == "density":
             drawings.density_axis(grid, *densities)
-        else:
-            drawing, grid = drawings.panels(points, EPOCH, y, dense=dense)
         if y == ACCURACY:
             drawings.accuracy_axis(grid, floor)
         drawings.mark_hidden(grid)
@@ -118,14 +117,14 @@ def _of_searches(looks: pd.DataFrame, dense: pd.Series) -> Figures:
     beside = _some(looks[looks["setting"].isin(moving["setting"])], 9)
     points = statistics.points(beside, EPOCH, "test_accuracy", by=[EPOCH])
     dense = analysis.interval(dense)
-    drawing, grid = drawings.panels(points, EPOCH, ACCURACY, dense=dense)
+    drawing, grid = drawings.panels(points, EPOCH, ACCURACY, dense=dense, curves=True)
     drawings.accuracy_axis(grid)
     moving = _some(moving[moving["step"] > 0], 4)
     return {
         "search_curves": (
             drawing,
             "Test accuracy of the mask at every look at a search over frozen weights; "
-            "single points: masks without a search.",
+            "dashed: masks without a search.",
         ),
         "oscillation": (
             _curves(moving, "changed", "mask entries changed in a step"),
@@ -219,6 +218,6 @@ def _some(looks: pd.DataFrame, most: int) -> pd.DataFrame:
 def _curves(looks: pd.DataFrame, column: str, label: str):
     """The drawing of a column by the step."""
     points = statistics.points(looks, "step", column, by=["step"])
-    drawing, grid = drawings.panels(points, "step", label)
+    drawing, grid = drawings.panels(points, "step", label, curves=True)
     (drawings.accuracy_axis if label == ACCURACY else drawings.log_axis)(grid)
     return drawing
