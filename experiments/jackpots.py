@@ -61,13 +61,23 @@ RANDOM = partial(LARGEST, shuffle=True)
 RELEASED_2023 = partial(searches.jackpot, absolute=False, pruned_score=0.99)
 METHODS = methods.registry() | {
     "jackpot": Method(
-        searches.jackpot, LARGEST, preset={"density": (0.2, 0.1, 0.05, 0.02)}
+        searches.jackpot,
+        LARGEST,
+        preset={"density": (0.2, 0.1, 0.05, 0.02)},
+        reference="jackpot_from_random",
     ),
     "jackpot_restricted": Method(
-        RELEASED_2023, LARGEST, preset={"restriction": "quartic"}, base="jackpot"
+        RELEASED_2023,
+        LARGEST,
+        preset={"restriction": "quartic"},
+        base="jackpot",
+        reference="jackpot_from_random",
     ),
     "jackpot_unrestricted": Method(
-        partial(RELEASED_2023, restriction="none"), LARGEST, base="jackpot"
+        partial(RELEASED_2023, restriction="none"),
+        LARGEST,
+        base="jackpot",
+        reference="jackpot_from_random",
     ),
     "jackpot_from_random": Method(searches.jackpot, RANDOM, base="jackpot"),
     "magnitude": Method(start=LARGEST, base="jackpot"),

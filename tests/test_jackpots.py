@@ -1,5 +1,7 @@
 """Jackpots through their experiment: rows, masks, weights and overlaps."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import studies
 from flax import linen
 
 from experiments import jackpots
-from experiments.reports import statistics
+from experiments.reports import reading
 from experiments.study import records
 from experiments.study.records import Lane
 from experiments.study.shelf import Shelf
@@ -84,7 +86,7 @@ def test_every_method_density_and_seed_has_its_rows_and_files(done):
 
 def test_a_search_starts_from_the_mask_that_stands_beside_it(done):
     """Bit for bit: no other weights, statistics or batches slip in between."""
-    looks = statistics.read_metrics(done[0] / "metrics.jsonl")
+    looks = reading.looks(done[0] / "metrics.jsonl")
     first = studies.select(looks, treatment="ticket", step=0)
     for still, *methods in (
         ("magnitude", "jackpot", "jackpot_restricted"),
@@ -131,7 +133,7 @@ def test_tuning_trains_the_weights_that_a_mask_keeps(done):
     tuned = studies.select(rows, treatment="tuned")
     assert (tuned.steps == 10).all()
     assert np.isfinite(tuned.train_loss).all()
-    looks = statistics.read_metrics(folder / "metrics.jsonl")
+    looks = reading.looks(folder / "metrics.jsonl")
     lane = ["method", "seed", "setting"]
     last = looks.groupby([*lane, "treatment"]).last().reset_index()
     both = studies.select(last, treatment="ticket").merge(
@@ -242,3 +244,12 @@ def test_batch_statistics_move_in_a_search_or_not(tmp_path, monkeypatch):
             )
         ]
         assert same == [statistics_are == "frozen"] * 2
+
+
+def test_a_run_says_what_searches_are_compared_with(done):
+    about = json.loads((done[0] / "config.json").read_text())
+    named = {name: jackpots.METHODS[name].reference for name in METHODS}
+    assert about["references"] == named
+    assert named["jackpot"] == named["jackpot_restricted"] == "jackpot_from_random"
+    assert not named["jackpot_from_random"]
+    assert {*named.values()} <= {"", *METHODS}

@@ -18,10 +18,12 @@ from experiments.reports import (
     drawings,
     figures,
     mask_searches,
-    overlaps,
+    reading,
     statistics,
     tables,
 )
+from experiments.study import records
+from jaxticket import analysis
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = sorted(p.parent for p in (ROOT / "experiments/results").glob("*/results.csv"))
@@ -36,9 +38,9 @@ def few_pixels(monkeypatch):
 
 def make_row(method, treatment, seed, prunings, *, accuracy=0.97, **values):
     """A training; `accuracy` is every accuracy that `values` do not give."""
-    accuracies = (name for name in statistics.COLUMNS if name.endswith("accuracy"))
+    accuracies = (name for name in records.COLUMNS if name.endswith("accuracy"))
     return (
-        dict.fromkeys(statistics.COLUMNS, 1.0)
+        dict.fromkeys(records.COLUMNS, 1.0)
         | dict.fromkeys(accuracies, accuracy)
         | {"method": method, "treatment": treatment, "seed": seed}
         | {"prunings": prunings, "setting": "", "density": 0.8**prunings}
@@ -86,10 +88,19 @@ def make_run(folder, rows, *, looks=(), **about):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(about))
     rows = pd.DataFrame(rows)
-    statistics.write_table(folder / "results.csv", [*rows], rows.to_dict("records"))
-    lines = [json.dumps(look) for look in looks]
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    records.write_table(folder / "results.csv", [*rows], rows.to_dict("records"))
+    lines = [json.dumps(look) + "\n" for look in looks]
+    (folder / "metrics.jsonl").write_text("".join(lines))
     return folder
+
+
+def as_run(rows, *, looks=None, overlaps=None, margin=0.5, at="early_stopping_"):
+    """What reading a run of these rows gives."""
+    if looks is None:
+        looks = reading.looks(ROOT / "nowhere.jsonl")
+    if overlaps is None:
+        overlaps = pd.DataFrame(columns=[*reading.OVERLAPS])
+    return reading.Run({"references": {}}, margin, at, rows, looks, overlaps)
 
 
 def make_looks(rows):
@@ -107,9 +118,28 @@ def make_looks(rows):
             yield look | losses | accuracies
 
 
-def summary_of(rows, *, margin=0.5, **options):
-    (summary,) = statistics.summarise(rows, margin=margin, **options)
-    return summary
+def ticket_of(rows, **options):
+    """The table of the only ticket, and its mean and interval against dense."""
+    (ticket,) = statistics.tickets(as_run(rows, **options))
+    return ticket, analysis.interval(ticket["to_dense"])
+
+
+def verdict_of(ticket):
+    (verdict,) = ticket["verdict"].unique()
+    return verdict
+
+
+def chosen_of(rows, **options):
+    """The tickets that speak for each method, and what the headlines say of them."""
+    run = as_run(rows, **options)
+    chosen = statistics.choose(statistics.tickets(run))
+    return chosen, tables.headlines(run, chosen)
+
+
+def table_of(rows, **options):
+    """The table of all tickets."""
+    run = as_run(rows, **options)
+    return tables.every_ticket(run, statistics.tickets(run))
 
 
 # Numbers.
@@ -120,7 +150,7 @@ def summary_of(rows, *, margin=0.5, **options):
     [([1.0, 3.0], 12.706205), ([1.0, 2.0, 6.0], 4.302653), (range(10), 2.262157)],
 )
 def test_interval_is_students_t(values, t):
-    mean, low, high = statistics.interval([*values])
+    mean, low, high = analysis.interval([*values])
     half = t * np.std([*values], ddof=1) / math.sqrt(len(values))
     assert mean == pytest.approx(np.mean(values))
     assert (mean - low, high - mean) == pytest.approx((half, half), rel=1e-6)
@@ -128,12 +158,12 @@ def test_interval_is_students_t(values, t):
 
 @pytest.mark.filterwarnings("error")
 def test_interval_of_few_or_failed_runs():
-    assert statistics.interval([2.0]).mean == 2.0
-    assert math.isnan(statistics.interval([2.0]).low)
-    assert math.isnan(statistics.interval([]).mean)
-    assert np.isnan(statistics.interval([1.0, math.nan, 2.0])).all()
-    assert statistics.interval([3.0, 3.0]) == (3.0, 3.0, 3.0)
-    many = statistics.interval([[1.0, 3.0], [2.0, math.nan]])
+    assert analysis.interval([2.0]).mean == 2.0
+    assert math.isnan(analysis.interval([2.0]).low)
+    assert math.isnan(analysis.interval([]).mean)
+    assert np.isnan(analysis.interval([1.0, math.nan, 2.0])).all()
+    assert analysis.interval([3.0, 3.0]) == (3.0, 3.0, 3.0)
+    many = analysis.interval([[1.0, 3.0], [2.0, math.nan]])
     np.testing.assert_equal(many.mean, [2.0, math.nan])
 
 
@@ -141,10 +171,10 @@ def test_ratio_is_of_logarithms():
     first, second = np.array([200.0, 400.0, 800.0]), np.array([100.0, 100.0, 400.0])
     logs = np.log([2.0, 4.0, 2.0])
     low, high = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
-    found = statistics.ratio(first, second)
+    found = analysis.ratio(first, second)
     assert found.mean == pytest.approx(16 ** (1 / 3))
     assert (found.low, found.high) == pytest.approx((math.exp(low), math.exp(high)))
-    inverse = statistics.ratio(second, first)
+    inverse = analysis.ratio(second, first)
     assert inverse.low == pytest.approx(1 / found.high)
 
 
@@ -153,9 +183,9 @@ def test_ratio_is_of_logarithms():
 def test_a_step_of_zero_or_none_is_said(missing):
     rows = make_pairs([0.01, 0.01])
     rows.loc[1, "early_stopping_step"] = missing
-    summary = summary_of(rows)
-    assert math.isnan(summary.step_ratio.mean)
-    assert tables.step_ratio(summary) == "1 of 2 seeds without a step"
+    table = table_of(rows)
+    said = table.lines[0][table.headers.index("steps, times\ndense's")]
+    assert said == "1 of 2 seeds without a step"
 
 
 def test_differences_are_paired_by_seed():
@@ -164,15 +194,16 @@ def test_differences_are_paired_by_seed():
     rows = pd.concat(
         [rows[rows.treatment == "dense"], rows[rows.treatment == "ticket"][::-1]]
     )
-    summary = summary_of(rows)
+    found, to_dense = ticket_of(rows)
     dense, ticket = (
         rows[rows.treatment == name].sort_values("seed")[EARLY]
         for name in ("dense", "ticket")
     )
     expected = stats.ttest_rel(ticket, dense).confidence_interval(0.95)
-    assert summary.accuracy.high - summary.accuracy.mean > 0.03
-    assert summary.to_dense == pytest.approx((0.005, *expected))
-    assert (summary.verdict, summary.wins) == ("better", 4)
+    mean, _, high = analysis.interval(found["accuracy"])
+    assert high - mean > 0.03
+    assert to_dense == pytest.approx((0.005, *expected))
+    assert (verdict_of(found), found["wins"].sum()) == ("better", 4)
 
 
 @pytest.mark.parametrize(
@@ -194,28 +225,28 @@ def test_differences_are_paired_by_seed():
 )
 def test_verdict(differences, options, verdict, wins):
     margin = {"margin": options.pop("margin", 0.5)}
-    summary = summary_of(make_pairs(differences, **options), **margin)
-    assert (summary.verdict, summary.wins) == (verdict, wins)
+    ticket, _ = ticket_of(make_pairs(differences, **options), **margin)
+    assert (verdict_of(ticket), ticket["wins"].sum()) == (verdict, wins)
 
 
 def test_rounding_of_float32_is_a_tie():
     tie = float(np.float32(0.9)) - 0.9  # the same count of images, as printed
     assert tie != 0
     for difference in (abs(tie), -abs(tie)):
-        summary = summary_of(make_pairs([difference] * 3))
-        assert (summary.verdict, summary.wins) == ("matches", 3)
+        ticket, _ = ticket_of(make_pairs([difference] * 3))
+        assert (verdict_of(ticket), ticket["wins"].sum()) == ("matches", 3)
 
 
 def claim(rows):
     """What a page claims: the best verdicts, and the sparsest that matches."""
-    found = statistics.summarise(rows, margin=0.5)
+    verdicts = [verdict_of(x) for x in statistics.tickets(as_run(rows))]
     ranks = {"better": 2, "matches": 1}
-    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")["imp"]
-    headlines = tables.headlines({"imp": chosen}, margin=0.5, at="early_stopping_")
-    matches = not headlines[0].startswith("No ticket is shown")
-    assert matches == (chosen.sparsest is not None)
-    sparsest = chosen.sparsest.density if matches else math.inf
-    return [ranks.get(s.verdict, 0) for s in found], -sparsest
+    chosen, (headline,) = chosen_of(rows)
+    sparsest = chosen["imp"].sparsest
+    matches = not headline.startswith("No ticket is shown")
+    assert matches == (sparsest is not None)
+    density = sparsest["density"].mean() if matches else math.inf
+    return [ranks.get(verdict, 0) for verdict in verdicts], -density
 
 
 def test_more_noise_never_makes_a_better_verdict_or_headline():
@@ -235,25 +266,33 @@ def test_accuracy_is_that_of_the_column_asked_for():
     rows = make_pairs([0.01, 0.01], early_stopping_step=250, control=-0.02)
     rows.loc[rows["treatment"] == "ticket", "test_accuracy"] = 0.1
     rows.loc[rows["treatment"] == "dense", "test_accuracy"] = 0.3
-    summary = summary_of(rows)
-    assert summary.to_dense.mean == pytest.approx(0.01)
-    assert summary.to_controls["reinitialise"].mean == pytest.approx(0.03)
-    assert summary.step_ratio.mean == pytest.approx(0.5)
-    last = {"accuracy": "test_accuracy"}
-    assert summary_of(rows, **last).to_dense.mean == pytest.approx(-0.2)
-    mixed = summary_of(rows, **last, dense_accuracy=EARLY)
-    assert mixed.to_dense.mean == pytest.approx(0.1 - 0.91)
+    table = table_of(rows)
+    assert table.lines[0][4:6] == ["+1.00 ±0.00", "better"]
+    assert table.lines[0][6] == "+3.00 ±0.00"
+    assert table.lines[0][9] == "0.50× (0.50–0.50)"
+    # After the last step, against dense there, and against dense at its stop.
+    assert table.lines[0][7] == "-20.00 ±0.00"
+    last = table_of(rows, at="")
+    assert last.lines[0][4] == "-20.00 ±0.00"
+    assert last.lines[0][7] == "-81.00 ±12.71"
 
 
 def test_what_has_no_pair_is_unknown():
     rows = make_pairs([0.01, 0.011, 0.012], control=0.0)
-    alone = summary_of(rows[rows["treatment"] == "ticket"])
-    assert (alone.verdict, alone.to_controls) == ("unknown", {})
-    lost = summary_of(rows[(rows["treatment"] != "dense") | (rows["seed"] > 0)])
-    assert lost.verdict == "unknown"
-    lost = summary_of(rows[(rows["treatment"] != "reinitialise") | (rows["seed"] > 0)])
-    assert lost.verdict == "better"
-    assert math.isnan(lost.to_controls["reinitialise"].mean)
+    alone, _ = ticket_of(rows[rows["treatment"] == "ticket"])
+    assert verdict_of(alone) == "unknown"
+    lost, _ = ticket_of(rows[(rows["treatment"] != "dense") | (rows["seed"] > 0)])
+    assert verdict_of(lost) == "unknown"
+    rest = rows[(rows["treatment"] != "reinitialise") | (rows["seed"] > 0)]
+    lost, _ = ticket_of(rest)
+    assert verdict_of(lost) == "better"
+    assert list(lost["to_reinitialise"].isna()) == [True, False, False]
+    assert table_of(rest).lines[0][6] == tables.DASH
+    # A ticket that is missing for a seed has failed there.
+    more = rows[(rows["treatment"] == "ticket") & (rows["seed"] > 0)]
+    more = pd.concat([rows, more.assign(prunings=2)])
+    _, lost = statistics.tickets(as_run(more))
+    assert (verdict_of(lost), len(lost)) == ("unknown", 3)
 
 
 # Choice.
@@ -263,29 +302,26 @@ def test_tickets_are_chosen_on_validation_and_reported_on_test():
     rows = make_ladder([0.004, 0.003, -0.02, -0.03])
     validation = rows["prunings"].map({0: 0.9, 1: 0.9, 2: 0.92, 3: 0.9, 4: 0.8})
     rows["early_stopping_validation_accuracy"] = validation + rows["seed"] * 1e-4
-    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")["imp"]
-    assert (chosen.among, chosen.unknown) == (4, 0)
-    # The third is level on validation, though the test set has it below.
-    assert (chosen.sparsest.prunings, chosen.sparsest.verdict) == (3, "worse")
-    assert chosen.best.prunings == 2
-    assert chosen.best.to_dense.mean == pytest.approx(0.003)
-    (headline,) = tables.headlines({"imp": chosen}, margin=0.5, at="")
+    chosen, (headline,) = chosen_of(rows)
+    assert (chosen["imp"].among, chosen["imp"].unknown) == (4, 0)
     assert "selected among 4" in headline
+    # The third is level on validation, though the test set has it below.
     assert "on test -2.00 ±0.25 points against dense, worse" in headline
-    sparsest, best = tables.milestones({"imp": chosen}).lines
-    assert sparsest[:4] == ["imp", "sparsest that matches, of 4", "3", "51.2"]
+    sparsest, best = tables.milestones(chosen).lines
+    assert sparsest[:4] == ["imp", "sparsest that matches, of 4", "pruned 3×", "51.2"]
     assert sparsest[5:] == ["-2.00 ±0.25", "worse", "30", "1"]
-    assert best[1:3] == ["most accurate, of 4", "2"]
+    assert best[1:3] == ["most accurate, of 4", "pruned 2×"]
+    assert best[5] == "+0.30 ±0.25"
 
 
 def test_a_failed_seed_is_counted_and_never_chosen():
     rows = make_ladder([0.01, 0.02])
     failed = (rows["prunings"] == 2) & (rows["seed"] == 1)
     rows.loc[failed, "early_stopping_validation_accuracy"] = math.nan
-    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")
+    chosen, (headline,) = chosen_of(rows)
     assert (chosen["imp"].among, chosen["imp"].unknown) == (2, 1)
-    assert chosen["imp"].sparsest.prunings == chosen["imp"].best.prunings == 1
-    (headline,) = tables.headlines(chosen, margin=0.5, at="")
+    for ticket in (chosen["imp"].sparsest, chosen["imp"].best):
+        assert set(ticket["prunings"]) == {1}
     assert "1 unknown because a seed failed" in headline
 
 
@@ -293,9 +329,8 @@ def test_methods_without_a_match_share_a_headline():
     rows = make_ladder([-0.02, -0.03])
     other = make_ladder([0.01], method="all", dense=False, density=1.0)
     rows = pd.concat([rows, other])  # a ticket that keeps everything is none
-    chosen = statistics.choose(rows, margin=0.5, at="early_stopping_")
+    chosen, (headline,) = chosen_of(rows)
     assert (chosen["all"].among, chosen["all"].best) == (0, None)
-    (headline,) = tables.headlines(chosen, margin=0.5, at="")
     assert (
         "within 0.5 points: imp (of 2: -2.00 ±0.25 points, worse), all (of 0)."
         in headline
@@ -304,17 +339,17 @@ def test_methods_without_a_match_share_a_headline():
         "most accurate, of 2"
     ]
     one = rows[rows["seed"] == 1]
-    assert statistics.choose(one, margin=9, at="")["imp"].sparsest is None
+    assert chosen_of(one, margin=9, at="")[0]["imp"].sparsest is None
 
 
 def test_settings_and_prunings_tell_tickets_apart():
     rows = make_ladder([0.01, -0.01], setting="k=1")
     sparse = make_ladder([0.0, 0.0], dense=False, setting="k=2")
     rows = pd.concat([rows, sparse.assign(density=sparse["density"] / 2)])
-    table = tables.every_ticket(rows[::-1], margin=0.5, at="early_stopping_")
+    table = table_of(rows[::-1])
     names = ["k=1", "k=1, pruned 2×", "k=2", "k=2, pruned 2×"]
     assert [line[1] for line in table.lines] == names
-    drawn = figures.drawn(rows, no_looks(), overlaps.read(Path()), at="early_stopping_")
+    drawn = figures.drawn(as_run(rows))
     assert [*drawn][0] == "comparison"
     labels = [x.get_text() for x in drawn["comparison"][0].legends[0].get_texts()]
     assert labels == ["dense", "imp, k=1", "imp, k=2"]
@@ -323,14 +358,14 @@ def test_settings_and_prunings_tell_tickets_apart():
 def test_table_of_tickets_holds_the_numbers():
     rows = make_pairs([0.01, 0.03], early_stopping_step=400, control=-0.01)
     rows.loc[rows["treatment"] == "ticket", "test_accuracy"] += 0.01
-    table = tables.every_ticket(rows, margin=0.5, at="early_stopping_")
+    table = table_of(rows)
     cells = {
         " ".join(k.split()): v
         for k, v in zip(table.headers, table.lines[0], strict=True)
     }
     assert cells == {
         "method": "imp",
-        "prunings or setting": "1",
+        "ticket": "pruned 1×",
         "weights kept, %": "50",
         "test accuracy, %": "93.00 ±25.41",
         "against dense, points": "+2.00 ±12.71",
@@ -341,7 +376,8 @@ def test_table_of_tickets_holds_the_numbers():
         "steps, times dense's": "0.80× (0.80–0.80)",
         "seeds that win": "2/2",
     }
-    frozen = tables.every_ticket(rows, margin=0.5, at="")
+    assert table.good == [False]
+    frozen = table_of(rows, at="")
     assert "against dense\nat its stop,\npoints" in frozen.headers
     assert not {*tables.STEPS} & {*frozen.headers}
 
@@ -359,7 +395,7 @@ def test_the_terminal_gets_every_number(capsys, tmp_path):
 def test_results_survive_the_file(tmp_path):
     rows = make_ladder([0.1 / 3, 0.01])
     rows.loc[0, "train_loss"] = math.nan
-    found = statistics.read_results(make_run(tmp_path, rows) / "results.csv")
+    found = reading.results(make_run(tmp_path, rows) / "results.csv")
     pd.testing.assert_frame_equal(found, rows, check_dtype=False)
     assert found["prunings"].dtype == int
 
@@ -367,19 +403,19 @@ def test_results_survive_the_file(tmp_path):
 def test_results_of_earlier_versions_can_be_read(tmp_path):
     rows = make_ladder([0.01, 0.02]).rename(columns={"prunings": "round"})
     rows["validation_accuracy"] = 0.5
-    old = rows.drop(columns=[*statistics.LATER])
-    found = statistics.read_results(make_run(tmp_path, old) / "results.csv")
+    old = rows.drop(columns=[*reading.LATER])
+    found = reading.results(make_run(tmp_path, old) / "results.csv")
     assert list(found["prunings"]) == list(rows["round"])
     assert set(found["setting"]) == {""}
     assert set(found["early_stopping_validation_accuracy"]) == {0.5}
     assert found["search_seconds"].isna().all()
     # With settings, `round` numbered them.
     old = rows.assign(setting=["" if n == 0 else f"k={n}" for n in rows["round"]])
-    found = statistics.read_results(make_run(tmp_path, old) / "results.csv")
+    found = reading.results(make_run(tmp_path, old) / "results.csv")
     assert set(found.loc[found["setting"] == "k=2", "prunings"]) == {1}
 
 
-HEADER = ",".join(statistics.COLUMNS)
+HEADER = ",".join(records.COLUMNS)
 LINE = "imp,ticket,0,1,," + ",".join(["1"] * 13)
 
 
@@ -401,7 +437,7 @@ def test_damaged_results_are_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "results.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=reason) as error:
-        statistics.read_results(path)
+        reading.results(path)
     assert str(path) in str(error.value)
 
 
@@ -422,17 +458,17 @@ def test_damaged_metrics_are_named_with_the_reason(tmp_path, content, reason):
     path = tmp_path / "metrics.jsonl"
     path.write_text(content)
     with pytest.raises(ValueError, match=reason) as error:
-        statistics.read_metrics(path)
+        reading.looks(path)
     assert str(path) in str(error.value)
 
 
 def test_metrics_of_a_killed_and_resumed_run(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert statistics.read_metrics(path).empty
+    assert reading.looks(path).empty
     path.write_text(
         f'{LOOK}, "test_loss": null}}\n{LOOK}, "test_loss": 0.5}}\n{{"step": 2, "te'
     )
-    (look,) = statistics.read_metrics(path).to_dict("records")
+    (look,) = reading.looks(path).to_dict("records")
     assert (look["prunings"], look["step"], look["test_loss"]) == (1, 1, 0.5)
     assert math.isnan(look["changed"])
 
@@ -448,12 +484,12 @@ def test_a_config_that_is_none(tmp_path, config):
 def test_the_margin_is_that_of_the_run_unless_told(tmp_path):
     rows = make_pairs([-0.01, -0.01, -0.01])
     make_run(tmp_path, rows, config={"margin": 1.5})
-    assert report.read(tmp_path).margin == 1.5
-    assert report.read(tmp_path, margin=0.2).margin == 0.2
-    assert report.read(make_run(tmp_path, rows)).margin == 0.5
+    assert reading.read(tmp_path).margin == 1.5
+    assert reading.read(tmp_path, margin=0.2).margin == 0.2
+    assert reading.read(make_run(tmp_path, rows)).margin == 0.5
     for bad in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match="--margin must be above 0"):
-            report.read(tmp_path, margin=bad)
+            reading.read(tmp_path, margin=bad)
 
 
 # Figures.
@@ -462,58 +498,54 @@ def test_the_margin_is_that_of_the_run_unless_told(tmp_path):
 @pytest.mark.parametrize(
     ("sparsest", "densest", "ticks"),
     [
-        (0.1, 1.0, [0.1, 0.2, 0.5, 1.0]),
-        (0.004, 1.0, [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]),
-        (0.02, 0.2, [0.02, 0.05, 0.1, 0.2]),
-        (0.6, 1.0, [0.6, 0.7, 0.8, 1.0]),
-        (1e-4, 1.0, [1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
+        (10, 100, [10, 20, 50, 100]),
+        (0.4, 100, [0.5, 1, 2, 5, 10, 20, 50, 100]),
+        (2, 20, [2, 5, 10, 20]),
+        (60, 100, [60, 70, 80, 90, 100]),
+        (0.01, 100, [0.01, 0.1, 1, 10, 100]),
     ],
 )
 def test_density_ticks_are_round(sparsest, densest, ticks):
-    drawing, grid = drawings._grid(1)
-    drawings._density_axis(grid[0, 0], drawings.Frame(None, sparsest, densest))
-    found = sorted(grid[0, 0].get_xticks())
-    assert {round(x, 12) for x in ticks} <= {round(x, 12) for x in found}
-    assert len(found) <= 10
-    gaps = sorted(abs(x) for x in np.diff(np.log(found)))
+    line = {"panel": "", "line": "", "x": [sparsest, densest]}
+    points = pd.DataFrame({**line, "mean": 1.0, "low": 0.9, "high": 1.1})
+    drawing, grid = drawings.panels(points, "", "")
+    drawings.density_axis(grid, sparsest, densest)
+    drawing.canvas.draw()
     left, right = grid[0, 0].get_xlim()
-    assert gaps[0] >= math.log(left / right) / 10 - 1e-9
-
-
-def no_looks():
-    return statistics.read_metrics(ROOT / "nowhere.jsonl")
+    found = [x for x in grid[0, 0].get_xticks() if right <= x <= left]
+    assert sorted(found) == pytest.approx(ticks)
+    # Labels have room.
+    gaps = np.diff(np.sort(np.log(found)))
+    assert min(gaps) >= math.log(left / right) / 10
 
 
 def test_a_collapsed_ticket_does_not_stretch_the_axes():
     rows = make_ladder([0.01, 0.0, -0.02])
     collapsed = make_ladder([-0.8], dense=False, density=0.0006)
     rows = pd.concat([rows, collapsed.assign(prunings=4)])
-    frame = drawings.frame(rows, EARLY)
-    assert frame == pytest.approx((75.0, 0.8**3, 0.8))
-    drawn = figures.drawn(rows, no_looks(), overlaps.read(Path()), at="early_stopping_")
-    (axes,) = drawn["comparison"][0].axes
+    (axes,) = figures.drawn(as_run(rows))["comparison"][0].axes
     bottom, right = axes.get_ylim()[0], min(axes.get_xlim())
     assert bottom > 75 - 1
-    assert right > 0.3
+    assert right > 30
     x, y = axes.lines[-1].get_data()
-    assert axes.lines[-1].get_marker() == "v"
+    assert axes.lines[-1].get_markerfacecolor() == "white"
     assert (x[0], y[0]) == pytest.approx((right, bottom))
     # Where most have collapsed, all are shown.
-    assert drawings.frame(make_ladder([0.01, -0.8, -0.8]), EARLY).floor is None
+    rows = make_ladder([0.01, -0.8, -0.8])
+    (axes,) = figures.drawn(as_run(rows))["comparison"][0].axes
+    assert axes.get_ylim()[0] < 10
 
 
 def test_colours_and_markers_differ():
     styles = drawings._styles(["dense", *map(str, range(20))])
     pairs = [(style["color"], style["marker"]) for style in styles.values()]
     assert len({*pairs}) == len(pairs)
-    assert styles["dense"]["color"] == drawings.GREY
+    assert styles["dense"] == drawings.GREY
 
 
 def names_of(rows, looks=(), at="early_stopping_", tmp_path=None):
-    looks = statistics.read_metrics(
-        make_run(tmp_path, rows, looks=looks) / "metrics.jsonl"
-    )
-    return [*figures.drawn(rows, looks, overlaps.read(tmp_path), at=at)]
+    looks = reading.looks(make_run(tmp_path, rows, looks=looks) / "metrics.jsonl")
+    return [*figures.drawn(as_run(rows, looks=looks, at=at))]
 
 
 def test_no_figure_shows_nothing(tmp_path):
@@ -526,7 +558,7 @@ def test_no_figure_shows_nothing(tmp_path):
     controls = make_pairs([0.01, 0.02], control=0.0)
     assert names_of(controls, tmp_path=tmp_path) == ["accuracy", *trained]
     looks = [*make_looks(controls)]
-    curves = ["learning_curves_imp"]
+    curves = ["learning_curves_imp", "validation_loss_imp"]
     assert names_of(controls, looks, tmp_path=tmp_path) == [
         "accuracy",
         *trained,
@@ -549,9 +581,9 @@ def test_page_is_whole_and_safe(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not re.search(r"https?://|<link|@import|url\(", page)
     drawn = sorted((tmp_path / "figures").iterdir())
-    assert len(drawn) == page.count('src="data:image/png;base64,') == 4
+    assert len(drawn) == page.count('src="data:image/png;base64,') == 5
     assert all(path.read_bytes().startswith(PNG) for path in drawn)
-    table = tables.every_ticket(rows, margin=0.7, at="early_stopping_")
+    table = table_of(rows, margin=0.7)
     assert all(f">{cell}</td>" in page for cell in table.lines[0])
     assert "above\n-0.7 points" in page
     for said in (
@@ -601,7 +633,7 @@ def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
     """Figures of a few alone, and no pixels: they take most of the time."""
     monkeypatch.setattr(drawings, "png", lambda drawing: PNG)
     if not (drawn := kept.name in ("digits", "mnist_jackpots_lenet_5")):
-        monkeypatch.setattr(figures, "drawn", lambda *_, **__: {})
+        monkeypatch.setattr(figures, "drawn", lambda run: {})
     folder = tmp_path / kept.name
     shutil.copytree(kept, folder)
     before = (folder / "results.csv").read_bytes()
@@ -613,6 +645,8 @@ def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
     assert drawn == ("<figure>" in page)
     assert ("There is no metrics.jsonl" in page) != (kept / "metrics.jsonl").exists()
     assert (folder / "overlaps.csv").exists() == ("Overlap of the masks" in page)
+    # What searches were compared with was not written down when these were kept.
+    assert ("Epochs to the accuracy" in page) == kept.name.startswith("mnist_jackpots")
     assert "report.html" in capsys.readouterr().out
 
 
@@ -648,8 +682,9 @@ def search_run(looks, folder):
         | {"search_epochs": look["step"] / 20}
         for (method, seed, setting), look in last.items()
     ]
-    make_run(folder, rows, looks=looks, verdicts=False)
-    return report.read(folder)
+    references = {"jackpot": "jackpot_from_random"}
+    make_run(folder, rows, looks=looks, verdicts=False, references=references)
+    return reading.read(folder)
 
 
 CURVES = {
@@ -677,7 +712,7 @@ def test_table_of_searches(tmp_path):
     looks = [*make_search(CURVES)]
     stale = {**looks[1], "test_accuracy": 0.0}  # before a resume: the later stands
     run = search_run([stale, *looks], tmp_path)
-    found = run.searches.set_index(["method", "seed"])
+    found = mask_searches.searches(run).set_index(["method", "seed"])
     first, second = found.loc["jackpot", 0], found.loc["jackpot", 1]
     assert (first.before_test_accuracy, first.final_test_accuracy) == (0.5, 0.8)
     assert (first.best_test_accuracy, first.best_epoch) == (0.9, 0.5)
@@ -693,8 +728,8 @@ def test_table_of_searches(tmp_path):
     assert list(kept["epochs_to_target"].dropna()) == [0.5, 0.0]
     still = [look for look in looks if look["method"] == "magnitude"]
     nothing = search_run(still, tmp_path)
-    assert nothing.searches.empty
-    assert mask_searches.figures(nothing.looks, nothing.rows) == {}
+    assert mask_searches.searches(nothing).empty
+    assert [*figures.drawn(nothing)] == ["comparison"]
 
 
 @pytest.mark.parametrize(
@@ -719,7 +754,7 @@ def test_times_cheaper(tmp_path, ours, theirs, cells):
     curves = {("jackpot", i): c for i, c in enumerate(ours)}
     curves |= {("jackpot_from_random", i): c for i, c in enumerate(theirs)}
     run = search_run(make_search(curves), tmp_path)
-    _, costs = mask_searches.sections(run.searches)
+    _, costs = mask_searches.sections(mask_searches.searches(run))
     (line,) = costs.lines
     assert line[:2] == ["jackpot", "10"]
     assert line[3:] == cells
@@ -733,21 +768,24 @@ def test_searches_of_few_seeds_and_many_settings(tmp_path, seeds):
     run = search_run(
         (look for s in settings for look in make_search(curves, setting=s)), tmp_path
     )
-    drawn = mask_searches.figures(run.looks, run.rows)
-    assert [*drawn] == ["search_curves", "oscillation"]
+    drawn = figures.drawn(run)
+    assert {"search_curves", "oscillation", "training_loss"} <= {*drawn}
     axes = drawn["search_curves"][0].axes
     assert (len(axes), axes[0].get_title()) == (9, "k=0.9: 10% of the weights")
-    assert len(drawn["oscillation"][0].axes) == 8
-    lengths = [len(table.lines) for table in mask_searches.sections(run.searches)]
+    assert len(drawn["oscillation"][0].axes) == 4
+    found = mask_searches.sections(mask_searches.searches(run))
+    lengths = [len(table.lines) for table in found]
     assert lengths == [3 * 12, 12]
 
 
 def test_tuned_weights_have_a_column(tmp_path):
     run = search_run(make_search(CURVES), tmp_path)
-    assert "weights\ntuned, %" not in mask_searches.sections(run.searches)[0].headers
+    table, _ = mask_searches.sections(mask_searches.searches(run))
+    assert "weights\ntuned, %" not in table.headers
     tuned = run.rows[run.rows["method"] == "jackpot"].assign(treatment="tuned")
     rows = pd.concat([run.rows, tuned.assign(test_accuracy=0.99)])
-    table, _ = mask_searches.sections(mask_searches.table(run.looks, rows))
+    run = run._replace(rows=rows)
+    table, _ = mask_searches.sections(mask_searches.searches(run))
     assert table.headers[-1] == "weights\ntuned, %"
     assert [line[-1] for line in table.lines] == ["99.00 ±0.00", "–", "–"]
 
@@ -756,26 +794,28 @@ def test_overlaps_in_table_and_figure(tmp_path):
     found = pd.DataFrame(
         [
             [method, seed, f"density={d}", d, criterion, x + 0.01 * seed, d, 0.01, 640]
-            for method in ("jackpot", "magnitude")
+            for method in ("jackpot", "best")
             for d in (0.02, 0.2)
             for criterion, x in (("magnitude", 0.5), ("SNIP", 0.3))
             for seed in (0, 1)
         ],
-        columns=[*overlaps.COLUMNS],
+        columns=["method", "seed", "setting", "density", "criterion"]
+        + ["observed", "expected", "deviation", "images"],
     )
-    path = tmp_path / overlaps.FILE
-    statistics.write_table(path, overlaps.COLUMNS, found.to_dict("records"))
-    found = overlaps.read(tmp_path)
-    (table,) = overlaps.sections(found)
+    search_run(make_search(CURVES), tmp_path)
+    path = tmp_path / "overlaps.csv"
+    records.write_table(path, [*found], found.to_dict("records"))
+    run = reading.read(tmp_path)
+    (table,) = tables.overlaps(run.overlaps)
     assert table.headers[3:] == ["magnitude, %", "SNIP, %"]
-    first = ["jackpot", "20", "20.0", "50.50 ±6.35", "30.50 ±6.35"]
+    first = ["jackpot", "20", "20", "50.50 ±6.35", "30.50 ±6.35"]
     assert table.lines[0] == first
     assert [line[:2] for line in table.lines[1:]] == [
-        ["magnitude", "20"], ["jackpot", "2"], ["magnitude", "2"]]  # fmt: skip
-    (drawing, _) = overlaps.figures(found, ["jackpot"])["overlaps"]
+        ["best", "20"], ["jackpot", "2"], ["best", "2"]]  # fmt: skip
+    (drawing, _) = figures.drawn(run)["overlaps"]  # of what was searched
     assert [axes.get_title() for axes in drawing.axes] == ["jackpot"]
     labels = [x.get_text() for x in drawing.legends[0].get_texts()]
     assert labels == ["magnitude", "SNIP", "by chance"]
     path.write_text("method,seed\n")
-    with pytest.raises(ValueError, match=r"overlaps.csv lacks the columns"):
-        overlaps.read(tmp_path)
+    with pytest.raises(ValueError, match=r"overlaps.csv: it lacks the columns"):
+        reading.read(tmp_path)

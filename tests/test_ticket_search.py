@@ -8,7 +8,7 @@ import pytest
 import studies
 
 from experiments import report
-from experiments.reports import statistics
+from experiments.reports import reading
 from experiments.study.records import Lane
 from jaxticket import masks, searches
 
@@ -54,7 +54,7 @@ def test_every_method_treatment_seed_and_pruning_has_one_row(done):
     assert ((rows.search_seconds > 0) == (rows.prunings > 0)).all()
     assert rows.early_stopping_step.isin((20, 40)).all()
     assert rows.test_accuracy.between(0.2, 1).all()
-    assert len(statistics.read_results(folder / "results.csv")) == len(rows)
+    assert len(reading.results(folder / "results.csv")) == len(rows)
 
 
 def test_controls_have_the_density_of_their_ticket(done):
@@ -75,7 +75,7 @@ def test_files_are_complete_and_tickets_can_be_read(done):
     assert (config["experiment"], config["verdicts"]) == ("Ticket search", True)
     assert config["layout"] == {"lanes": 1, "width": 2}
     assert config["environment"]["jax"] == jax.__version__
-    looks = statistics.read_metrics(folder / "metrics.jsonl")
+    looks = reading.looks(folder / "metrics.jsonl")
     # Two a training; on top those of searches that are not looks at their tickets.
     of_searches = looks.treatment == "search"
     assert of_searches.sum() == 2 * 2 * (2 + 3)

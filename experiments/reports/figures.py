@@ -1,87 +1,195 @@
 """The figures of a run: which are drawn, of what, and what they say."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.reports import drawings, mask_searches, overlaps, statistics
+from experiments.reports import drawings, mask_searches, statistics, tables
+from experiments.reports.mask_searches import EPOCH
+from experiments.reports.reading import Run
+from jaxticket import analysis
 
+Figures = dict[str, tuple[Any, str]]  # name -> drawing and caption
+PERCENT = (  # columns that are fractions in the files
+    "density",
+    "observed",
+    "expected",
+    "test_accuracy",
+    "early_stopping_test_accuracy",
+)
+ACCURACY = "test accuracy, %"
+KEPT = "weights kept, %"
+DEPTH = 15  # percentage points below the dense network at which panels end
 EDGES = (
-    f"What lies more than {drawings.DEPTH} points below the dense network, where most "
-    "tickets do not, is a hollow triangle at the edge."
+    f"What lies more than {DEPTH} points below the dense network, where most tickets "
+    "do not, is a hollow marker at the edge."
 )
 
 
-def drawn(
-    rows: pd.DataFrame,
-    looks: pd.DataFrame,
-    overlapping: pd.DataFrame,
-    *,
-    at: str,
-) -> dict[str, tuple[Any, str]]:
-    """Name -> figure and caption; the first says most. Nothing without content.
+def drawn(run: Run) -> Figures:
+    """All of them; the first says most. Nothing without content."""
+    rows, looks, overlaps = (
+        table.assign(**100 * table[table.columns.intersection(PERCENT)])
+        for table in (run.rows, run.looks, run.overlaps)
+    )
+    run = run._replace(rows=rows, looks=looks, overlaps=overlaps)
+    searches = mask_searches.looks(run)
+    return {
+        **_of_tickets(run),
+        **_of_searches(searches, _dense(rows)["test_accuracy"]),
+        **_of_overlaps(overlaps, searches),
+        **_of_trainings(looks),
+    }
 
-    Args:
-      rows: of `statistics.read_results`.
-      looks: of `statistics.read_metrics`.
-      overlapping: of `overlaps.read`.
-      at: "early_stopping_" or "", of the last step: whose accuracies are compared.
+
+def _ends(rows: pd.DataFrame, accuracy: str) -> tuple[float, float, float]:
+    """Where panels end, so that a collapsed ticket does not stretch them.
+
+    They do `DEPTH` below the dense network, if most tickets lie above, and at these.
+
+    Returns:
+      The lowest accuracy, or minus infinity; the smallest density, and the largest.
     """
-    found = _with_lines(rows[rows["treatment"] != "dense"])
+    floor = _dense(rows)[accuracy].mean(skipna=False) - DEPTH
+    tickets = rows[rows["treatment"] == "ticket"].assign(panel="", line="")
+    points = statistics.points(tickets, "density", accuracy)
+    above = points[points["mean"] >= floor]
+    if 2 * len(above) <= len(points):
+        floor, above = -math.inf, points
+    places = above.loc[above["x"] > 0, "x"]
+    return floor, places.min(), places.max()
+
+
+def _of_tickets(run: Run) -> Figures:
+    """Tickets and their controls by density, and what tickets cost."""
+    found = _with_lines(run.rows[run.rows["treatment"] != "dense"])
+    together = found[found["treatment"] == "ticket"].assign(panel="")
+    alone = found.assign(panel=found["line"], line=found["treatment"].map(tables.words))
+    if together.empty:
+        return {}
+    accuracy, figures = f"{run.at}test_accuracy", {}
+    where = "at the early-stopping step" if run.at else "after the last step"
+    floor, *densities = _ends(run.rows, accuracy)
+
+    def add(name, caption, rows, column=accuracy, y=ACCURACY, x="density"):
+        points = statistics.points(rows, x, column)
+        dense = analysis.interval(_dense(run.rows)[column])
+        place = {"density": KEPT}.get(x, EPOCH)
+        if x == "density":  # an empty network has no place on a log axis
+            points = points[points["x"] > 0]
+        drawing, grid = drawings.panels(points, place, y, dense=dense)
+        if x == "density":
+            drawings.density_axis(grid, *densities)
+        if y == ACCURACY:
+            drawings.accuracy_axis(grid, floor)
+        drawings.mark_hidden(grid)
+        figures[name] = drawing, caption
+
+    if found["line"].nunique() > 1 or len(together) == len(found):
+        caption = f"Tickets of all methods: test accuracy {where}. {EDGES}"
+        add("comparison", caption, together)
+    if len(together) < len(found):
+        caption = f"Tickets and their controls: test accuracy {where}. {EDGES}"
+        add("accuracy", caption, alone)
+    if together.loc[together["search_epochs"] > 0, "search_epochs"].nunique() > 1:
+        caption = (
+            "What it cost to find the tickets. Settings that run side by side cost "
+            "each of their tickets one lane's epochs."
+        )
+        add("cost", caption, together, x="search_epochs")
+    if run.at:
+        caption = "Test accuracy after the last step."
+        add("final_accuracy", caption, alone, "test_accuracy")
+        step, label = "early_stopping_step", "early-stopping step"
+        caption = "Step with the smallest validation loss: lower is sooner."
+        add(step, caption, alone, step, label)
+    return figures
+
+
+def _of_searches(looks: pd.DataFrame, dense: pd.Series) -> Figures:
+    """Curves of the `looks` of `mask_searches`."""
+    if looks.empty:
+        return {}
+    looks = looks.assign(line=looks["method"].map(tables.words))
+    moving = looks[looks["searched"]]
+    beside = _some(looks[looks["setting"].isin(moving["setting"])], 9)
+    points = statistics.points(beside, EPOCH, "test_accuracy", by=[EPOCH])
+    dense = analysis.interval(dense)
+    drawing, grid = drawings.panels(points, EPOCH, ACCURACY, dense=dense, curves=True)
+    drawings.accuracy_axis(grid)
+    moving = _some(moving[moving["step"] > 0], 4)
+    return {
+        "search_curves": (
+            drawing,
+            "Test accuracy of the mask at every look at a search over frozen weights; "
+            "dashed: masks without a search.",
+        ),
+        "oscillation": (
+            _curves(moving, "changed", "mask entries changed in a step"),
+            "Entries of the mask that change in a step (a swap is two), on average "
+            "since the last look.",
+        ),
+        "training_loss": (
+            _curves(moving, "train_loss", "training loss"),
+            "Training loss of the searches, on average since the last look.",
+        ),
+    }
+
+
+def _of_overlaps(found: pd.DataFrame, looks: pd.DataFrame) -> Figures:
+    """Overlap by density, a panel a method: a searched one, if there are.
+
+    The mask of a criterion itself is no finding.
+    """
     if found.empty:
         return {}
-    tickets = found[found["treatment"] == "ticket"].assign(panel="")
-    accuracy, where = f"{at}test_accuracy", "at the early-stopping step"
-    if not at:
-        where = "after the last step"
-    shared = {
-        "label": "test accuracy, %",
-        "frame": drawings.frame(rows, accuracy),
-        "dense": rows[rows["treatment"] == "dense"],
-    }
-    alone = {"panel": "line", "line": "treatment"} | shared
-    together = {"panel": "panel", "line": "line"} | shared
+    if len(looks):
+        searched = looks.loc[looks["searched"], "method"]
+        found = found[found["method"].isin(searched)]
+    chance = found.drop_duplicates(["method", "setting", "seed"])
+    chance = chance.assign(criterion="by chance", observed=chance["expected"])
+    both = pd.concat([found, chance], ignore_index=True)
+    panels = both["method"].map(tables.words)
+    both = both.assign(panel=panels, line=both["criterion"], prunings=1)
+    points = statistics.points(both, "density", "observed")
+    label = "overlap, % of the weights kept"
+    drawing, grid = drawings.panels(points, KEPT, label)
+    drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+    grid[0, 0].set_ylim(0, 104)
+    caption = (
+        "Overlap of the masks found with those of criteria of the trained dense "
+        "network, of the same layer counts."
+    )
+    return {"overlaps": (drawing, caption)}
+
+
+def _of_trainings(looks: pd.DataFrame) -> Figures:
+    """Accuracy and loss of dense, ticket and controls by the step, of every method."""
     figures = {}
-    several = found["line"].nunique() > 1
-    if several or len(tickets) == len(found):
-        figures["comparison"] = (
-            drawings.against(tickets, accuracy, **together),
-            f"Tickets of all methods: test accuracy {where}. {EDGES}",
+    dense = looks[looks["treatment"] == "dense"]
+    trained = looks[~looks["treatment"].isin(("dense", "search", "tuned"))]
+    for method, ours in trained.groupby("method", sort=False):
+        if not (ours["step"] > 0).any():
+            continue
+        ours = _some(ours, 3)
+        shown = [dense.assign(panel=panel) for panel in ours["panel"].unique()]
+        shown = pd.concat([*shown, ours])
+        shown = shown.assign(line=shown["treatment"].map(tables.words))
+        caption = (
+            f"Learning curves of {tables.words(method)}: its densest ticket, one in "
+            "the middle, and its sparsest."
         )
-    if len(tickets) < len(found):
-        figures["accuracy"] = (
-            drawings.against(found, accuracy, **alone),
-            f"Tickets and their controls: test accuracy {where}. {EDGES}",
-        )
-    costs = tickets["search_epochs"]
-    if costs[costs > 0].nunique() > 1:
-        figures["cost"] = (
-            drawings.against(tickets, accuracy, **together, place="search_epochs"),
-            "What it cost to find the tickets. Settings that run side by side cost "
-            "each of their tickets one lane's epochs.",
-        )
-    if at:
-        figures["final_accuracy"] = (
-            drawings.against(found, "test_accuracy", **alone),
-            "Test accuracy after the last step.",
-        )
-        steps = {"label": "early-stopping step", "accuracy": False}
-        figures["early_stopping_step"] = (
-            drawings.against(found, "early_stopping_step", **alone | steps),
-            "Step with the smallest validation loss: lower is sooner.",
-        )
-    figures |= mask_searches.figures(looks, rows)
-    figures |= overlaps.figures(overlapping, mask_searches.searched(looks))
-    for method, ours in looks.groupby("method", sort=False):
-        if (ours.loc[ours["treatment"] == "ticket", "step"] > 0).any():
-            figures[f"learning_curves_{method}"] = (
-                _learning_curves(looks[looks["treatment"] == "dense"], ours),
-                f"Learning curves of {drawings.words(method)}: the ticket in the "
-                "middle and the last. The lowest fifth of the accuracies, the steep "
-                "start, lies below the axis.",
-            )
+        accuracy = _curves(shown, "test_accuracy", ACCURACY)
+        loss = _curves(shown, "validation_loss", "validation loss")
+        figures[f"learning_curves_{method}"] = accuracy, caption
+        figures[f"validation_loss_{method}"] = loss, caption
     return figures
+
+
+def _dense(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["treatment"] == "dense"]
 
 
 def _with_lines(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,36 +197,27 @@ def _with_lines(rows: pd.DataFrame) -> pd.DataFrame:
 
     A method is a line. Where its settings were pruned several times each, a setting is.
     """
-    names = rows["method"].map(drawings.words)
+    names = rows["method"].map(tables.words)
     prunings = rows.groupby(["method", "setting"])["prunings"].transform("nunique")
     several = (rows["setting"] != "") & (prunings > 1)
     return rows.assign(line=names.where(~several, names + ", " + rows["setting"]))
 
 
-def _learning_curves(dense: pd.DataFrame, looks: pd.DataFrame):
-    """Validation loss and test accuracy of dense, ticket and controls, by the step."""
-    tickets = [
-        ours[~ours["treatment"].isin(("search", "tuned"))]
-        for _, ours in statistics.tickets(looks)
-        if "ticket" in ours["treatment"].values
-    ]
-    shown = []
-    for i in sorted({(len(tickets) - 1) // 2, len(tickets) - 1}):
-        ticket = tickets[i][tickets[i]["treatment"] == "ticket"]
-        _, setting, prunings = ticket[statistics.TICKET].iloc[0]
-        kept = f"{100 * ticket['density'].mean(skipna=False):.3g}% of the weights"
-        title = f"{setting or f'pruned {prunings} times'}: {kept}"
-        shown += [dense.assign(panel=title), tickets[i].assign(panel=title)]
-    drawing, (loss, accuracy) = drawings.curves(
-        pd.concat(shown),
-        {"validation_loss": "validation loss", "test_accuracy": "test accuracy, %"},
-        panel="panel",
-        line="treatment",
-    )
-    drawings.log_axis(loss)
-    values = drawings.heights(accuracy)
-    if values.size:  # crop the steep start, so that the ends can be told apart
-        low, high = np.quantile(values, 0.2), values.max()
-        margin = 0.1 * (high - low) + 0.1
-        accuracy[0].set_ylim(low - margin, high + margin)
+def _some(looks: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Looks at all tickets, or at as many as fit, evenly, with a title as `panel`."""
+    groups = statistics.ordered(looks).groupby(["setting", "prunings"], sort=False)
+    tickets = [ticket for _, ticket in groups]
+    chosen = np.linspace(0, len(tickets) - 1, min(most, len(tickets))).round()
+    found = []
+    for ticket in (tickets[int(i)] for i in chosen):
+        kept = f"{tables.number(ticket['density'])}% of the weights"
+        found.append(ticket.assign(panel=f"{tables.name(ticket)}: {kept}"))
+    return pd.concat(found)
+
+
+def _curves(looks: pd.DataFrame, column: str, label: str):
+    """The drawing of a column by the step."""
+    points = statistics.points(looks, "step", column, by=["step"])
+    drawing, grid = drawings.panels(points, "step", label, curves=True)
+    (drawings.accuracy_axis if label == ACCURACY else drawings.log_axis)(grid)
     return drawing

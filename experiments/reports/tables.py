@@ -1,59 +1,83 @@
 """The tables of a run, in words: every ticket, and those that speak for a method."""
 
 import functools
-import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 from rich import console, text
 from rich import table as rich_table
 
-from experiments.reports import drawings, statistics
-from experiments.reports.statistics import Chosen, Interval, Summary
+from experiments.reports import statistics
+from experiments.reports.reading import Run
+from experiments.reports.statistics import Chosen
+from jaxticket import analysis
 
 DASH = "–"
-CHOSEN = "chosen on\nvalidation"
-WORDED = ("method", CHOSEN, "verdict")  # headers of words, at the left
-# The second comparison with the dense network: its header, and the dense accuracy.
-LAST = ("after the last\nstep, against\ndense, points", None)
-STOPPED = ("against dense\nat its stop,\npoints", "early_stopping_test_accuracy")
+LAST = "after the last\nstep, against\ndense, points"
+STOPPED = "against dense\nat its stop,\npoints"
+NAMES = {
+    "reinitialise": "re-initialised",
+    "shuffle": "shuffled",
+    "tuned": "weights tuned",
+}
+WORDED = ("method", "chosen on\nvalidation", "verdict")  # headers of words, at the left
 
 
 class Table(NamedTuple):
-    """A table under its title.
-
-    Attributes:
-      title: above it.
-      headers: of the columns.
-      lines: their cells.
-      marks: which lines are shown as good.
-    """
+    """A title, headers of columns, and lines of cells, of which some are good."""
 
     title: str
     headers: Sequence[str]
     lines: Sequence[Sequence[str]]
-    marks: Sequence[bool] = ()
+    good: Sequence[bool]
 
 
-def plus_minus(interval: Interval, form: str, scale: float = 1) -> str:
-    if math.isnan(interval.mean):
+# Header -> of which columns of a group of rows a cell speaks, and how.
+Columns = dict[str, tuple[str | list[str], Callable[..., str]]]
+
+
+def table(title: str, columns: Columns, groups: Sequence[pd.DataFrame]) -> Table:
+    """A line a group of rows, such as the seeds of a ticket."""
+    lines = [[say(group[name]) for name, say in columns.values()] for group in groups]
+    good = [not {*line}.isdisjoint(statistics.ACCEPTED) for line in lines]
+    return Table(title, [*columns], lines, good)
+
+
+def words(name: str) -> str:
+    """A method or treatment as a reader says it."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def word(values: pd.Series) -> str:
+    """What all seeds have in common."""
+    return words(values.iloc[0])
+
+
+def number(values: pd.Series, scale: float = 1) -> str:
+    """The mean of the seeds."""
+    mean = scale * values.mean(skipna=False)
+    return DASH if math.isnan(mean) else f"{mean:.3g}"
+
+
+def plus_minus(values: pd.Series, *, form: str, scale: float = 1) -> str:
+    """The mean of the seeds, and half of its interval."""
+    mean, _, high = analysis.interval(scale * values)
+    if math.isnan(mean):
         return DASH
-    mean = form.format(scale * interval.mean)
-    if math.isnan(interval.high):
-        return mean
-    half = scale * (interval.high - interval.mean)
-    return f"{mean} ±{form.replace('+', '').format(half)}"
+    half = "" if math.isnan(high) else f" ±{form.replace('+', '').format(high - mean)}"
+    return form.format(mean) + half
 
 
-def points(values: pd.Series) -> str:
-    """Accuracies of the seeds, in percent."""
-    return plus_minus(statistics.interval(values), "{:.2f}", 100)
+percent = functools.partial(number, scale=100)
+accuracy = functools.partial(plus_minus, form="{:.2f}", scale=100)
+points = functools.partial(plus_minus, form="{:+.2f}", scale=100)
+steps = functools.partial(plus_minus, form="{:.0f}")
 
 
-def times(ratio: Interval) -> str:
+def times(ratio: analysis.Interval) -> str:
     if math.isnan(ratio.mean):
         return DASH
     if math.isnan(ratio.low):
@@ -61,167 +85,118 @@ def times(ratio: Interval) -> str:
     return f"{ratio.mean:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
 
 
-def number(x: float) -> str:
-    return DASH if math.isnan(x) else f"{x:.3g}"
+def step_ratio(steps: pd.DataFrame) -> str:
+    """The first column over the second."""
+    if without := (~(steps > 0).all(axis=1)).sum():
+        return f"{without} of {len(steps)} seeds without a step"
+    return times(analysis.ratio(*steps.to_numpy(float).T))
 
 
-def percent(x: float) -> str:
-    return number(100 * x)
+def densest_first(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each method and setting, the largest mean density first."""
+    groups = [group for _, group in rows.groupby(["method", "setting"], sort=False)]
+    return sorted(groups, key=lambda group: -group["density"].mean())
 
 
-def densest_first(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """`(method, setting)` and its rows, the largest mean density first."""
-    groups = rows.groupby(["method", "setting"], sort=False)
-    return sorted(groups, key=lambda group: -group[1]["density"].mean())
-
-
-def lines(columns: Mapping[str, Callable], things: Iterable) -> list[list[str]]:
-    """A line a thing: what every column says of it."""
-    return [[cell(thing) for cell in columns.values()] for thing in things]
-
-
-def name(ticket: Summary) -> str:
+def name(ticket: pd.DataFrame) -> str:
     """What tells the tickets of a method apart."""
-    if not ticket.setting:
-        return f"{ticket.prunings}"
-    more = f", pruned {ticket.prunings}×" if ticket.prunings > 1 else ""
-    return ticket.setting + more
+    setting, prunings = ticket[["setting", "prunings"]].iloc[0]
+    if setting and prunings == 1:
+        return setting
+    return f"{setting}, pruned {prunings}×".removeprefix(", ")
 
 
-def difference(ticket: Summary, *, control: str | None = None) -> str:
-    """From the dense network, or from a control."""
-    interval = ticket.to_controls[control] if control else ticket.to_dense
-    return plus_minus(interval, "{:+.2f}", 100)
-
-
-def step_ratio(ticket: Summary) -> str:
-    if ticket.without_ratio:
-        return f"{ticket.without_ratio} of {ticket.seeds} seeds without a step"
-    return times(ticket.step_ratio)
-
-
-COLUMNS: dict[str, Callable[[Summary], str]] = {
-    "method": lambda t: drawings.words(t.method),
-    "prunings\nor setting": name,
-    "weights\nkept, %": lambda t: percent(t.density),
-    "test\naccuracy, %": lambda t: plus_minus(t.accuracy, "{:.2f}", 100),
-    "against\ndense, points": difference,
-    "verdict": lambda t: t.verdict,
+METHOD: Columns = {"method": ("method", word)}
+KEPT: Columns = {"weights\nkept, %": ("density", percent)}
+TICKET: Columns = {
+    "ticket": (["setting", "prunings"], name),
+    **KEPT,
+    "test\naccuracy, %": ("accuracy", accuracy),
+    "against\ndense, points": ("to_dense", points),
+    "verdict": ("verdict", word),
 }
-COST: dict[str, Callable[[Summary], str]] = {
-    "search\nepochs": lambda t: number(t.search_epochs),
-    "search\nseconds": lambda t: number(t.search_seconds),
+COST: Columns = {
+    "search\nepochs": ("search_epochs", number),
+    "search\nseconds": ("search_seconds", number),
 }
-STEPS: dict[str, Callable[[Summary], str]] = {
-    "stops\nat step": lambda t: plus_minus(t.step, "{:.0f}"),
-    "steps, times\ndense's": step_ratio,
-    "seeds that\nwin": lambda t: f"{t.wins}/{t.seeds}",
+STEPS: Columns = {
+    "stops\nat step": ("early_stopping_step", steps),
+    "steps, times\ndense's": (["early_stopping_step", "dense_step"], step_ratio),
+    "seeds that\nwin": ("wins", lambda wins: f"{wins.sum()}/{len(wins)}"),
 }
 
 
-def every_ticket(rows: pd.DataFrame, *, margin: float, at: str) -> Table:
-    """A line a ticket, against the dense network and its controls.
-
-    Args:
-      rows: of `statistics.read_results`.
-      margin: see `statistics.verdict`.
-      at: "early_stopping_" or "", of the last step: whose accuracies.
-    """
-    found = statistics.summarise(rows, margin=margin, accuracy=f"{at}test_accuracy")
-    columns = dict(COLUMNS)
-    for control in found[0].to_controls if found else ():
-        columns[f"against\n{drawings.words(control)},\npoints"] = functools.partial(
-            difference, control=control
-        )
-    header, dense = LAST if at else STOPPED
-    last = statistics.summarise(
-        rows, margin=margin, accuracy="test_accuracy", dense_accuracy=dense
-    )
-    others = {ticket[:3]: ticket for ticket in last}
-    columns[header] = lambda ticket: difference(others[ticket[:3]])
-    columns |= STEPS if at else COST
-    good = [ticket.verdict in statistics.ACCEPTED for ticket in found]
-    title = "Every ticket against the dense network"
-    return Table(title, [*columns], lines(columns, found), good)
+def every_ticket(run: Run, tickets: Sequence[pd.DataFrame]) -> Table:
+    """A line a ticket, against the dense network and its controls."""
+    columns = METHOD | TICKET
+    for control in statistics.controls(run.rows):
+        columns[f"against\n{words(control)},\npoints"] = (f"to_{control}", points)
+    columns[LAST if run.at else STOPPED] = ("last_to_dense", points)
+    columns |= STEPS if run.at else COST
+    return table("Every ticket against the dense network", columns, tickets)
 
 
 def milestones(chosen: Mapping[str, Chosen]) -> Table:
     """The sparsest ticket of each method that matches, and its most accurate."""
     found = [
-        (f"{what}, of {tickets.among}", ticket)
+        ticket.assign(chosen=f"{what}, of {tickets.among}")
         for tickets in chosen.values()
         for what, ticket in (
             ("sparsest that matches", tickets.sparsest),
             ("most accurate", tickets.best),
         )
-        if ticket
+        if ticket is not None
     ]
-    columns = COLUMNS | COST
-    cells = lines(columns, [ticket for _, ticket in found])
-    cells = [
-        [line[0], what, *line[1:]] for (what, _), line in zip(found, cells, strict=True)
-    ]
-    headers = [*columns]
-    headers.insert(1, CHOSEN)
-    good = [ticket.verdict in statistics.ACCEPTED for _, ticket in found]
-    title = "The sparsest that match, and the most accurate"
-    return Table(title, headers, cells, good)
+    columns = METHOD | {"chosen on\nvalidation": ("chosen", word)} | TICKET | COST
+    return table("The sparsest that match, and the most accurate", columns, found)
 
 
-def headlines(chosen: Mapping[str, Chosen], *, margin: float, at: str) -> list[str]:
+def headlines(run: Run, chosen: Mapping[str, Chosen]) -> list[str]:
     """A sentence a method whose ticket matches, and one of those that have none."""
     found, without = [], []
     for method, tickets in chosen.items():
-        known = drawings.words(method)
-        among = f"of {tickets.among}"
+        among = f"{tickets.among}"
         if tickets.unknown:
             among += f", {tickets.unknown} unknown because a seed failed"
-        if ticket := tickets.sparsest:
+        if (ticket := tickets.sparsest) is not None:
             line = (
-                f"{known}: {percent(ticket.density)}% of the weights match on "
-                f"validation (the sparsest, selected among {among[3:]}); on test "
-                f"{difference(ticket)} points against dense, {ticket.verdict}"
+                f"{words(method)}: {percent(ticket['density'])}% of the weights match "
+                f"on validation (the sparsest, selected among {among}); on test "
+                f"{points(ticket['to_dense'])} points against dense, "
+                f"{word(ticket['verdict'])}"
             )
-            if at:
-                line += (
-                    f"; steps to the early stop, times dense's: {step_ratio(ticket)}"
-                )
+            if run.at:
+                ratio = step_ratio(ticket[["early_stopping_step", "dense_step"]])
+                line += f"; steps to the early stop, times dense's: {ratio}"
             found.append(f"{line}.")
-        elif ticket := tickets.best:
-            points = f"{difference(ticket)} points, {ticket.verdict}"
-            without.append(f"{known} ({among}: {points})")
-        else:
-            without.append(f"{known} ({among})")
+            continue
+        if (ticket := tickets.best) is not None:
+            among += f": {points(ticket['to_dense'])} points, {word(ticket['verdict'])}"
+        without.append(f"{words(method)} (of {among})")
     if without:
         found.append(
-            f"No ticket is shown to match the dense network within {margin:g} points: "
-            f"{', '.join(without)}. In brackets the most accurate on validation, as "
-            "the test set has it."
+            "No ticket is shown to match the dense network within "
+            f"{run.margin:g} points: {', '.join(without)}. In brackets the most "
+            "accurate on validation, as the test set has it."
         )
     return found
 
 
-def for_terminal(table: Table) -> rich_table.Table:
-    """The table as rich prints it."""
-    result = rich_table.Table(
-        title=table.title,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=None,
-        pad_edge=False,
-    )
-    for header in table.headers:
-        result.add_column(
-            header,
-            justify="left" if header in WORDED else "right",
-            # A narrow terminal breaks cells, but never inside a word.
-            min_width=max(map(len, header.split())),
-        )
-    for line, mark in itertools.zip_longest(table.lines, table.marks, fillvalue=False):
-        style = "green" if mark else ""
-        result.add_row(*(text.Text(cell, style=style) for cell in line))
-    return result
+def overlaps(found: pd.DataFrame) -> list[Table]:
+    """One table: of every method and density, the overlap with each criterion."""
+    if found.empty:
+        return []
+    criteria = found["criterion"].unique()
+    keys = ["method", "setting", "seed", "density", "expected", "criterion"]
+    wide = found.set_index(keys)["observed"].unstack(sort=False).reset_index()
+    columns = {
+        **METHOD,
+        **KEPT,
+        "by\nchance, %": ("expected", percent),
+        **{f"{criterion}, %": (criterion, accuracy) for criterion in criteria},
+    }
+    title = "Overlap of the masks found with those of criteria"
+    return [table(title, columns, densest_first(wide))]
 
 
 def show(*shown: Table | str) -> None:
@@ -230,5 +205,14 @@ def show(*shown: Table | str) -> None:
     for one in shown:
         if isinstance(one, str):
             terminal.print(one, highlight=False, markup=False)
-        else:
-            terminal.print("", for_terminal(one))
+            continue
+        printed = rich_table.Table(box=None, pad_edge=False, header_style="dim")
+        for header in one.headers:
+            side = "left" if header in WORDED else "right"
+            # A narrow terminal breaks cells, but never inside a word.
+            widest = max(map(len, header.split()))
+            printed.add_column(header, justify=side, min_width=widest)
+        for line, good in zip(one.lines, one.good, strict=True):
+            style = "green" if good else ""
+            printed.add_row(*(text.Text(cell, style=style) for cell in line))
+        terminal.print("", text.Text(one.title, style="bold"), printed, sep="\n")

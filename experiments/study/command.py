@@ -194,6 +194,7 @@ def run(
         experiment=title,
         verdicts=config.VERDICTS,
         metric=getattr(loss, "metric", "accuracy"),
+        references={name: config.METHODS[name].reference for name in config.methods},
         data=dataset.checksum,
         layout={"lanes": work.layout.per_device, "width": work.layout.width},
     )

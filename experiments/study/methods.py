@@ -34,6 +34,7 @@ class Method(NamedTuple):
       preset: hyper-parameters that differ from the factories' defaults; `rounds` too.
       base: the method whose hyper-parameters it takes where it has none of its own.
       optimizer: factory of the optimiser; by default what the search asks for.
+      reference: the method whose accuracy its search is to reach, in the report.
     """
 
     search: Callable[..., Search] | None = None
@@ -41,6 +42,7 @@ class Method(NamedTuple):
     preset: Mapping[str, Any] = {}
     base: str = ""
     optimizer: Callable | None = None
+    reference: str = ""
 
 
 def registry() -> dict[str, Method]:

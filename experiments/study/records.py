@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,21 +50,24 @@ class Cost(NamedTuple):
     seconds: float = 0.0
 
 
-COLUMNS = (
-    *Lane._fields,
-    "density",
-    "test_accuracy",
-    "validation_accuracy",
-    "early_stopping_step",
-    "early_stopping_test_accuracy",
-    "early_stopping_validation_accuracy",
-    "best_test_accuracy",
-    "train_loss",
-    "steps",
-    "search_steps",
-    "search_epochs",
-    "search_seconds",
-    "seconds",
+# The columns of `results.csv`, and what kind of values they hold.
+COLUMNS = Lane.__annotations__ | dict.fromkeys(
+    (
+        "density",
+        "test_accuracy",
+        "validation_accuracy",
+        "early_stopping_step",
+        "early_stopping_test_accuracy",
+        "early_stopping_validation_accuracy",
+        "best_test_accuracy",
+        "train_loss",
+        "steps",
+        "search_steps",
+        "search_epochs",
+        "search_seconds",
+        "seconds",
+    ),
+    float,
 )
 
 
@@ -134,20 +137,21 @@ class Records:
 
     def _row(self, lane, plan, curves, seconds, lanes) -> dict:
         best = int(np.argmin(curves["validation_loss"]))
-        final = {name: _number(curve[-1]) for name, curve in curves.items()}
+        last, early = (
+            {name: _number(curve[look]) for name, curve in curves.items()}
+            for look in (-1, best)
+        )
         cost = self.cost(lane)
         return {
             **lane._asdict(),
-            "density": final["density"],
-            "test_accuracy": final["test_accuracy"],
-            "validation_accuracy": final["validation_accuracy"],
+            "density": last["density"],
+            "test_accuracy": last["test_accuracy"],
+            "validation_accuracy": last["validation_accuracy"],
             "early_stopping_step": plan[best].last,
-            "early_stopping_test_accuracy": _number(curves["test_accuracy"][best]),
-            "early_stopping_validation_accuracy": _number(
-                curves["validation_accuracy"][best]
-            ),
+            "early_stopping_test_accuracy": early["test_accuracy"],
+            "early_stopping_validation_accuracy": early["validation_accuracy"],
             "best_test_accuracy": _number(np.max(curves["test_accuracy"])),
-            "train_loss": final["train_loss"],
+            "train_loss": last["train_loss"],
             "steps": sum(stretch.last - stretch.first for stretch in plan),
             "search_steps": cost.steps,
             "search_epochs": round(cost.steps / self._epoch_steps, 3),
@@ -156,7 +160,7 @@ class Records:
         }
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping]) -> None:
+def write_table(path: Path, columns: Collection[str], rows: Sequence[Mapping]) -> None:
     """Writes a CSV file in one move; NaN and None are empty cells."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
