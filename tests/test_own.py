@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import own as mine
+import pandas as pd
 import pytest
 import studies
 
@@ -210,6 +211,14 @@ def test_what_is_no_classification(tmp_path, kind, loss, metric):
     assert len(rows) == 2 * 4
     assert rows["test_accuracy"].notna().all()
     assert json.loads((tmp_path / "config.json").read_text())["metric"] == metric
+    layers = pd.read_csv(tmp_path / "layers.csv")
+    assert [*layers["layer"].unique()] == ["Dense_0/kernel", "output/kernel"]
+    kept = (layers["weights"] * layers["layer_density"]).groupby(layers["seed"]).sum()
+    np.testing.assert_allclose(kept, 128 * layers["density"].iloc[0])
+    inputs = pd.read_csv(tmp_path / "inputs.csv")
+    assert [*inputs["column"]] == [*range(6)]
+    first = layers.loc[layers["layer"] == "Dense_0/kernel", "layer_density"]
+    assert inputs["kept"].mean() == pytest.approx(first.mean())
 
 
 def test_the_command_line_takes_a_file_and_a_network(tmp_path):

@@ -100,7 +100,9 @@ def as_run(rows, *, looks=None, overlaps=None, margin=0.5, at="early_stopping_")
         looks = reading.looks(ROOT / "nowhere.jsonl")
     if overlaps is None:
         overlaps = pd.DataFrame(columns=[*reading.OVERLAPS])
-    return reading.Run({"references": {}}, margin, at, rows, looks, overlaps)
+    about, nothing = {"references": {}}, pd.DataFrame()
+    layers = nothing.reindex(columns=[*records.LAYERS])
+    return reading.Run(about, margin, at, rows, looks, overlaps, layers, nothing)
 
 
 def make_looks(rows):
@@ -819,3 +821,38 @@ def test_overlaps_in_table_and_figure(tmp_path):
     path.write_text("method,seed\n")
     with pytest.raises(ValueError, match=r"overlaps.csv: it lacks the columns"):
         reading.read(tmp_path)
+
+
+# Layers and inputs.
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_layers_and_inputs_are_drawn(tmp_path, rows):
+    folder = make_run(tmp_path, make_ladder([0.01, 0.0]))
+    layers = [
+        {"method": "imp", "seed": seed, "prunings": n, "setting": "", "density": 0.8**n}
+        | {"layer": layer, "weights": 10, "layer_density": 0.8**n * share}
+        for n in (1, 2)
+        for seed in (0, 1)
+        for layer, share in (("first", 0.5), ("last", 1.2))
+    ]
+    records.write_table(folder / "layers.csv", records.LAYERS, layers)
+    inputs = [
+        {"method": "imp", "density": 0.64, "row": i, "column": j, "kept": 0.1 * j}
+        for i in range(rows)
+        for j in range(4)
+    ]
+    records.write_table(folder / "inputs.csv", records.INPUTS, inputs)
+    drawn = figures.drawn(reading.read(folder))
+    (axes,) = drawn["layers"][0].axes
+    last = axes.lines[1]
+    np.testing.assert_allclose(sorted(last.get_ydata()), [76.8, 96.0])
+    labels = [x.get_text() for x in drawn["layers"][0].legends[0].get_texts()]
+    assert labels == ["first", "last"]
+    axes = drawn["inputs"][0].axes[0]
+    assert axes.get_title() == "imp: 64%"
+    if rows == 1:
+        heights = [bar.get_height() for bar in axes.patches]
+        np.testing.assert_allclose(heights, [0, 10, 20, 30])
+    else:
+        assert axes.images[0].get_array().shape == (3, 4)

@@ -85,6 +85,30 @@ def panels(
     return drawing, grid
 
 
+def maps(tables: Mapping[str, pd.DataFrame]):
+    """A panel a table of shares, `[rows, columns]`: images, or a row of bars."""
+    from matplotlib import figure
+
+    across, down = min(3, len(tables)), math.ceil(len(tables) / 3)
+    flat = all(len(table) == 1 for table in tables.values())
+    size = 0.8 + 4.2 * across, 0.5 + (2.2 if flat else 3.4) * down
+    drawing = figure.Figure(size, layout="constrained")
+    grid = drawing.subplots(down, across, squeeze=False)
+    for axes in grid.flat[len(tables) :]:
+        axes.set_visible(False)
+    for axes, (title, table) in zip(grid.flat, tables.items(), strict=False):
+        axes.set_title(title)
+        values = 100 * table.to_numpy()
+        if flat:
+            axes.bar(table.columns, values[0], color=COLOURS[0])
+            axes.set(xlabel="input", ylabel="kept, %")
+            continue
+        image = axes.imshow(values, cmap="viridis", vmin=0)
+        axes.set_axis_off()
+        drawing.colorbar(image, ax=axes, label="kept, %", shrink=0.8)
+    return drawing
+
+
 def _bars(axes, places: pd.Series, line: pd.DataFrame, style: Mapping[str, str]):
     bars = line["mean"] - line["low"], line["high"] - line["mean"]
     shown = "-" if line["x"].nunique() > 1 else ""

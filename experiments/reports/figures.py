@@ -40,6 +40,7 @@ def drawn(run: Run) -> Figures:
         **_of_tickets(run),
         **_of_searches(searches, _dense(rows)["test_accuracy"]),
         **_of_overlaps(overlaps, searches),
+        **_of_layers(run.layers, run.inputs),
         **_of_trainings(looks),
     }
 
@@ -163,6 +164,38 @@ def _of_overlaps(found: pd.DataFrame, looks: pd.DataFrame) -> Figures:
         "network, of the same layer counts."
     )
     return {"overlaps": (drawing, caption)}
+
+
+def _of_layers(layers: pd.DataFrame, inputs: pd.DataFrame) -> Figures:
+    """Densities of the layers, a panel a method, and what is left of every input."""
+    figures = {}
+    if layers.groupby("method")["density"].nunique().gt(1).any():
+        found = layers.assign(
+            panel=layers["method"].map(tables.words),
+            line=layers["layer"],
+            x=100 * layers["density"],
+            y=100 * layers["layer_density"],
+        )
+        points = statistics.points(found, "x", "y")
+        points = points[(points[["x", "mean"]] > 0).all(axis=1)]
+        drawing, grid = drawings.panels(points, KEPT, "of the layer, %", curves=True)
+        drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+        drawings.log_axis(grid)
+        caption = "What tickets keep of each layer, against what they keep of all."
+        figures["layers"] = drawing, caption
+    if len(inputs):
+        maps = {
+            f"{tables.words(method)}: {tables.percent(ours['density'])}%": ours.pivot(
+                index="row", columns="column", values="kept"
+            )
+            for method, ours in inputs.groupby("method", sort=False)
+        }
+        caption = (
+            "The share of every input's weights in the first layer that the sparsest "
+            "tickets of a method keep, in the mean over seeds."
+        )
+        figures["inputs"] = drawings.maps(maps), caption
+    return figures
 
 
 def _of_trainings(looks: pd.DataFrame) -> Figures:

@@ -51,6 +51,8 @@ class Run(NamedTuple):
       rows: its `results.csv`, a row a training.
       looks: its `metrics.jsonl`, a row an evaluation; empty where it was not kept.
       overlaps: its `overlaps.csv`, empty where there is none.
+      layers: its `layers.csv`, likewise.
+      inputs: its `inputs.csv`, likewise.
     """
 
     about: Mapping[str, Any]
@@ -59,6 +61,8 @@ class Run(NamedTuple):
     rows: pd.DataFrame
     looks: pd.DataFrame
     overlaps: pd.DataFrame
+    layers: pd.DataFrame
+    inputs: pd.DataFrame
 
 
 def read(folder: str | Path, *, margin: float | None = None) -> Run:
@@ -68,7 +72,7 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
       ValueError: a file of it is damaged, or lacks columns or rows.
     """
     folder = Path(folder)
-    path, overlaps = folder / "config.json", folder / "overlaps.csv"
+    path = folder / "config.json"
     try:
         about = {"references": REFERENCES} | json.loads(path.read_text("utf-8"))
         margin = about["config"].get("margin", MARGIN) if margin is None else margin
@@ -82,10 +86,17 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         at="early_stopping_" if about.get("verdicts", True) else "",
         rows=results(folder / "results.csv"),
         looks=looks(folder / "metrics.jsonl"),
-        overlaps=table(overlaps, OVERLAPS)
-        if overlaps.exists()
-        else pd.DataFrame(columns=[*OVERLAPS]),
+        overlaps=_beside(folder / "overlaps.csv", OVERLAPS),
+        layers=_beside(folder / "layers.csv", records.LAYERS),
+        inputs=_beside(folder / "inputs.csv", records.INPUTS),
     )
+
+
+def _beside(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
+    """Reads a file that not every run has."""
+    if path.exists():
+        return table(path, columns)
+    return pd.DataFrame(columns=[*columns])
 
 
 def results(path: Path) -> pd.DataFrame:

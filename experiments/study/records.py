@@ -70,6 +70,18 @@ COLUMNS = Lane.__annotations__ | dict.fromkeys(
     float,
 )
 
+# Of `layers.csv`, a row a layer of a ticket, and `inputs.csv`, a row an input.
+LAYERS = {
+    **{
+        name: kind for name, kind in Lane.__annotations__.items() if name != "treatment"
+    },
+    "density": float,
+    "layer": str,
+    "weights": int,
+    "layer_density": float,
+}
+INPUTS = {"method": str, "density": float, "row": int, "column": int, "kept": float}
+
 
 class Records:
     """`metrics.jsonl` and `results.csv` of a study; a context manager.

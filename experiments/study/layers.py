@@ -1,0 +1,72 @@
+"""What is left of every layer and, in the first, of every input: two more files."""
+
+import math
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from experiments.study import records
+from experiments.study.records import Lane
+from experiments.study.study import Study
+from jaxticket import masks
+from jaxticket.summaries import summary
+
+
+def write(study: Study) -> None:
+    """Writes `layers.csv`, a row a layer of every ticket, and `inputs.csv`.
+
+    The latter says of the sparsest ticket of every method which share of the weights of
+    each input is left, in the mean over seeds and channels; of networks whose first
+    layer is dense.
+    """
+    rows, inputs = [], []
+    for method, lanes in _tickets(study):
+        sparsest = 2.0, None
+        for lane in lanes:
+            ticket = study.shelf.ticket(lane)
+            density = float(masks.density(ticket.mask))
+            names = {k: x for k, x in lane._asdict().items() if k in records.LAYERS}
+            rows += [
+                {**names, "density": density, "layer": layer.name}
+                | {"weights": layer.size, "layer_density": layer.density}
+                for layer in summary(ticket).layers
+            ]
+            sparsest = min(sparsest, (density, lane), key=lambda pair: pair[0])
+        density, lane = sparsest
+        alike = [lane._replace(seed=seed) for seed in study.seeds]
+        kept = [_of_inputs(study, study.shelf.ticket(each).mask) for each in alike]
+        if kept[0] is not None:
+            inputs += [
+                {"method": method, "density": density, "row": i, "column": j, "kept": x}
+                for (i, j), x in np.ndenumerate(np.mean(kept, axis=0))
+            ]
+    records.write_table(study.folder / "layers.csv", records.LAYERS, rows)
+    if inputs:
+        records.write_table(study.folder / "inputs.csv", records.INPUTS, inputs)
+
+
+def _tickets(study: Study) -> Iterator[tuple[str, list[Lane]]]:
+    """The tickets of every method that prunes."""
+    for name, planned in study.planned.items():
+        lanes = [
+            Lane(name, "ticket", seed, prunings, setting.label)
+            for setting in planned.settings
+            for prunings in planned.prunings()
+            for seed in study.seeds
+        ]
+        lanes = [lane for lane in lanes if study.shelf.has(lane)]
+        if lanes and any(planned.prunings()):
+            yield name, lanes
+
+
+def _of_inputs(study: Study, mask) -> np.ndarray | None:
+    """The share of every input's weights that is kept, `[rows, columns]`."""
+    shape = study.data.train.images.shape[1:]
+    count = math.prod(shape)
+    for leaf in jax.tree.leaves(mask):
+        if leaf.ndim == 2 and leaf.shape[0] == count:
+            kept = np.mean(leaf, axis=1).reshape(shape)
+            kept = kept.mean(-1) if kept.ndim == 3 else kept
+            return np.atleast_2d(kept) if kept.ndim < 3 else None
+    return None
