@@ -98,6 +98,7 @@ class Config(ticket_search.Config):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
+        ("mnist1d", "mlp_1d"): ANY | ticket_search.SHORT | {"width": 100, "steps": 300},
         ("digits", "lenet_300_100"): ANY
         | {
             "learning_rate": 4e-3,

@@ -41,6 +41,7 @@ from typing import Any, ClassVar, Self
 
 import jax
 
+from experiments import ticket_search
 from experiments.study import (
     command,
     methods,
@@ -116,6 +117,9 @@ class Config(settings.Frozen):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
+        ("mnist1d", "mlp_1d"): ANY
+        | ticket_search.SHORT
+        | {"width": 100, "steps": 400, "search_epochs": None, "search_steps": 400},
         ("digits", "lenet_300_100"): ANY
         | {"learning_rate": 4e-3, "epochs": 15, "batch_size": 60},
         ("cifar10", "vgg_19"): PUBLISHED,

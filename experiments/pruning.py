@@ -30,6 +30,7 @@ import dataclasses
 from functools import partial
 from typing import ClassVar, Self
 
+from experiments import ticket_search
 from experiments.continuous_sparsification import PARALLEL
 from experiments.study import command, methods, settings
 from experiments.study.methods import Method
@@ -101,6 +102,7 @@ class Config(settings.Settings):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
+        ("mnist1d", "mlp_1d"): ANY | ticket_search.SHORT | {"width": 100, "steps": 400},
         ("digits", "lenet_300_100"): ANY
         | {
             "learning_rate": 4e-3,

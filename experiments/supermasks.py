@@ -36,6 +36,7 @@ import dataclasses
 from functools import partial
 from typing import ClassVar
 
+from experiments import ticket_search
 from experiments.continuous_sparsification import PARALLEL
 from experiments.study import command, methods, optimizers, settings, starts
 from experiments.study.methods import Method
@@ -148,6 +149,9 @@ class Config(settings.Frozen):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
+        ("mnist1d", "mlp_1d"): ANY
+        | ticket_search.SHORT
+        | {"width": 100, "steps": 400, "search_epochs": None, "search_steps": 400},
         ("digits", "lenet_300_100"): ANY
         | {"learning_rate": 4e-3, "epochs": 15, "batch_size": 60, "search_epochs": 40},
         **{

@@ -43,6 +43,7 @@ METHODS = {
             ("fine_tuning", "finetune"),
         )
     },
+    "imp_random": Method(partial(searches.imp, score="random"), base="imp"),
     # Every ticket of one dense training, or of the network before it.
     "one_shot": Method(
         start=partial(starts.pruned, of="trained", weights="initial"),
@@ -88,7 +89,26 @@ def lottery(select: str, **settings) -> dict:
     return ANY | found | settings
 
 
+# Short trainings of MNIST-1D: batches and learning rate are those of its paper.
+SHORT = {
+    "learning_rate": 2e-2,
+    "batch_size": 100,
+    "epochs": None,
+    "eval_every": 100,
+}
 PRESETS = {
+    ("mnist1d", "mlp_1d"): ANY
+    | SHORT
+    | {
+        "width": 256,
+        "steps": 800,
+        "rounds": 4,
+        "hyper": {
+            "imp.select": "equal",
+            "imp.density": 0.45,
+            "continuous_sparsification.rounds": 2,
+        },
+    },
     ("digits", "lenet_300_100"): ANY
     | {
         "learning_rate": 4e-3,
@@ -107,6 +127,25 @@ PRESETS = {
     ("cifar10", "conv_6"): lottery("lottery_conv_6", learning_rate=3e-4, steps=30_000),
     None: ANY,
 }
+# Recipes by name, with data set and model. MNIST-1D: Greydanus and Kobak 2024.
+RECIPES = {
+    "mnist1d_paper": ANY
+    | {
+        "dataset": "mnist1d",
+        "model": "mlp_1d",
+        "validation": 200,
+        "methods": ("imp", "imp_random"),
+        "controls": (),
+        "prunable": "all",
+        "learning_rate": 2e-2,
+        "batch_size": 100,
+        "epochs": None,
+        "steps": 1501,
+        "eval_every": 1501,
+        "rounds": 100,
+        "hyper": {"imp.select": "linear", "imp.density": 0.99},
+    }
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +154,16 @@ class Config(settings.Settings):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = PRESETS
+    RECIPES: ClassVar = RECIPES
     EXCLUSIVE: ClassVar = (
         *settings.Settings.EXCLUSIVE,
         ("rewind_step", "rewind_epoch"),
     )
 
+    preset: str | None = setting(
+        None,
+        f"a recipe for all that no flag says, data set and model too: {[*RECIPES]}",
+    )
     controls: list[str] | None = setting(
         None, f"any of {tuple(controls.__all__)}, with commas; may be empty"
     )
@@ -153,7 +197,10 @@ class Config(settings.Settings):
             return self
         if self.rounds < 2:
             raise ValueError("--final_density needs --rounds from 2: it prunes between")
-        density = self.final_density ** (1 / (self.rounds - 1))
+        if self.hyper.get("imp.select") == "linear":
+            density = 1 - (1 - self.final_density) / (self.rounds - 1)
+        else:
+            density = self.final_density ** (1 / (self.rounds - 1))
         return dataclasses.replace(self, hyper={**self.hyper, "imp.density": density})
 
     def in_steps(self, epoch_steps: int) -> Self:

@@ -170,6 +170,7 @@ def run(
         data_dir=config.data_dir,
         cache_dir=config.cache_dir,
         validation=config.validation,
+        test_size=config.test_size,
     )
     if config.batch_size > (size := len(dataset.train.labels)):
         raise ValueError(

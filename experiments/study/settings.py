@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self
 from jaxticket import data, models
 
 Check = Callable[[Any], str | None]  # value -> what it should be, if it is not
-MODELS = {"cifar10": "conv_2", "cifar100": "conv_2"}
+DATASET = "mnist1d"
+MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
 
 
 def setting(default: Any, help: str, check: Check | None = None) -> Any:
@@ -78,6 +79,7 @@ class Settings:
       METHODS: name -> `methods.Method`: what `methods` may hold.
       PRESETS: (data set, model) -> values for what is left open, in `hyper` those of
         methods; the entry of `None` serves every other pair.
+      RECIPES: a name for `preset` -> the same, with data set and model.
       EXCLUSIVE: pairs of settings that say the same in two ways.
       VERDICTS: whether a ticket can win: it then trains as the dense network does.
       hyper: "method.name" -> value: hyper-parameters of methods, see `methods.flags`.
@@ -85,12 +87,14 @@ class Settings:
 
     METHODS: ClassVar[Mapping[str, Any]] = {}
     PRESETS: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     EXCLUSIVE: ClassVar[tuple] = (
         ("steps", "epochs"),
         ("search_steps", "search_epochs"),
     )
     VERDICTS: ClassVar[bool] = True
     # What only some experiments can be told.
+    preset: ClassVar[str | None] = None
     controls: ClassVar[Sequence[str]] = ()
     rounds: ClassVar[int] = 1
     rewind_step: ClassVar[int] = 0
@@ -100,15 +104,22 @@ class Settings:
     batch_statistics: ClassVar[str] = "free"
     pretrained: ClassVar[str | None] = None
 
-    dataset: str = setting(
-        "digits", "digits (embedded), or a TFDS image set: mnist, ..."
+    dataset: str | None = setting(
+        None,
+        "mnist1d (the default) or digits, which need no download, or a TFDS image set: "
+        "mnist, ...",
     )
     data_dir: str | None = setting(
         None, "folder of prepared TFDS data sets; default: that of TFDS"
     )
-    cache_dir: str | None = setting(None, "where arrays read from TFDS are kept")
+    cache_dir: str | None = setting(
+        None, "where arrays that take long to read or make are kept"
+    )
     validation: int | None = setting(
         None, "training images held out for validation", least(1)
+    )
+    test_size: int | None = setting(
+        None, "signals of mnist1d to test on; default 10,000", least(1)
     )
     normalization: str = setting(
         "standard",
@@ -117,6 +128,9 @@ class Settings:
     )
     augment: bool | None = setting(None, "random flips and 4-pixel crops in every step")
     model: str | None = setting(None, f"one of {models.NAMES}", one_of(models.NAMES))
+    width: int | None = setting(
+        None, "units of each hidden layer of mlp_1d; default 500", least(1)
+    )
     dtype: str = setting(
         "float32",
         "what the network computes in: float32 or bfloat16; weights are float32",
@@ -124,9 +138,9 @@ class Settings:
     )
     prunable: str | None = setting(
         None,
-        "kernels, hidden: those but the output layer's, or convolutions alone (without "
-        "those of shortcuts)",
-        one_of(("kernels", "hidden", "convolutions")),
+        "kernels, hidden: those but the output layer's, convolutions alone (without "
+        "those of shortcuts), or all: biases and scales too",
+        one_of(("kernels", "hidden", "convolutions", "all")),
     )
     methods: list[str] | None = setting(None, "which methods, with commas")
     seeds: int = setting(5, "how many seeds", least(1))
@@ -251,8 +265,7 @@ def resolve(config: Settings) -> Settings:
     Raises:
       ValueError: one line that says what came and what would do.
     """
-    model = config.model or MODELS.get(config.dataset, "lenet_300_100")
-    preset = dict(config.PRESETS.get((config.dataset, model), config.PRESETS[None]))
+    preset = dict(_preset(config))
     for pair in config.EXCLUSIVE:
         given = [name for name in pair if getattr(config, name) is not None]
         if len(given) > 1:
@@ -261,13 +274,24 @@ def resolve(config: Settings) -> Settings:
             preset = {name: x for name, x in preset.items() if name not in pair}
     hyper = {**preset.pop("hyper", {}), **config.hyper}
     opened = {name: x for name, x in preset.items() if getattr(config, name) is None}
-    config = dataclasses.replace(config, model=model, hyper=hyper, **opened)
+    config = dataclasses.replace(config, hyper=hyper, **opened)
     config = config.filled()
     check(config)
     names("methods", config.methods, config.METHODS)
     if not config.methods:
         raise ValueError(f"--methods needs at least one of {', '.join(config.METHODS)}")
     return config
+
+
+def _preset(config: Settings) -> Mapping[str, Any]:
+    """Values for what is left open: of the recipe named, or of data set and model."""
+    if config.preset is not None:
+        names("preset", [config.preset], config.RECIPES)
+        return config.RECIPES[config.preset]
+    dataset = config.dataset or DATASET
+    model = config.model or MODELS.get(dataset, "lenet_300_100")
+    found = config.PRESETS.get((dataset, model), config.PRESETS[None])
+    return {**found, "dataset": dataset, "model": model}
 
 
 def check(config: Any) -> None:

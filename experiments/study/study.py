@@ -34,6 +34,7 @@ PRUNABLE = {
     "kernels": masks.is_kernel,
     "hidden": models.is_hidden,
     "convolutions": models.is_convolution,
+    "all": lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating),
 }
 
 
@@ -66,6 +67,8 @@ class Study:
         options = (
             {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
         )
+        if config.width is not None:
+            options["width"] = config.width
         model = models.create(config.model, dataset.num_classes, **options)
         prepare = data.normalizer(
             config.normalization, dataset.train.images, name=dataset.name

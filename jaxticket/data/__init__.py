@@ -1,4 +1,4 @@
-"""Image data as whole uint8 arrays, and what happens to them inside the step.
+"""Images and signals as whole arrays, and what happens to them inside the step.
 
 `load` gives a `Dataset` of numpy arrays. Put them on the device once, gather batches
 inside `jit`, and apply `augment` and a `normalizer` there: JAX code never sees an

@@ -9,51 +9,52 @@ from jax.typing import ArrayLike
 
 NORMALIZATIONS = ("standard", "unit", "l2")
 
-# Mean and standard deviation by channel, of pixels in [0, 1], as the papers' code has
+# Mean and standard deviation by channel, of what is stored, as the papers' code has
 # them: computed afresh they would depend on the split and on the JPEG re-encoding.
 PUBLISHED = {
-    "mnist": ([0.1307], [0.3081]),
-    "cifar10": (
-        np.array([125.3, 123.0, 113.9]) / 255,
-        np.array([63.0, 62.1, 66.7]) / 255,
-    ),
+    "mnist": (255 * np.array([0.1307]), 255 * np.array([0.3081])),
+    "cifar10": (np.array([125.3, 123.0, 113.9]), np.array([63.0, 62.1, 66.7])),
+    "mnist1d": (np.zeros(1), np.ones(1)),  # standardised where it is made
 }
 
 
 def normalizer(
     kind: str, train_images: np.ndarray, *, name: str = ""
 ) -> Callable[[ArrayLike], jax.Array]:
-    """Makes the function that turns stored images into the network's input.
+    """Makes the function that turns stored images or signals into the network's input.
 
     Results on MNIST are sensitive to this choice, which the papers leave open: record
-    it with every result.
+    it with every result. A signal is of one channel.
 
     Args:
       kind: "standard" shifts and scales each channel to mean 0, deviation 1, with the
-        published constants where `name` has some and else those of `train_images`.
-        "unit" divides by the largest value of `train_images`, 255 or, for digits, 16.
-        "l2" divides every image by its Euclidean norm, as `keras.utils.normalize`.
-      train_images: uint8 `[n, h, w, c]`, concrete.
+        published constants where `name` has some and else those of `train_images`;
+        MNIST-1D, published standardised, stays as it is. "unit" divides by the largest
+        magnitude in `train_images`, 255 or, for digits, 16. "l2" divides every image by
+        its Euclidean norm, as `keras.utils.normalize`.
+      train_images: uint8 `[n, h, w, c]` or float32 `[n, length]`, concrete.
       name: of the data set.
 
     Returns:
-      uint8 `[b, h, w, c]` -> float32 `[b, h, w, c]`.
+      `[b, ...]` as stored -> float32 of the same shape.
     """
     if kind not in NORMALIZATIONS:
         raise ValueError(f"no normalization {kind!r}: one of {NORMALIZATIONS}")
     if kind == "l2":
         return _unit_norm
-    largest = max(float(np.max(train_images)), 1.0)
+    stored = np.asarray(train_images)
     if kind == "unit":
-        mean, deviation = np.zeros(1), np.full(1, largest)
+        largest = float(np.abs(stored).max())
+        mean, deviation = np.zeros(1), np.full(1, largest or 1.0)
     elif name in PUBLISHED:
-        mean, deviation = (255 * np.asarray(x) for x in PUBLISHED[name])
+        mean, deviation = PUBLISHED[name]
     else:
-        mean, deviation = _statistics(np.asarray(train_images))
+        mean, deviation = _statistics(stored if stored.ndim == 4 else stored[..., None])
     # One multiplication and one addition a pixel, in every step: two divisions would
     # take LeNet twice as long.
-    scale = np.float32(1 / deviation).reshape(1, 1, 1, -1)
-    shift = np.float32(-mean / deviation).reshape(1, 1, 1, -1)
+    by_channel = (1,) * (stored.ndim - 1) + (-1,)
+    scale = np.float32(1 / deviation).reshape(by_channel)
+    shift = np.float32(-mean / deviation).reshape(by_channel)
     return lambda images: jnp.asarray(images, jnp.float32) * scale + shift
 
 
@@ -74,8 +75,16 @@ def augment(
 
     Returns:
       As `images`: same shape and dtype.
+
+    Raises:
+      ValueError: signals, which can be neither cropped nor mirrored.
     """
     images = jnp.asarray(images)
+    if images.ndim != 4:
+        raise ValueError(
+            f"augmentation crops and mirrors images [batch, height, width, channels]; "
+            f"these data are {list(images.shape)}: leave --augment (augment=) out"
+        )
     count, height, width, _ = images.shape
     row_key, column_key, flip_key = jax.random.split(key, 3)
     top = jax.random.randint(row_key, (count,), 0, 2 * pad + 1)
@@ -98,13 +107,16 @@ def augment(
 
 def _unit_norm(images: ArrayLike) -> jax.Array:
     pixels = jnp.asarray(images, jnp.float32)
-    norm = jnp.sqrt(jnp.sum(pixels**2, axis=(1, 2, 3), keepdims=True))
+    every = tuple(range(1, pixels.ndim))
+    norm = jnp.sqrt(jnp.sum(pixels**2, axis=every, keepdims=True))
     return pixels / jnp.where(norm == 0, 1, norm)  # a black image stays black
 
 
 def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, without a float copy of the data."""
-    mean = images.mean((0, 1, 2), dtype=np.float64)
-    squares = np.square(images, dtype=np.uint16).mean((0, 1, 2), dtype=np.float64)
+    """Mean and standard deviation of each channel, without a float copy of bytes."""
+    but_channels = tuple(range(images.ndim - 1))
+    wide = np.uint16 if images.dtype == np.uint8 else np.float64
+    mean = images.mean(but_channels, dtype=np.float64)
+    squares = np.square(images, dtype=wide).mean(but_channels, dtype=np.float64)
     deviation = np.sqrt(squares - mean**2)
     return mean, np.where(deviation > 0, deviation, 1)

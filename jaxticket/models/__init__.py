@@ -31,6 +31,7 @@ __all__ = [
 
 NAMES = (
     "mlp",
+    "mlp_1d",
     "lenet_300_100",
     "lenet_5",
     "conv_2",
@@ -52,17 +53,22 @@ def create(name: str, num_classes: int = 10, **options) -> Model:
       name: one of `NAMES`.
       num_classes: width of the output layer.
       **options: fields of the network, such as ``dtype`` and, for convolutional ones,
-        ``impl``; those with hidden layers take ``dropout``, "mlp" ``hidden``.
+        ``impl``; those with hidden layers take ``dropout``, "mlp" ``hidden``;
+        "mlp_1d" takes ``width`` and ``dtype``.
 
     Returns:
-      A `Model` on `[batch, height, width, channels]`.
+      A `Model` on `[batch, height, width, channels]`; without convolutions, on
+      `[batch, ...]`.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: for an unknown name, or an option that the network does not have.
     """
     if name not in NAMES:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"no model {name!r}; there are {', '.join(NAMES)}{hint}")
     zoo = importlib.import_module("jaxticket.models.zoo")
-    return from_linen(getattr(zoo, name)(num_classes, **options))
+    try:
+        return from_linen(getattr(zoo, name)(num_classes, **options))
+    except TypeError as error:  # of a name among the options
+        raise ValueError(f"model {name!r}: {error}") from None
