@@ -235,7 +235,7 @@ except ImportError as error:
     )
     assert done.returncode == 0, done.stderr
     assert "'mnist' needs `pip install tensorflow-datasets" in done.stdout
-    assert "'digits' works without" in done.stdout
+    assert "'mnist1d' and 'digits' work without" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -243,9 +243,10 @@ except ImportError as error:
     [
         ("mnits", "did you mean 'mnist'"),
         ("digit", "did you mean 'digits'"),
+        ("mnist-1d", "did you mean 'mnist1d'"),
         ("mnist/nonsense", "did you mean 'mnist'"),
         ("mnist:0.0.1", "did you mean 'mnist'"),
-        ("", "'digits' is always there"),
+        ("", "'mnist1d' and 'digits' are always there"),
     ],
 )
 def test_an_unknown_name_gets_a_hint(name, hint, tmp_path):
