@@ -1,8 +1,8 @@
 """Finds winning tickets with many seeds, trains them beside their controls, reports.
 
-Without flags: the digits that scikit-learn carries, five seeds, iterative magnitude
-pruning and Continuous Sparsification, each ticket against the dense network, against
-its mask with new weights and against its mask shuffled; under two minutes on two cores.
+Without flags: MNIST-1D, five seeds, iterative magnitude pruning and Continuous
+Sparsification, each ticket against the dense network, against its mask with new weights
+and against its mask shuffled; under two minutes on two cores. EXPECTED
 
     python -m experiments.ticket_search
 
@@ -17,6 +17,15 @@ eight epochs a round instead of its 50,000 steps:
 
     python -m experiments.ticket_search --dataset=mnist --model=lenet_300_100 \\
         --seeds=5 --methods=imp --rounds=8 --epochs=8
+
+The published search on MNIST-1D (Greydanus and Kobak 2024): 100 rounds, each of which
+prunes a hundredth of every layer, biases included, and returns to the initial weights;
+beside it the same at random. Published accuracies after the last step, of two trials:
+65 and 66% dense, 74% at a tenth of the weights, at random 61 and 66% there. It differs
+from the published one in that masks are nested, 200 signals are held out, and batches
+are shuffled:
+
+    python -m experiments.ticket_search --preset=mnist1d_paper
 
 Run the same command again after a kill: it goes on where it was, to the same numbers.
 Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/,

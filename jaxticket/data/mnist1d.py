@@ -3,8 +3,8 @@
 The package `mnist1d` makes 5,000 signals of a seed, 500 of each class in random order,
 and standardises them together. Those of its own seed, 42, are the published data set:
 4,000 to train on and 1,000 to test on. Further test signals are all of seed 43, then of
-44, and so on. So the training signals and the first test signals are the published ones
-whatever the number of test signals, and no seed serves for both.
+44, and so on: all signals differ, and what is trained on does not depend on how many
+there are to test on.
 
 Reference:
   Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", 2024.
