@@ -65,6 +65,9 @@ METHODS = {
     ),
 }
 HYPER = {"imp.density": 0.5}
+SLOW_LOGITS = HYPER | {
+    f"{name}.logit_learning_rate": 1e-2 for name in ("continuous_sparsification", "iss")
+}
 ANY = ticket_search.ANY | {
     "methods": (
         "continuous_sparsification",
@@ -98,16 +101,19 @@ class Config(ticket_search.Config):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
-        ("mnist1d", "mlp_1d"): ANY | ticket_search.SHORT | {"width": 100, "steps": 300},
+        ("mnist1d", "mlp_1d"): ANY
+        | ticket_search.SHORT
+        | {
+            "width": 100,
+            "steps": 400,
+            "compare": "last",
+            "hyper": SLOW_LOGITS | {"imp.select": "equal"},
+        },
         ("digits", "lenet_300_100"): ANY
         | {
             "learning_rate": 4e-3,
             "epochs": 15,
-            "hyper": HYPER
-            | {
-                f"{name}.logit_learning_rate": 1e-2
-                for name in ("continuous_sparsification", "iss")
-            },
+            "hyper": SLOW_LOGITS,
         },
         ("mnist", "lenet_300_100"): ANY
         | {"learning_rate": 1.2e-3, "epochs": 4, "rounds": 6},

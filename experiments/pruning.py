@@ -102,7 +102,17 @@ class Config(settings.Settings):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = {
-        ("mnist1d", "mlp_1d"): ANY | ticket_search.SHORT | {"width": 100, "steps": 400},
+        ("mnist1d", "mlp_1d"): ANY
+        | ticket_search.SHORT
+        | {
+            "width": 100,
+            "steps": 600,
+            "hyper": {
+                "continuous_sparsification.logit_learning_rate": 1e-2,
+                # The initial weights are within sigmoid(-2.2) of 0.
+                "soft_threshold.initial_logit": (-5.0, -4.0, -3.5, -3.0, -2.5),
+            },
+        },
         ("digits", "lenet_300_100"): ANY
         | {
             "learning_rate": 4e-3,

@@ -38,7 +38,8 @@ class Run(NamedTuple):
       about: its `config.json`.
       margin: points that a ticket may fall short of the dense network and match it.
       at: whose accuracies are compared, as the names of their columns begin: those at
-        the early-stopping step of tickets that are trained, else after the last step.
+        the early-stopping step of tickets that are trained, unless the run says
+        otherwise, else after the last step.
       rows: its `results.csv`.
       looks: its `metrics.jsonl`, empty where it was not kept.
       searches: see `mask_searches.table`.
@@ -71,10 +72,11 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         raise ValueError(f"--margin must be above 0 and finite, got {margin}")
     rows = statistics.read_results(folder / "results.csv")
     looks = statistics.read_metrics(folder / "metrics.jsonl")
+    last = about["config"].get("compare") == "last" or not about.get("verdicts", True)
     return Run(
         about=about,
         margin=margin,
-        at="early_stopping_" if about.get("verdicts", True) else "",
+        at="" if last else "early_stopping_",
         rows=rows,
         looks=looks,
         searches=mask_searches.table(looks, rows),

@@ -306,7 +306,7 @@ def test_presets_of_the_lottery_ticket_paper():
 def test_without_a_word_it_is_mnist1d(name):
     config = resolved(name)
     assert (config.dataset, config.model) == ("mnist1d", "mlp_1d")
-    assert (config.learning_rate, config.batch_size) == (0.02, 100)
+    assert (config.learning_rate, config.batch_size) == (0.02, 50)
     assert resolved(name, dataset="digits").model == "lenet_300_100"
 
 

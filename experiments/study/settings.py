@@ -95,6 +95,7 @@ class Settings:
     VERDICTS: ClassVar[bool] = True
     # What only some experiments can be told.
     preset: ClassVar[str | None] = None
+    compare: ClassVar[str] = "last"
     controls: ClassVar[Sequence[str]] = ()
     rounds: ClassVar[int] = 1
     rewind_step: ClassVar[int] = 0
