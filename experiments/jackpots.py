@@ -119,7 +119,7 @@ class Config(settings.Frozen):
     PRESETS: ClassVar = {
         ("mnist1d", "mlp_1d"): ANY
         | ticket_search.SHORT
-        | {"width": 100, "steps": 400, "search_epochs": None, "search_steps": 400},
+        | {"width": 100, "steps": 420, "search_epochs": 6, "eval_every": None},
         ("digits", "lenet_300_100"): ANY
         | {"learning_rate": 4e-3, "epochs": 15, "batch_size": 60},
         ("cifar10", "vgg_19"): PUBLISHED,

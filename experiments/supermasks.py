@@ -151,7 +151,7 @@ class Config(settings.Frozen):
     PRESETS: ClassVar = {
         ("mnist1d", "mlp_1d"): ANY
         | ticket_search.SHORT
-        | {"width": 100, "steps": 400, "search_epochs": None, "search_steps": 400},
+        | {"width": 100, "steps": 400, "search_epochs": None, "search_steps": 600},
         ("digits", "lenet_300_100"): ANY
         | {"learning_rate": 4e-3, "epochs": 15, "batch_size": 60, "search_epochs": 40},
         **{

@@ -2,7 +2,11 @@
 
 Without flags: MNIST-1D, five seeds, iterative magnitude pruning and Continuous
 Sparsification, each ticket against the dense network, against its mask with new weights
-and against its mask shuffled; under two minutes on two cores. EXPECTED
+and against its mask shuffled; under two minutes on two cores. Expected test accuracies
+after the last step: dense 60%, a ticket of IMP with 16% of the weights 66%, one of
+Continuous Sparsification with 13% 65%. Trainings this short gain from fewer weights as
+such: masks with new weights are as good, shuffled ones only down to 16%, and 7 points
+worse than their ticket at 6%.
 
     python -m experiments.ticket_search
 
@@ -117,9 +121,9 @@ PRESETS = {
         "rounds": 4,
         "hyper": {
             "imp.select": "equal",
-            "imp.density": 0.45,
+            "imp.density": 0.4,
             "continuous_sparsification.rounds": 1,
-            "continuous_sparsification.initial_logit": 0.1,
+            "continuous_sparsification.initial_logit": 0.05,
             "continuous_sparsification.logit_learning_rate": 1e-2,
         },
     },
