@@ -1,8 +1,12 @@
 """Finds winning tickets with many seeds, trains them beside their controls, reports.
 
-Without flags: the digits that scikit-learn carries, five seeds, iterative magnitude
-pruning and Continuous Sparsification, each ticket against the dense network, against
-its mask with new weights and against its mask shuffled; under two minutes on two cores.
+Without flags: MNIST-1D, five seeds, iterative magnitude pruning and Continuous
+Sparsification, each ticket against the dense network, against its mask with new weights
+and against its mask shuffled; under two minutes on two cores. Expected test accuracies
+after the last step: dense 60%, a ticket of IMP with 16% of the weights 66%, one of
+Continuous Sparsification with 13% 65%. Trainings this short gain from fewer weights as
+such: masks with new weights are as good, shuffled ones only down to 16%, and 7 points
+worse than their ticket at 6%.
 
     python -m experiments.ticket_search
 
@@ -17,6 +21,15 @@ eight epochs a round instead of its 50,000 steps:
 
     python -m experiments.ticket_search --dataset=mnist --model=lenet_300_100 \\
         --seeds=5 --methods=imp --rounds=8 --epochs=8
+
+The published search on MNIST-1D (Greydanus and Kobak 2024): 100 rounds, each of which
+prunes a hundredth of every layer, biases included, and returns to the initial weights;
+beside it the same at random. Published accuracies after the last step, of two trials:
+65 and 66% dense, 74% at a tenth of the weights, at random 61 and 66% there. It differs
+from the published one in that masks are nested, 200 signals are held out, and batches
+are shuffled:
+
+    python -m experiments.ticket_search --preset=mnist1d_paper
 
 Run the same command again after a kill: it goes on where it was, to the same numbers.
 Writes into `--output_dir`: config.json, metrics.jsonl, results.csv, figures/,
@@ -43,6 +56,7 @@ METHODS = {
             ("fine_tuning", "finetune"),
         )
     },
+    "imp_random": Method(partial(searches.imp, score="random"), base="imp"),
     # Every ticket of one dense training, or of the network before it.
     "one_shot": Method(
         start=partial(starts.pruned, of="trained", weights="initial"),
@@ -79,6 +93,7 @@ ANY = {
     "epochs": 10,
     "rounds": 8,
     "rewind_step": 0,
+    "compare": "early_stopping",
 }
 
 
@@ -88,7 +103,30 @@ def lottery(select: str, **settings) -> dict:
     return ANY | found | settings
 
 
+# Short trainings of MNIST-1D, at the learning rate of its paper. The validation loss is
+# lowest while the accuracy still rises, and jumps there from look to look.
+SHORT = {
+    "learning_rate": 2e-2,
+    "batch_size": 50,
+    "epochs": None,
+    "eval_every": 200,
+}
 PRESETS = {
+    ("mnist1d", "mlp_1d"): ANY
+    | SHORT
+    | {
+        "steps": 800,
+        "compare": "last",
+        "rounds": 4,
+        "hyper": {
+            "model.width": 350,
+            "imp.select": "equal",
+            "imp.density": 0.4,
+            "continuous_sparsification.rounds": 1,
+            "continuous_sparsification.initial_logit": 0.05,
+            "continuous_sparsification.logit_learning_rate": 1e-2,
+        },
+    },
     ("digits", "lenet_300_100"): ANY
     | {
         "learning_rate": 4e-3,
@@ -107,6 +145,26 @@ PRESETS = {
     ("cifar10", "conv_6"): lottery("lottery_conv_6", learning_rate=3e-4, steps=30_000),
     None: ANY,
 }
+# Recipes by name, with data set and model. MNIST-1D: Greydanus and Kobak 2024.
+RECIPES = {
+    "mnist1d_paper": ANY
+    | {
+        "dataset": "mnist1d",
+        "model": "mlp_1d",
+        "validation": 200,
+        "methods": ("imp", "imp_random"),
+        "controls": (),
+        "prunable": "all",
+        "learning_rate": 2e-2,
+        "batch_size": 100,
+        "epochs": None,
+        "steps": 1501,
+        "eval_every": 1501,
+        "compare": "last",
+        "rounds": 100,
+        "hyper": {"imp.select": "linear", "imp.density": 0.99},
+    }
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +173,16 @@ class Config(settings.Settings):
 
     METHODS: ClassVar = METHODS
     PRESETS: ClassVar = PRESETS
+    RECIPES: ClassVar = RECIPES
     EXCLUSIVE: ClassVar = (
         *settings.Settings.EXCLUSIVE,
         ("rewind_step", "rewind_epoch"),
     )
 
+    preset: str | None = setting(
+        None,
+        f"a recipe for all that no flag says, data set and model too: {[*RECIPES]}",
+    )
     controls: list[str] | None = setting(
         None, f"any of {tuple(controls.__all__)}, with commas; may be empty"
     )
@@ -140,6 +203,12 @@ class Config(settings.Settings):
         "train tickets of Continuous Sparsification and their controls with the factor "
         "1 / sigmoid(s0) beside the weights, as released",
     )
+    compare: str | None = setting(
+        None,
+        "accuracies at the step of the lowest validation loss (early_stopping), or "
+        "after the last step (last): what the report compares",
+        settings.one_of(("early_stopping", "last")),
+    )
     final_density: float | None = setting(
         None,
         "density after the last pruning of IMP, whatever --imp.density says",
@@ -153,7 +222,10 @@ class Config(settings.Settings):
             return self
         if self.rounds < 2:
             raise ValueError("--final_density needs --rounds from 2: it prunes between")
-        density = self.final_density ** (1 / (self.rounds - 1))
+        if self.hyper.get("imp.select") == "linear":
+            density = 1 - (1 - self.final_density) / (self.rounds - 1)
+        else:
+            density = self.final_density ** (1 / (self.rounds - 1))
         return dataclasses.replace(self, hyper={**self.hyper, "imp.density": density})
 
     def in_steps(self, epoch_steps: int) -> Self:

@@ -72,8 +72,15 @@ def kept(
         have, theirs = map(masks.layer_counts, (mask, select.reference))
         return {n: min(have[n], theirs[n]) for n in have}
 
+    def on_a_line(mask):
+        have, sizes = masks.layer_counts(mask), jax.tree.leaves(mask)
+        lost = [leaf.size - whole(leaf.size, density) for leaf in sizes]
+        return {n: max(have[n] - k, 0) for n, k in zip(have, lost, strict=True)}
+
     if select is global_top:
         return lambda mask: whole(sum(masks.layer_counts(mask).values()), density)
+    if select is linear:
+        return on_a_line
     if isinstance(select, _Like):
         return as_reference
     if isinstance(select, _PerLayer) and (
@@ -86,6 +93,21 @@ def kept(
 def global_top(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
     """Keeps the highest scores of all layers together."""
     return top(scores, mask, keep(masks.count(mask), density))
+
+
+def linear(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
+    """Every layer loses the fraction `1 - density` of all that it ever had.
+
+    Of iterated pruning: after `n` times a layer keeps `1 - n (1 - density)`, where
+    `equal` leaves it `density ** n`. What is fewer than half a weight is never lost: at
+    0.99 a bias of ten keeps all of them.
+    """
+
+    def left(alive):
+        lost = alive.size - keep(jnp.int32(alive.size), density)
+        return jnp.maximum(masks.count([alive]) - lost, 0)
+
+    return _top_of_each(scores, mask, jax.tree.map(left, mask))
 
 
 def per_layer(allocation: Allocation) -> Select:
@@ -411,6 +433,7 @@ def _count(flags: jax.Array) -> jax.Array:
 
 NAMES: dict[str, Select] = {
     "global_top": global_top,
+    "linear": linear,
     "equal": per_layer(equal),
     "uniform": per_layer(uniform),
     "erk": per_layer(erk),

@@ -33,6 +33,7 @@ from jaxticket.models.plain import MLP
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
+    "dataset": "digits",
     "seeds": 2,
     "epochs": 2,
     "batch_size": 60,
@@ -48,6 +49,7 @@ CLOCKS = ["seconds", "search_seconds"]
 def narrow(name, num_classes=10, **options):
     """In place of `models.create`: one hidden layer, of 16, whatever the name."""
     del name
+    options.pop("width", None)
     return models.from_linen(MLP(num_classes, hidden=(16,), **options))
 
 

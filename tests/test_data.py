@@ -1,6 +1,7 @@
 """Data: splits, cache, errors, and preprocessing against plain numpy."""
 
 import functools
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxticket import data
-from jaxticket.data import cache, dataset, digits, tfds_source
+from jaxticket.data import cache, dataset, digits, mnist1d, tfds_source
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +75,97 @@ def test_loading_is_deterministic_and_the_checksum_sees_the_split(embedded):
     assert data.load("digits", validation=100).checksum != embedded.checksum
 
 
+# MNIST-1D
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory):
+    """The data set of 2,000 test signals, and its cache."""
+    folder = tmp_path_factory.mktemp("signals")
+    return data.load("mnist1d", cache_dir=folder, test_size=2000), folder
+
+
+@pytest.fixture(scope="module")
+def published():
+    """What the package makes without a word from us."""
+    package = pytest.importorskip("mnist1d.data")
+    return package.make_dataset(package.get_dataset_args())
+
+
+def test_signals_have_the_documented_form(signals):
+    loaded, _ = signals
+    assert (loaded.name, loaded.num_classes) == ("mnist1d", 10)
+    for size, (images, labels) in zip((3500, 500, 2000), loaded[1:4], strict=True):
+        assert (images.shape, labels.shape) == ((size, 40), (size,))
+        assert (images.dtype, labels.dtype) == (np.float32, np.int32)
+    whole = counts(loaded.train) + counts(loaded.validation)
+    assert (np.abs(counts(loaded.validation) - whole / 8) < 1).all()
+    # A seed makes as many of each class.
+    first = counts(data.Split(None, loaded.test.labels[:1000]))
+    assert set(whole + first) == {500}
+
+
+def test_the_first_signals_are_the_published_ones(signals, published):
+    kept = signals[1]
+    for split, size, end in (("train", 4000, ""), ("test", 1000, "_test")):
+        images, labels = mnist1d.arrays(split, test_size=2000, cache_dir=kept)
+        np.testing.assert_array_equal(
+            images[:size], published[f"x{end}"].astype(np.float32)
+        )
+        np.testing.assert_array_equal(labels[:size], published[f"y{end}"])
+
+
+def test_further_test_signals_are_like_the_first_and_none_is_trained_on(signals):
+    (_, train, validation, test, *_), _ = signals
+    seen = np.concatenate([train.images, validation.images, test.images])
+    assert len(np.unique(seen, axis=0)) == len(seen)
+    first, further = test.images[:1000], test.images[1000:]
+    assert abs(further.mean() - first.mean()) < 0.05
+    assert abs(further.std() - first.std()) < 0.05
+
+
+def test_the_number_of_test_signals_changes_nothing_else(signals, monkeypatch):
+    loaded, kept = signals
+    monkeypatch.setattr(mnist1d, "made", unreadable)  # all is in the cache
+    fewer = data.load("mnist1d", cache_dir=kept, test_size=700)
+    equal(fewer[1:3], loaded[1:3])
+    equal(fewer.test, jax.tree.map(lambda x: x[:700], loaded.test))
+    assert fewer.checksum != loaded.checksum
+    assert sorted(p.name for p in kept.glob("mnist1d/*/*")) == ["seed_42", "seed_43"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_making_signals_leaves_the_global_random_states_alone(fails, monkeypatch):
+    package = pytest.importorskip("mnist1d.data")
+
+    def make_dataset(arguments):
+        package.set_seed(arguments.seed)
+        if fails:
+            raise RuntimeError("no signals")
+        return {k: np.zeros(3) for k in ("x", "x_test", "y", "y_test")}
+
+    monkeypatch.setattr(package, "make_dataset", make_dataset)
+    draws = []
+    for make in (lambda: None, lambda: mnist1d.made(42)):
+        random.seed(7)
+        np.random.seed(7)  # noqa: NPY002
+        try:
+            make()
+        except RuntimeError:
+            assert fails
+        draws.append((random.random(), np.random.rand()))  # noqa: NPY002
+    assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize(("name", "size"), [("digits", 100), ("mnist1d", 0)])
+def test_a_test_size_that_cannot_be_is_refused(name, size):
+    with pytest.raises(ValueError, match=f"from 1, of mnist1d alone; got {size} of"):
+        data.load(name, test_size=size)
+
+
+# Held-out images
+
+
 @pytest.mark.parametrize("count", [1, 7, 237, 1436])
 def test_every_class_gives_its_share(count):
     labels = digits.arrays("train")[1]
@@ -130,7 +222,8 @@ def test_without_tfds_the_digits_load_and_the_error_names_the_remedy():
 import sys
 sys.modules["tensorflow_datasets"] = None
 from jaxticket import data
-assert not {"sklearn", "tensorflow", "PIL"} & set(sys.modules), "slow imports"
+slow = {"sklearn", "tensorflow", "PIL", "mnist1d", "matplotlib"}
+assert not slow & set(sys.modules), "slow imports"
 assert len(data.load("digits").train.labels) == 1200
 try:
     data.load("mnist")
@@ -142,7 +235,7 @@ except ImportError as error:
     )
     assert done.returncode == 0, done.stderr
     assert "'mnist' needs `pip install tensorflow-datasets" in done.stdout
-    assert "'digits' works without" in done.stdout
+    assert "'mnist1d' and 'digits' work without" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -150,9 +243,10 @@ except ImportError as error:
     [
         ("mnits", "did you mean 'mnist'"),
         ("digit", "did you mean 'digits'"),
+        ("mnist-1d", "did you mean 'mnist1d'"),
         ("mnist/nonsense", "did you mean 'mnist'"),
         ("mnist:0.0.1", "did you mean 'mnist'"),
-        ("", "'digits' is always there"),
+        ("", "'mnist1d' and 'digits' are always there"),
     ],
 )
 def test_an_unknown_name_gets_a_hint(name, hint, tmp_path):
@@ -319,6 +413,22 @@ def test_normalizers_follow_their_equations(kind, name, channels, top, expected)
     np.testing.assert_allclose(lanes, got, 1e-6, 1e-6)
 
 
+def test_normalizers_of_signals():
+    """A signal is one channel; published standardised, MNIST-1D stays as it is."""
+    signals = np.random.default_rng(0).normal(3, 2, (50, 40)).astype(np.float32)
+    signals[3, 4] = -20  # the largest magnitude
+
+    def got(kind, name=""):
+        return jax.jit(data.normalizer(kind, signals, name=name))(signals)
+
+    norms = np.sqrt((signals**2).sum(1, keepdims=True))
+    standard = (signals - signals.mean()) / signals.std()
+    np.testing.assert_array_equal(got("standard", "mnist1d"), signals)
+    np.testing.assert_allclose(got("standard"), standard, 1e-4, 1e-5)
+    np.testing.assert_allclose(got("unit"), signals / 20, 1e-6)
+    np.testing.assert_allclose(got("l2"), signals / norms, 1e-5)
+
+
 @pytest.mark.parametrize("kind", data.NORMALIZATIONS)
 def test_constant_images_stay_finite(kind):
     black = np.zeros((2, 4, 4, 1), np.uint8)
@@ -358,6 +468,11 @@ def test_every_augmented_image_is_a_crop_of_its_own(pad, flip):
     assert set(top) == set(left) == set(range(2 * pad + 1))
     assert set(mirrored) == {0, 1} if flip else not mirrored.any()
     assert pad == 0 or (top != left).any()
+
+
+def test_signals_are_not_augmented():
+    with pytest.raises(ValueError, match=r"these data are \[5, 40\]: leave --augment"):
+        data.augment(jax.random.key(0), np.zeros((5, 40), np.float32))
 
 
 def test_augmentation_draws_evenly():

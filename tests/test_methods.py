@@ -159,7 +159,7 @@ def test_sweeps_are_the_product_of_their_values_and_named_by_them():
 
 def test_hyper_parameters_from_python():
     config = studies.door("ticket_search").Config(
-        methods=("imp",), hyper={"imp.density": 0.5}
+        dataset="digits", methods=("imp",), hyper={"imp.density": 0.5}
     )
     config = settings.resolve(config)
     assert config.hyper["imp.density"] == 0.5  # of the caller, not of the preset
@@ -302,6 +302,34 @@ def test_presets_of_the_lottery_ticket_paper():
         assert config.hyper == {"imp.select": select}
 
 
+@pytest.mark.parametrize("name", DOORS)
+def test_without_a_word_it_is_mnist1d(name):
+    config = resolved(name)
+    assert (config.dataset, config.model) == ("mnist1d", "mlp_1d")
+    assert (config.learning_rate, config.batch_size) == (0.02, 50)
+    assert resolved(name, dataset="digits").model == "lenet_300_100"
+
+
+def test_a_recipe_says_what_no_flag_says():
+    config = resolved("ticket_search", preset="mnist1d_paper")
+    assert (config.dataset, config.model) == ("mnist1d", "mlp_1d")
+    assert (config.rounds, config.steps, config.width) == (100, 1501, None)
+    assert config.methods == ("imp", "imp_random")
+    ours = {"dataset": "digits", "model": "mlp", "rounds": 3, "epochs": 2}
+    hyper = {"imp.density": 0.9}
+    config = resolved("ticket_search", preset="mnist1d_paper", hyper=hyper, **ours)
+    assert {name: getattr(config, name) for name in ours} == ours
+    assert (config.steps, config.learning_rate) == (None, 0.02)
+    assert config.hyper == {"imp.select": "linear", **hyper}
+
+
+def test_a_final_density_is_reached_along_the_law_of_the_selection():
+    for select, density in (("linear", 0.7), ("global_top", 0.1 ** (1 / 3))):
+        hyper = {"imp.select": select}
+        config = resolved("ticket_search", final_density=0.1, rounds=4, hyper=hyper)
+        assert config.hyper["imp.density"] == pytest.approx(density)
+
+
 def test_the_preset_of_residual_networks_is_the_released_recipe():
     door = "continuous_sparsification"
     options = {"dataset": "cifar10", "model": "resnet_20"}
@@ -345,7 +373,7 @@ def test_every_method_of_every_door_can_be_planned(name):
 
 FRACTION = "is the fraction kept, in (0, 1]; got"
 BAD = [
-    ("ticket_search", {"model": "lenet"}, "--model must be one of mlp, lenet_300_100"),
+    ("ticket_search", {"model": "lenet"}, "--model must be one of mlp, mlp_1d, lenet"),
     ("ticket_search", {"methods": ("impp",)}, "--methods: no 'impp', choose of"),
     ("ticket_search", {"methods": ()}, "--methods needs at least one of"),
     ("ticket_search", {"methods": ("imp", "imp")}, "--methods: one is given twice"),
@@ -412,7 +440,7 @@ BAD = [
     ("ticket_search", {"schedules_every": "round"}, "must be one of epoch, step"),
     ("ticket_search", {"save_seconds": -1.0}, "--save_seconds must be at least 0"),
     ("ticket_search", {"dtype": "float16"}, "--dtype must be one of float32, bfloat16"),
-    ("ticket_search", {"prunable": "all"}, "--prunable must be one of kernels, hidden"),
+    ("ticket_search", {"prunable": "biases"}, "--prunable must be one of kernels"),
     ("ticket_search", {"margin": 0.0}, "--margin must be above 0 and finite; got 0.0"),
     *(
         ("ticket_search", {f"continuous_sparsification.{name}": value}, says)
@@ -453,6 +481,8 @@ BAD = [
         {"continuous_sparsification_parallel.rounds": 0},
         "_parallel.rounds must be at least 1; got 0",
     ),
+    ("ticket_search", {"preset": "paper"}, "--preset: no 'paper', choose of mnist1d_p"),
+    ("ticket_search", {"width": 0}, "--width must be at least 1; got 0"),
     ("pruning", {"methods": ("imp_continued",)}, "--methods: no 'imp_continued'"),
     ("pruning", {"search_share": 1.0}, "--search_share must be between 0 and 1"),
     ("pruning", {"search_share": NAN}, "between 0 and 1; got nan"),
@@ -507,7 +537,7 @@ BAD = [
 def planning(door, given):
     hyper = {name: value for name, value in given.items() if "." in name}
     rest = {name: value for name, value in given.items() if name not in hyper}
-    config = resolved(door, hyper=hyper, **rest).in_steps(20)
+    config = resolved(door, hyper=hyper, **{"dataset": "digits", **rest}).in_steps(20)
     for name in config.methods:
         methods.plan(config, name, 20)
 
@@ -532,6 +562,7 @@ def test_a_bad_value_is_refused_before_there_are_data(door, given, says):
         ({"validation": 5000}, "5000"),
         ({"batch_size": 5000}, "--batch_size 5000 is more than the 1200 training"),
         ({"prunable": "convolutions"}, "prun"),
+        ({"hyper": {"dataset.test_size": 100}}, "no --dataset.test_size; its options"),
         ({"methods": ("slimming",)}, "slimming needs convolutions with batch norm"),
     ],
     ids=lambda x: "-".join(map(str, x)) if isinstance(x, dict) else "",

@@ -40,6 +40,7 @@ def init_shapes(model, *shape):
     ("name", "shape", "expected"),
     [
         ("lenet_300_100", (28, 28, 1), 266_200),
+        ("mlp_1d", (40,), 275_000),
         ("lenet_300_100", (8, 8), 64 * 300 + 31_000),
         ("conv_2", (32, 32, 3), 4_300_992),
         ("conv_4", (32, 32, 3), 2_425_024),
@@ -57,6 +58,27 @@ def init_shapes(model, *shape):
 )
 def test_weight_counts(name, shape, expected):
     assert count(init_shapes(models.create(name), *shape)) == expected
+
+
+def test_mlp_1d_is_its_equations_from_pytorchs_initialisation():
+    model = models.create("mlp_1d", 3, width=200)
+    x = np.random.default_rng(0).normal(size=(7, 40)).astype(np.float32)
+    params, state = model.init(KEY, x)
+    for layer, n in (("fc_0", 40), ("fc_1", 200), ("output", 200)):
+        for leaf, tight in (("kernel", 0.98), ("bias", 0.3)):
+            bound = np.sqrt(n) * np.abs(params[layer][leaf]).max()
+            assert tight < bound <= 1, (layer, leaf)
+        kernel = np.sqrt(3 * n) * np.asarray(params[layer]["kernel"])
+        assert abs(kernel.std() - 1) < 0.06  # of a uniform distribution
+        assert abs(kernel.mean()) < 0.06
+    w, b = (
+        {layer: np.float64(leaves[leaf]) for layer, leaves in params.items()}
+        for leaf in ("kernel", "bias")
+    )
+    h = np.maximum(x @ w["fc_0"] + b["fc_0"], 0)
+    h = h + np.maximum(h @ w["fc_1"] + b["fc_1"], 0)
+    logits, _ = model.apply(params, state, x)
+    np.testing.assert_allclose(logits, h @ w["output"] + b["output"], 1e-4, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +141,11 @@ def test_unknown_name():
     ) as e:
         models.create("lenet300100")
     assert "\n" not in str(e.value)
+
+
+def test_an_option_that_a_network_does_not_have_is_named():
+    with pytest.raises(ValueError, match=r"model 'conv_2': .*'width'"):
+        models.create("conv_2", width=3)
 
 
 def test_import_is_light():

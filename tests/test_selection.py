@@ -180,6 +180,7 @@ SELECTS = {
     "at_rates": selection.per_layer(selection.at_rates(RATES)),
     "uniform": selection.per_layer(selection.uniform),
     "erk": selection.per_layer(selection.erk),
+    "linear": selection.linear,
 }
 TRACES = Counter()
 
@@ -227,6 +228,10 @@ def allocated(name, mask, density):
     raw["erk"] = {n: sum(shape) / np.prod(shape) for n, shape in TREE.items()}
     if name in raw:
         return solved(mask, density, raw[name], ["a"] if name == "uniform" else [])
+    if name == "linear":
+        alive = kept_of(mask)
+        lost = {n: (1 - density) * mask[n].size for n in TREE}
+        return {n: max(1 - lost[n] / alive[n], 0) for n in TREE}
     return {
         n: 1 - (RATES if name == "at_rates" else {}).get(n, 1) * (1 - density)
         for n in TREE
@@ -280,10 +285,21 @@ def test_densities_0_and_1(name):
 def test_repeated_pruning_is_nested(name):
     mask = ones()
     for round_ in range(6):
-        smaller = compiled(name)(normal(round_), mask, jnp.float32(0.7))
+        smaller = compiled(name)(normal(round_), mask, jnp.float32(0.85))
         assert masks.nested(smaller, mask)
         assert masks.count(smaller) < masks.count(mask)
         mask = smaller
+
+
+def test_densities_fall_along_a_line_to_nothing():
+    """A hundred times a hundredth: of what there was at first, in every layer alike."""
+    mask = {"w": np.ones((20, 50), bool), "b": np.ones(300, bool)}
+    scores = jax.tree.map(lambda m: np.arange(m.size).reshape(m.shape), mask)
+    select = jax.jit(selection.linear)
+    for n in range(1, 102):
+        mask = select(scores, mask, jnp.float32(0.99))
+        left = max(100 - n, 0)
+        assert kept_of(mask) == {"w": 10 * left, "b": 3 * left}
 
 
 def test_at_rates_names_what_it_does_not_know():
@@ -338,6 +354,7 @@ def test_a_name_stands_for_its_selection_and_a_function_for_itself():
 
 KNOWN = {
     "global_top": selection.global_top,
+    "linear": selection.named("linear"),
     "equal": selection.named("equal"),
     "lottery_conv_6": selection.named("lottery_conv_6"),
     "lottery_conv_6_one_shot": selection.named("lottery_conv_6_one_shot"),

@@ -90,6 +90,7 @@ def test_files_are_complete_and_tickets_can_be_read(done):
 
 def test_its_report_is_one_page(done, monkeypatch):
     folder, _ = done
+    assert report.read(folder).at == "early_stopping_"
     monkeypatch.setattr(report.figures, "drawn", lambda *_, **__: {})
     studies.WRITE(folder)
     assert "<title>Ticket search: digits" in (folder / "report.html").read_text()
@@ -142,6 +143,33 @@ def test_scores_rewinding_and_the_final_density(tmp_path):
     assert (rows[rows.method != "imp"].steps == 40).all()
     second = studies.select(rows, method="imp", treatment="ticket", prunings=2)
     assert (second.search_steps == 40 + 30).all()
+
+
+def test_the_recipe_of_mnist1d_prunes_along_a_line_and_beside_it_at_random(tmp_path):
+    """Biases too; both start from the dense network's training."""
+    rows = run(
+        tmp_path,
+        preset="mnist1d_paper",
+        methods=None,
+        controls=None,
+        rounds=3,
+        hyper={"imp.density": 0.6},
+    )
+    tickets = studies.select(rows, treatment="ticket")
+    assert set(rows.treatment) == {"dense", "ticket"}
+    assert set(tickets.method) == {"imp", "imp_random"}
+    assert report.read(tmp_path).at == ""  # published: accuracies after the last step
+    np.testing.assert_allclose(tickets.density, 1 - 0.4 * tickets.prunings, atol=2e-3)
+    (dense,) = {*studies.select(rows, method="dense").steps}
+    assert (tickets.search_steps == dense * tickets.prunings).all()
+    shelf = studies.network(tmp_path, lambda path, leaf: True)
+    by = {}
+    for row in tickets[tickets.prunings == 2].itertuples():
+        mask = shelf.ticket(Lane(row.method, "ticket", row.seed, 2)).mask
+        assert int(masks.count([mask["fc_0"]["bias"]])) == 4  # of 16
+        by[row.method, row.seed] = np.asarray(mask["fc_0"]["kernel"])
+    for seed in (0, 1):
+        assert (by["imp", seed] != by["imp_random", seed]).any()
 
 
 def test_tickets_at_initialisation_and_of_one_dense_training(done, tmp_path):

@@ -24,6 +24,7 @@ from jaxticket import (
 from jaxticket.base import Search, Ticket
 
 DATASETS = {
+    "mnist1d": (40,),
     "mnist": (28, 28, 1),
     "cifar10": (32, 32, 3),
     "imagenet": (224, 224, 3),  # of noise: no such data set is read
@@ -56,7 +57,11 @@ class Task(NamedTuple):
 def random_images(dataset: str, count: int, seed: int = 0) -> data.Split:
     """Noise of the shape of a data set: speed does not depend on what is shown."""
     draw = np.random.default_rng(seed)
-    images = draw.integers(0, 256, (count, *DATASETS[dataset]), np.uint8)
+    shape = (count, *DATASETS[dataset])
+    if dataset == "mnist1d":
+        images = draw.standard_normal(shape, np.float32)
+    else:
+        images = draw.integers(0, 256, shape, np.uint8)
     return data.Split(images, draw.integers(0, 10, count, np.int32))
 
 
@@ -69,6 +74,8 @@ def on_noise(model: str, images: int, batch_size: int) -> Task:
 
 def dataset_of(model: str) -> str:
     """The data set whose images a model of the zoo is made for."""
+    if model == "mlp_1d":
+        return "mnist1d"
     if model in ("mlp", "lenet_300_100", "lenet_5"):
         return "mnist"
     return "imagenet" if model in ("resnet_50", "vgg_19_bn") else "cifar10"

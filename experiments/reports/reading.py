@@ -47,7 +47,8 @@ class Run(NamedTuple):
       about: its `config.json`.
       margin: points that a ticket may fall short of the dense network and match it.
       at: whose accuracies are compared, as the names of their columns begin: those at
-        the early-stopping step of tickets that are trained, else after the last step.
+        the early-stopping step of tickets that are trained, unless the run says
+        otherwise, else after the last step.
       rows: its `results.csv`, a row a training.
       looks: its `metrics.jsonl`, a row an evaluation; empty where it was not kept.
       overlaps: its `overlaps.csv`, empty where there is none.
@@ -80,10 +81,11 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         raise ValueError(f"{path} is not the config of a run: {error!r}") from error
     if not (isinstance(margin, int | float) and 0 < margin < math.inf):
         raise ValueError(f"--margin must be above 0 and finite, got {margin}")
+    last = about["config"].get("compare") == "last" or not about.get("verdicts", True)
     return Run(
         about=about,
         margin=margin,
-        at="early_stopping_" if about.get("verdicts", True) else "",
+        at="" if last else "early_stopping_",
         rows=results(folder / "results.csv"),
         looks=looks(folder / "metrics.jsonl"),
         overlaps=_beside(folder / "overlaps.csv", OVERLAPS),

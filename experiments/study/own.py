@@ -67,12 +67,12 @@ def dataset(config: Settings) -> data.Dataset:
     """
     name, options = config.dataset, config.options("dataset")
     if ":" not in name:
-        given("dataset", options, {})
         return data.load(
             name,
             data_dir=config.data_dir,
             cache_dir=config.cache_dir,
             validation=config.validation,
+            **given("dataset", options, data.OPTIONS.get(name, {})),
         )
     found = called("dataset", name, options)
     try:

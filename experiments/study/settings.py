@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Self
 from jaxticket import data, models, supervised
 
 Check = Callable[[Any], str | None]  # value -> what it should be, if it is not
-MODELS = {"cifar10": "conv_2", "cifar100": "conv_2"}
+DATASET = "mnist1d"
+MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
 
 
 def setting(default: Any, help: str, check: Check | None = None) -> Any:
@@ -85,6 +86,7 @@ class Settings:
       METHODS: name -> `methods.Method`: what `methods` may hold.
       PRESETS: (data set, model) -> values for what is left open, in `hyper` those of
         methods; the entry of `None` serves every other pair.
+      RECIPES: a name for `preset` -> the same, with data set and model.
       EXCLUSIVE: pairs of settings that say the same in two ways.
       VERDICTS: whether a ticket can win: it then trains as the dense network does.
       hyper: "method.name" -> value: hyper-parameters of methods, see `methods.flags`;
@@ -93,12 +95,15 @@ class Settings:
 
     METHODS: ClassVar[Mapping[str, Any]] = {}
     PRESETS: ClassVar[Mapping[Any, Mapping[str, Any]]] = {}
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     EXCLUSIVE: ClassVar[tuple] = (
         ("steps", "epochs"),
         ("search_steps", "search_epochs"),
     )
     VERDICTS: ClassVar[bool] = True
     # What only some experiments can be told.
+    preset: ClassVar[str | None] = None
+    compare: ClassVar[str] = "last"
     controls: ClassVar[Sequence[str]] = ()
     rounds: ClassVar[int] = 1
     rewind_step: ClassVar[int] = 0
@@ -108,15 +113,18 @@ class Settings:
     batch_statistics: ClassVar[str] = "free"
     pretrained: ClassVar[str | None] = None
 
-    dataset: str = setting(
-        "digits",
-        "digits (embedded), a TFDS image set (mnist, ...), arrays (FILE.npz), "
-        "or package.module:function, with options as --dataset.name",
+    dataset: str | None = setting(
+        None,
+        "mnist1d (the default) or digits, which need no download; a TFDS image set "
+        "(mnist, ...), arrays (FILE.npz), or package.module:function. Its options are "
+        "flags, as --dataset.test_size=1000 of mnist1d",
     )
     data_dir: str | None = setting(
         None, "folder of prepared TFDS data sets; default: that of TFDS"
     )
-    cache_dir: str | None = setting(None, "where arrays read from TFDS are kept")
+    cache_dir: str | None = setting(
+        None, "where arrays that take long to read or make are kept"
+    )
     validation: int | None = setting(
         None, "training images held out for validation", least(1)
     )
@@ -144,9 +152,9 @@ class Settings:
     )
     prunable: str | None = setting(
         None,
-        "kernels, hidden: those but the output layer's, or convolutions alone (without "
-        "those of shortcuts)",
-        one_of(("kernels", "hidden", "convolutions")),
+        "kernels, hidden: those but the output layer's, convolutions alone (without "
+        "those of shortcuts), or all: biases and scales too",
+        one_of(("kernels", "hidden", "convolutions", "all")),
     )
     methods: list[str] | None = setting(None, "which methods, with commas")
     seeds: int = setting(5, "how many seeds", least(1))
@@ -276,8 +284,7 @@ def resolve(config: Settings) -> Settings:
     Raises:
       ValueError: one line that says what came and what would do.
     """
-    model = config.model or MODELS.get(config.dataset, "lenet_300_100")
-    preset = dict(config.PRESETS.get((config.dataset, model), config.PRESETS[None]))
+    preset = dict(_preset(config))
     for pair in config.EXCLUSIVE:
         given = [name for name in pair if getattr(config, name) is not None]
         if len(given) > 1:
@@ -286,13 +293,24 @@ def resolve(config: Settings) -> Settings:
             preset = {name: x for name, x in preset.items() if name not in pair}
     hyper = {**preset.pop("hyper", {}), **config.hyper}
     opened = {name: x for name, x in preset.items() if getattr(config, name) is None}
-    config = dataclasses.replace(config, model=model, hyper=hyper, **opened)
+    config = dataclasses.replace(config, hyper=hyper, **opened)
     config = config.filled()
     check(config)
     names("methods", config.methods, config.METHODS)
     if not config.methods:
         raise ValueError(f"--methods needs at least one of {', '.join(config.METHODS)}")
     return config
+
+
+def _preset(config: Settings) -> Mapping[str, Any]:
+    """Values for what is left open: of the recipe named, or of data set and model."""
+    if config.preset is not None:
+        names("preset", [config.preset], config.RECIPES)
+        return config.RECIPES[config.preset]
+    dataset = config.dataset or DATASET
+    model = config.model or MODELS.get(dataset, "lenet_300_100")
+    found = config.PRESETS.get((dataset, model), config.PRESETS[None])
+    return {**found, "dataset": dataset, "model": model}
 
 
 def check(config: Any) -> None:

@@ -33,6 +33,7 @@ PRUNABLE = {
     "kernels": masks.is_kernel,
     "hidden": models.is_hidden,
     "convolutions": models.is_convolution,
+    "all": lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating),
 }
 
 

@@ -1,15 +1,16 @@
-"""Image data as whole uint8 arrays, and what happens to them inside the step.
+"""Images and signals as whole arrays, and what happens to them inside the step.
 
 `load` gives a `Dataset` of numpy arrays. Put them on the device once, gather batches
 inside `jit`, and apply `augment` and a `normalizer` there: JAX code never sees an
 iterator. Nothing in here knows about tickets.
 """
 
-from jaxticket.data.dataset import Dataset, Split, load, of_splits
+from jaxticket.data.dataset import OPTIONS, Dataset, Split, load, of_splits
 from jaxticket.data.preprocess import NORMALIZATIONS, augment, normalizer
 
 __all__ = [
     "NORMALIZATIONS",
+    "OPTIONS",
     "Dataset",
     "Split",
     "augment",

@@ -1,4 +1,4 @@
-"""A data set as arrays: training, validation and test images with their labels."""
+"""A data set as arrays: what to train, to validate and to test on, with labels."""
 
 import functools
 import hashlib
@@ -8,15 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxticket.data import arrays, cache, digits, tfds_source
+from jaxticket.data import arrays, cache, digits, mnist1d, tfds_source
 
 SEED = 2020  # of the held-out images: every run, of any method, shares one split
+OPTIONS = {"mnist1d": {"test_size": mnist1d.TEST_SIZE}}  # of `load`, by data set
+HELD_OUT = {"mnist1d": 500, "digits": 237}  # they leave 3,500 and 1,200
 
 
 class Split(NamedTuple):
-    """Images with their classes."""
+    """Images, or signals, with their classes."""
 
-    images: np.ndarray  # uint8 [n, h, w, c]
+    images: np.ndarray  # uint8 [n, h, w, c], or float32 [n, length]
     labels: np.ndarray  # int32 [n]
 
 
@@ -37,6 +39,7 @@ def load(
     data_dir: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
     validation: int | None = None,
+    test_size: int | None = None,
 ) -> Dataset:
     """Loads a data set whole.
 
@@ -44,18 +47,33 @@ def load(
     count, so that all runs select on the same images and none on the test set.
 
     Args:
-      name: "digits", which scikit-learn carries, any TFDS data set of images of one
-        size, such as "mnist" or "cifar10", or a file of arrays, see `arrays.read`.
+      name: "mnist1d", signals which the package of that name makes, "digits", which
+        scikit-learn carries, any TFDS data set of images of one size, such as "mnist"
+        or "cifar10", or a file of arrays, see `arrays.read`.
       data_dir: where TFDS data lie prepared; default `~/tensorflow_datasets`.
-      cache_dir: where their arrays are kept; default `$JAXTICKET_CACHE`, else
-        `~/.cache/jaxticket`.
+      cache_dir: where arrays are kept that take long to read or to make; default
+        `$JAXTICKET_CACHE`, else `~/.cache/jaxticket`.
       validation: number of training images to hold out. Default: 5,000 of 50,000 or
-        more (MNIST 55,000/5,000/10,000, CIFAR-10 45,000/5,000/10,000), else a sixth
-        (digits 1,200/237/360).
+        more (MNIST 55,000/5,000/10,000, CIFAR-10 45,000/5,000/10,000), else what leaves
+        a round number (MNIST-1D 3,500/500/10,000, which as published has none held out;
+        digits 1,200/237/360) or a sixth.
+      test_size: number of test signals of "mnist1d"; other data have what they have.
+
+    Raises:
+      ValueError: an unknown name, or a number of images that there are not.
     """
+    if test_size is not None and (name != "mnist1d" or test_size < 1):
+        raise ValueError(
+            f"test_size is a number of signals to make, from 1, of mnist1d alone; got "
+            f"{test_size} of {name}"
+        )
     if name.endswith(".npz"):
         images, labels, *test = arrays.read(name)
         train, test = Split(images, labels), Split(*test)
+    elif name == "mnist1d":
+        size = test_size or mnist1d.TEST_SIZE
+        make = functools.partial(mnist1d.arrays, test_size=size, cache_dir=cache_dir)
+        train, test = (Split(*make(split)) for split in ("train", "test"))
     elif name == "digits":
         train, test = (Split(*digits.arrays(split)) for split in ("train", "test"))
     else:
@@ -128,8 +146,8 @@ def _prepared(name, data_dir, cache_dir) -> Iterable[Split]:
 
 
 def _default_validation(name: str, count: int) -> int:
-    if name == "digits":
-        return 237  # leaves 1,200
+    if name in HELD_OUT:
+        return HELD_OUT[name]
     return 5_000 if count >= 50_000 else count // 6
 
 

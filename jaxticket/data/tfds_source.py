@@ -26,7 +26,7 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Any:
     except ImportError as error:
         raise ImportError(
             f"data set {name!r} needs `pip install tensorflow-datasets array_record "
-            "pillow`; 'digits' works without"
+            "pillow`; 'mnist1d' and 'digits' work without"
         ) from error
     root = None if data_dir is None else os.path.expanduser(data_dir)
     try:
@@ -34,10 +34,12 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Any:
         # a missing folder would be misleading.
         builder = tfds.builder(name, data_dir=root)
     except (ValueError, AssertionError):
-        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        known = tfds.list_builders(with_community_datasets=False)
         stem = re.split("[/:]", name)[0]  # without configuration and version
-        close = difflib.get_close_matches(stem, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "'digits' is always there"
+        close = difflib.get_close_matches(stem, ["mnist1d", "digits", *known], n=1)
+        hint = "'mnist1d' and 'digits' are always there"
+        if close:
+            hint = f"did you mean {close[0]!r}?"
         raise ValueError(f"no data set {name!r}: {hint}") from None
     if not builder.is_prepared():
         root = folder(builder).parents[builder.info.full_name.count("/")]

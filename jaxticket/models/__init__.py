@@ -37,6 +37,7 @@ __all__ = [
 
 NAMES = (
     "mlp",
+    "mlp_1d",
     "lenet_300_100",
     "lenet_5",
     "conv_2",
@@ -58,10 +59,12 @@ def create(name: str, num_classes: int = 10, **options) -> Model:
       name: one of `NAMES`.
       num_classes: width of the output layer.
       **options: fields of the network, such as ``dtype`` and, for convolutional ones,
-        ``impl``; those with hidden layers take ``dropout``, "mlp" ``hidden``.
+        ``impl``; those with hidden layers take ``dropout``, "mlp" ``hidden``;
+        "mlp_1d" takes ``width`` and ``dtype``.
 
     Returns:
-      A `Model` on `[batch, height, width, channels]`.
+      A `Model` on `[batch, height, width, channels]`; without convolutions, on
+      `[batch, ...]`.
 
     Raises:
       ValueError: for an unknown name, or an option that the network does not have.

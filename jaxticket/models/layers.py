@@ -68,6 +68,24 @@ def dense(features: int, *, dtype: jnp.dtype | None, name: str) -> nn.Module:
     return nn.Dense(features, dtype=dtype, kernel_init=glorot_normal, name=name)
 
 
+def dense_by_fan(
+    features: int, x: jax.Array, *, dtype: jnp.dtype | None, name: str
+) -> jax.Array:
+    """A fully connected layer of `x` `[batch, n]`, initialised by default of PyTorch.
+
+    Kernel and bias are uniform within `1 / sqrt(n)` of 0.
+    """
+    bound = x.shape[-1] ** -0.5
+
+    def uniform(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    layer = nn.Dense(
+        features, dtype=dtype, kernel_init=uniform, bias_init=uniform, name=name
+    )
+    return layer(x)
+
+
 def hidden(
     x: jax.Array,
     widths: Sequence[int],

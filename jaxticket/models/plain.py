@@ -32,6 +32,40 @@ class MLP(nn.Module):
         return layers.logits(self.num_classes, x, dtype=self.dtype)
 
 
+class ResidualMLP(nn.Module):
+    """A hidden layer, a second one added to it, and the output layer.
+
+    `h = relu(x W0 + b0)`, `h = h + relu(h W1 + b1)`, `y = h W + b`, initialised as
+    PyTorch does by default.
+
+    Attributes:
+      num_classes: width of the output layer.
+      width: of the hidden layers.
+      dtype: computed in, see `MLP`.
+
+    Reference:
+      Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", 2024, the
+      notebook on lottery tickets.
+    """
+
+    num_classes: int = 10
+    width: int = 500
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps `[batch, ...]` to logits `[batch, num_classes]`."""
+        del train
+
+        def layer(x, features, name):
+            return layers.dense_by_fan(features, x, dtype=self.dtype, name=name)
+
+        h = nn.relu(layer(x.reshape(x.shape[0], -1), self.width, "fc_0"))
+        h = h + nn.relu(layer(h, self.width, "fc_1"))
+        y = layer(h, self.num_classes, "output")
+        return y.astype(jnp.promote_types(y.dtype, jnp.float32))
+
+
 class ConvNet(MLP):
     """Pairs of 3x3 convolutions, each followed by 2x2 max-pooling, then an `MLP`.
 

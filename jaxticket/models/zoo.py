@@ -8,7 +8,7 @@ projections of a residual network are `shortcut_1`, ....
 from flax import linen as nn
 
 from jaxticket.models.bottleneck import Bottlenecks
-from jaxticket.models.plain import MLP, ConvNet, LeNet5
+from jaxticket.models.plain import MLP, ConvNet, LeNet5, ResidualMLP
 from jaxticket.models.resnet import ResNet
 from jaxticket.models.vgg import VGG
 
@@ -18,6 +18,11 @@ _VGG_19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 def mlp(num_classes: int = 10, **options) -> nn.Module:
     """An `MLP` with the widths given as ``hidden``."""
     return MLP(num_classes, **options)
+
+
+def mlp_1d(num_classes: int = 10, *, width: int = 500, **options) -> nn.Module:
+    """The network of MNIST-1D: 275,000 weights for 40 inputs and 10 classes."""
+    return ResidualMLP(num_classes, width, **options)
 
 
 def lenet_300_100(num_classes: int = 10, **options) -> nn.Module:
