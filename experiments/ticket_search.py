@@ -115,11 +115,11 @@ PRESETS = {
     ("mnist1d", "mlp_1d"): ANY
     | SHORT
     | {
+        "seeds": 4,
         "steps": 800,
         "compare": "last",
         "rounds": 4,
         "hyper": {
-            "model.width": 350,
             "imp.select": "equal",
             "imp.density": 0.4,
             "continuous_sparsification.rounds": 1,
@@ -151,6 +151,7 @@ RECIPES = {
     | {
         "dataset": "mnist1d",
         "model": "mlp_1d",
+        "seeds": 4,
         "validation": 200,
         "methods": ("imp", "imp_random"),
         "controls": (),

@@ -313,7 +313,7 @@ def test_without_a_word_it_is_mnist1d(name):
 def test_a_recipe_says_what_no_flag_says():
     config = resolved("ticket_search", preset="mnist1d_paper")
     assert (config.dataset, config.model) == ("mnist1d", "mlp_1d")
-    assert (config.rounds, config.steps, config.width) == (100, 1501, None)
+    assert (config.rounds, config.steps) == (100, 1501)
     assert config.methods == ("imp", "imp_random")
     ours = {"dataset": "digits", "model": "mlp", "rounds": 3, "epochs": 2}
     hyper = {"imp.density": 0.9}
@@ -482,7 +482,6 @@ BAD = [
         "_parallel.rounds must be at least 1; got 0",
     ),
     ("ticket_search", {"preset": "paper"}, "--preset: no 'paper', choose of mnist1d_p"),
-    ("ticket_search", {"width": 0}, "--width must be at least 1; got 0"),
     ("pruning", {"methods": ("imp_continued",)}, "--methods: no 'imp_continued'"),
     ("pruning", {"search_share": 1.0}, "--search_share must be between 0 and 1"),
     ("pruning", {"search_share": NAN}, "between 0 and 1; got nan"),

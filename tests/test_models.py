@@ -144,7 +144,7 @@ def test_unknown_name():
 
 
 def test_an_option_that_a_network_does_not_have_is_named():
-    with pytest.raises(ValueError, match=r"model 'conv_2': .*'width'"):
+    with pytest.raises(ValueError, match="conv_2 has no width; it has hidden"):
         models.create("conv_2", width=3)
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from jaxticket import data, models, supervised
 
 Check = Callable[[Any], str | None]  # value -> what it should be, if it is not
-DATASET = "mnist1d"
+DATASET, SEEDS = "mnist1d", 5  # unless something else is said
 MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
 
 
@@ -157,7 +157,9 @@ class Settings:
         one_of(("kernels", "hidden", "convolutions", "all")),
     )
     methods: list[str] | None = setting(None, "which methods, with commas")
-    seeds: int = setting(5, "how many seeds", least(1))
+    seeds: int | None = setting(
+        None, "how many seeds; default 5, or what suits data set and model", least(1)
+    )
     first_seed: int = setting(0, "the first of them", least(0))
     lanes: str | None = setting(
         None,
@@ -284,7 +286,7 @@ def resolve(config: Settings) -> Settings:
     Raises:
       ValueError: one line that says what came and what would do.
     """
-    preset = dict(_preset(config))
+    preset = {"seeds": SEEDS, **_preset(config)}
     for pair in config.EXCLUSIVE:
         given = [name for name in pair if getattr(config, name) is not None]
         if len(given) > 1:
