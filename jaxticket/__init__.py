@@ -10,12 +10,14 @@ from jaxticket import (
     data,
     engine,
     files,
+    kernels,
     masks,
     models,
     schedules,
     scores,
     searches,
     selection,
+    stacks,
     training,
 )
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
@@ -38,6 +40,7 @@ __all__ = [
     "data",
     "engine",
     "files",
+    "kernels",
     "masks",
     "models",
     "prune",
@@ -46,6 +49,7 @@ __all__ = [
     "scores",
     "searches",
     "selection",
+    "stacks",
     "training",
     *searches.__all__,
 ]

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxticket import stacks
+
 
 class Model(NamedTuple):
     """A network as two pure functions of plain pytrees.
@@ -132,5 +134,23 @@ def from_haiku(transformed) -> Model:
     def apply(params, state, x, *, train=False, key=None):
         logits, new_state = transformed.apply(params, state, key, x, train)
         return logits, (new_state if train else state)
+
+    return Model(init, apply)
+
+
+def unstacked(model: Model, axes: stacks.Axes) -> Model:
+    """The same network with every layer of a stack as a leaf of its own.
+
+    Args:
+      model: whose parameters hold stacks, as of `scan` or `vmap` over layers.
+      axes: where layers lie, see `stacks.apart`.
+    """
+
+    def init(key, x):
+        params, state = model.init(key, x)
+        return stacks.apart(params, axes), state
+
+    def apply(params, state, x, **options):
+        return model.apply(stacks.together(params), state, x, **options)
 
     return Model(init, apply)
