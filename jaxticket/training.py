@@ -27,6 +27,7 @@ from jaxticket.base import (
     State,
     Ticket,
     check_rewind,
+    owned,
 )
 
 Batch = Any  # what one row of the data is, with a leading axis
@@ -62,7 +63,7 @@ class Result(NamedTuple):
 def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
     """Opens a search, with the model state of its ticket."""
     model = {} if ticket.model_state is None else ticket.model_state
-    return Carry(search.init(key, ticket), model, model)
+    return Carry(search.init(key, ticket), *owned((model, model)))
 
 
 def next_round(
@@ -83,7 +84,7 @@ def next_round(
     state = search.advance(carry.search, known)
     rewinds = search.promises.rewinds
     return carry._replace(
-        search=state, model=carry.model_anchor if rewinds else carry.model
+        search=state, model=owned(carry.model_anchor) if rewinds else carry.model
     )
 
 
