@@ -3,12 +3,11 @@
 import cases
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import toy
 from cases import CASES, METHODS, assert_same
 
-from jaxticket import as_optax, controls, files, run, training
+from jaxticket import as_optax, files, training
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 every = pytest.mark.parametrize("name", CASES)
