@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import kernels, masks
+from jaxticket import kernels, masks, meshes
 from jaxticket.base import Mask, Scores
 
 Select = Callable[[Scores, Mask, ArrayLike], Mask]
@@ -362,7 +362,8 @@ def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
     scores = jax.tree.leaves(masks.prunable_like(scores, mask))
     dtype = jnp.result_type(*scores)
     keys = [
-        _ordered(s.astype(dtype), m).ravel() for s, m in zip(scores, alive, strict=True)
+        _ordered(meshes.gathered(s).astype(dtype), meshes.gathered(m)).ravel()
+        for s, m in zip(scores, alive, strict=True)
     ]
     # One matrix of all leaves in order, filled up with pruned weights.
     ends = np.cumsum([key.size for key in keys])
@@ -378,7 +379,10 @@ def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
     kept = (keys > kth) | (tied & (place < cut))
     parts = jnp.split(kept.ravel(), ends)[:-1]
     return tree.unflatten(
-        [part.reshape(leaf.shape) for part, leaf in zip(parts, alive, strict=True)]
+        [
+            meshes.placed(part.reshape(leaf.shape), like=leaf)
+            for part, leaf in zip(parts, alive, strict=True)
+        ]
     )
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks, order
+from jaxticket import masks, meshes, order
 from jaxticket.base import (
     NO_EVIDENCE,
     Evidence,
@@ -141,7 +141,7 @@ def steps(
     def step(position, permutation, carry, totals):
         places = position % per_epoch * batch_size + jnp.arange(batch_size)
         taken = order.rows(permutation, places, size)
-        batch = jax.tree.map(lambda x: jnp.take(x, taken, axis=0), data)
+        batch = jax.tree.map(lambda x: meshes.rows(x, taken), data)
         params = search.params(carry.search)
         (loss, model), grads = gradient(
             params, carry.model, batch, jax.random.fold_in(noise_key, position)
