@@ -100,6 +100,10 @@ class Search(NamedTuple):
     the network with, hand it the gradient with respect to those, and say when a round
     ends.
 
+    The arrays that `init` and `advance` return are the state's alone, so a program may
+    be given its memory (`donate_argnums`). What the views return may share memory with
+    the state: copy what is to outlive one that is given away.
+
     Attributes:
       init: `(key, ticket) -> state`. Opens the search.
       update: `(grads, state, step) -> state`. One step, given the gradient of the loss
@@ -120,6 +124,16 @@ class Search(NamedTuple):
     params: Callable[[State], Params]
     ticket: Callable[[State], Ticket]
     promises: Promises = Promises()
+
+
+def owned(state: State) -> State:
+    """A state whose arrays are nobody else's: not the caller's, nor twice in it.
+
+    In a program that is traced nothing is copied: its results are new arrays anyway.
+    """
+    return jax.tree.map(
+        lambda x: x if isinstance(x, jax.core.Tracer) else jnp.copy(x), state
+    )
 
 
 class OptaxState(NamedTuple):
@@ -172,7 +186,7 @@ def as_optax(
 
     def init(params):
         del params
-        return OptaxState(search.init(key, ticket), jnp.zeros((), jnp.int32))
+        return owned(OptaxState(search.init(key, ticket), jnp.zeros((), jnp.int32)))
 
     def update(grads, state, params=None):
         if params is None:

@@ -9,7 +9,6 @@ ticket`, each of which says as `differs_by` in what it differs from its ticket. 
 others give a ticket other values before a search: see `jaxticket.starts`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks, selection
+from jaxticket import kernels, masks, selection
 from jaxticket.base import Mask, ModelState, Params, PRNGKey, Ticket
 
 __all__ = ["reinitialise", "shuffle", "random"]
@@ -75,17 +74,24 @@ def signed_constant(ticket: Ticket) -> Ticket:
     return _revalued(ticket, lambda i, w: jnp.sign(w) * jnp.std(w))
 
 
-def kaiming_constant(ticket: Ticket, *, density: ArrayLike = 1.0) -> Ticket:
+def kaiming_constant(
+    ticket: Ticket,
+    *,
+    density: ArrayLike = 1.0,
+    fan_in: kernels.FanIn = kernels.fan_in,
+) -> Ticket:
     """The same mask and signs; in every layer the magnitude `sqrt(2 / fan_in)`.
 
     The signed Kaiming constant, the best start of edge-popup. Leaves that are never
     pruned stay as they are: networks of the paper have no biases, zeros do the same.
 
     Args:
-      ticket: its prunable leaves are kernels `[..., in, out]`.
+      ticket: its prunable leaves are kernels.
       density: fraction of the fan that a search will leave, for the variance of what is
         left. The published results come from 1. May be traced. The released
         `scale_fan` has one minus it by mistake, which is the same at one half.
+      fan_in: weights -> how many inputs each output of a leaf has, as a tree of
+        numbers; by default as the names and biases of the layers say.
 
     Raises:
       ValueError: a prunable leaf of fewer than two dimensions, or density outside
@@ -95,27 +101,34 @@ def kaiming_constant(ticket: Ticket, *, density: ArrayLike = 1.0) -> Ticket:
       Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", 2020.
     """
     _check_kernels(ticket, density)
-    return _revalued(
-        ticket, lambda i, w: jnp.sign(w) * _kaiming(w, density).astype(w.dtype)
-    )
+    deviations = _kaiming(ticket, density, fan_in)
+    return _revalued(ticket, lambda i, w: jnp.sign(w) * deviations[i].astype(w.dtype))
 
 
-def kaiming_normal(key: PRNGKey, ticket: Ticket, *, density: ArrayLike = 1.0) -> Ticket:
+def kaiming_normal(
+    key: PRNGKey,
+    ticket: Ticket,
+    *,
+    density: ArrayLike = 1.0,
+    fan_in: kernels.FanIn = kernels.fan_in,
+) -> Ticket:
     """The same mask over new normal weights of deviation `sqrt(2 / fan_in)`.
 
     Args:
       key: for the new draw; must differ from the one the ticket was initialised with.
       ticket: see `kaiming_constant`.
       density: see `kaiming_constant`.
+      fan_in: see `kaiming_constant`.
 
     Raises:
       ValueError: see `kaiming_constant`.
     """
     _check_kernels(ticket, density)
+    deviations = _kaiming(ticket, density, fan_in)
 
     def draw(i, w):
         normal = jax.random.normal(jax.random.fold_in(key, i), w.shape, w.dtype)
-        return normal * _kaiming(w, density).astype(w.dtype)
+        return normal * deviations[i].astype(w.dtype)
 
     return _revalued(ticket, draw)
 
@@ -127,13 +140,17 @@ def _check_kernels(ticket: Ticket, density: ArrayLike) -> None:
         if leaf.ndim < 2:
             raise ValueError(
                 f"prunable leaf {masks.name(path)!r} has shape {leaf.shape}; "
-                "a fan is that of a kernel [..., in, out]"
+                "a fan is that of a kernel, of inputs and outputs"
             )
 
 
-def _kaiming(kernel: jax.Array, density: ArrayLike) -> jax.Array:
-    fan_in = math.prod(kernel.shape[:-1])
-    return jnp.sqrt(2 / (jnp.asarray(density, jnp.float32) * fan_in))
+def _kaiming(
+    ticket: Ticket, density: ArrayLike, fan_in: kernels.FanIn
+) -> list[jax.Array]:
+    """`sqrt(2 / (density fan_in))` of every prunable leaf."""
+    fans = masks.prunable_like(fan_in(ticket.weights), ticket.mask)
+    wide = jnp.asarray(density, jnp.float32)
+    return [jnp.sqrt(2 / (wide * fan)) for fan in jax.tree.leaves(fans)]
 
 
 def _revalued(ticket: Ticket, value: Callable[[int, jax.Array], jax.Array]) -> Ticket:

@@ -5,6 +5,7 @@ leaves of a mask are exactly the prunable weights. In `jax.tree.map` the paramet
 first: `tree.map(f, params, mask)` works, `tree.map(f, mask, params)` raises.
 """
 
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -12,46 +13,84 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxticket import kernels
 from jaxticket.base import Mask, Params, Scores
 
 Predicate = Callable[[tuple, jax.Array], bool]
+is_kernel = kernels.is_kernel
 
 
-def is_kernel(path: tuple, leaf: jax.Array) -> bool:
-    """The default of what is prunable: floating-point leaves of two dimensions or more.
-
-    These are the kernels of dense and convolutional layers and embeddings; biases and
-    normalisation parameters have one dimension.
-    """
-    del path
-    return leaf.ndim > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def full(params: Params, prunable: Predicate = is_kernel) -> Mask:
+def full(params: Params, prunable: Predicate | None = None) -> Mask:
     """The mask that keeps everything: where it is decided which leaves can be pruned.
+
+    By default kernels and embeddings can, in any library and in stacks of layers;
+    biases and what normalises cannot: see `kernels.found`. To leave some of these out
+    take `only` of the mask.
 
     Args:
       params: pytree of arrays.
-      prunable: `(path, leaf) -> bool` with the key path of `jax.tree_util`.
+      prunable: `(path, leaf) -> bool` with the key path of `jax.tree_util`, in place of
+        the default.
 
     Returns:
       A mask tree, true everywhere.
 
     Raises:
-      ValueError: no leaf is prunable.
+      ValueError: a leaf is no array, or none is prunable.
     """
-    mask = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: (
-            jnp.ones(jnp.shape(leaf), bool) if prunable(path, leaf) else None
-        ),
-        params,
-    )
-    if not jax.tree.leaves(mask):
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    for path, leaf in leaves:
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(
+                f"{name(path)!r} is a {type(leaf).__name__}, expected an array: of an "
+                "equinox module take eqx.filter(module, eqx.is_inexact_array)"
+            )
+    if prunable is None:
+        chosen = jax.tree.leaves(kernels.found(params))
+    else:
+        chosen = [prunable(path, leaf) for path, leaf in leaves]
+    if not any(chosen):
         raise ValueError(
-            f"none of the {len(jax.tree.leaves(params))} leaves is prunable: "
+            f"none of the {len(leaves)} leaves is prunable: "
             "give a `prunable(path, leaf)` that accepts at least one"
         )
-    return mask
+    _warn_if_tied([leaf for leaf, ok in zip(leaves, chosen, strict=True) if ok])
+    return tree.unflatten(
+        jnp.ones_like(leaf, bool) if ok else None
+        for (_, leaf), ok in zip(leaves, chosen, strict=True)
+    )
+
+
+def _warn_if_tied(leaves: list[tuple[tuple, jax.Array]]) -> None:
+    """Warns of one array in two places: they train and are pruned as two."""
+    places: dict[int, str] = {}
+    for path, leaf in leaves:
+        first = places.setdefault(id(leaf), name(path))
+        if first != name(path):
+            warnings.warn(
+                f"{first!r} and {name(path)!r} are one array, and become two that are "
+                "trained and pruned apart: to tie them keep one in the parameters and "
+                "use it twice in the network",
+                stacklevel=3,
+            )
+
+
+def only(mask: Mask, prunable: Predicate) -> Mask:
+    """`mask` without the leaves that `prunable(path, leaf)` does not accept.
+
+    The default without the output layer:
+
+        masks.only(masks.full(params), lambda path, _: "head" not in masks.name(path))
+
+    Raises:
+      ValueError: no leaf is left.
+    """
+    left = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if prunable(path, leaf) else None, mask
+    )
+    if not jax.tree.leaves(left):
+        raise ValueError(f"none of {names(mask)} is accepted: nothing is prunable")
+    return left
 
 
 def prunable_like(tree: Params, mask: Mask) -> Params:

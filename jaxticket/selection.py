@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import masks
+from jaxticket import kernels, masks, meshes
 from jaxticket.base import Mask, Scores
 
 Select = Callable[[Scores, Mask, ArrayLike], Mask]
@@ -115,7 +115,8 @@ def per_layer(allocation: Allocation) -> Select:
 
     Args:
       allocation: `(mask, density) -> densities`, a mask tree of the fraction that each
-        layer keeps of what it has: `equal`, `at_rates(...)`, `uniform` or `erk`.
+        layer keeps of what it has: `equal`, `at_rates(...)`, `lottery(...)`,
+        `uniform(...)` or `erk`.
     """
 
     return _PerLayer(allocation)
@@ -205,8 +206,8 @@ def at_rates(
 def lottery(*, conv: float = 1.0, per_round: float | None = None) -> Allocation:
     """The rates of the Lottery Ticket paper: 0.5 for the output layer.
 
-    The output layer is the dense kernel `[in, out]` of the fewest columns; a network
-    that has none loses at the rates of convolutions alone.
+    The output layer is the dense kernel of the fewest outputs, see `kernels.fan_in`; a
+    network that has none loses at the rates of convolutions alone.
 
     Args:
       conv: the rate of kernels of more than two dimensions: 0.5 in Conv-2 and Conv-4,
@@ -221,9 +222,12 @@ def lottery(*, conv: float = 1.0, per_round: float | None = None) -> Allocation:
 
     def of(mask):
         leaves = dict(zip(masks.names(mask), jax.tree.leaves(mask), strict=True))
+        fans = dict(zip(leaves, jax.tree.leaves(kernels.fan_in(mask)), strict=True))
         rates = {name: conv for name, leaf in leaves.items() if leaf.ndim > 2}
         dense = [
-            (leaf.shape[-1], name) for name, leaf in leaves.items() if leaf.ndim == 2
+            (leaf.size // max(fans[name], 1), name)
+            for name, leaf in leaves.items()
+            if leaf.ndim == 2
         ]
         return rates | ({min(dense)[1]: 0.5} if dense else {})
 
@@ -265,16 +269,35 @@ def _rates(of, rates, per_round) -> Allocation:
     return _Rates(of, per_round)
 
 
-def uniform(mask: Mask, density: ArrayLike) -> Scores:
+def uniform(*, first: str | None = None) -> Allocation:
     """The first layer stays whole; the others share one density that gives the total.
 
     Where the first layer alone is more than the total, the others keep nothing.
 
+    Args:
+      first: the name of the network's first layer, or of its kernel, as in
+        `masks.names`. Without it no layer stays whole: the order of the leaves is that
+        of their names and says nothing.
+
+    Raises:
+      ValueError: when it allocates, a name that no leaf has.
+
     Reference:
       Evci et al., "Rigging the Lottery", 2020, section 3.
     """
-    raw = [1.0] * len(jax.tree.leaves(mask))
-    return _proportional(mask, density, raw, whole=[0])
+
+    def allocation(mask, density):
+        names = masks.names(mask)
+        whole = [
+            i
+            for i, name in enumerate(names)
+            if first is not None and f"{name}/".startswith(f"{first}/")
+        ]
+        if first is not None and not whole:
+            raise ValueError(f"no prunable leaf {first!r}: there are {names}")
+        return _proportional(mask, density, [1.0] * len(names), whole)
+
+    return allocation
 
 
 def erk(mask: Mask, density: ArrayLike) -> Scores:
@@ -361,7 +384,8 @@ def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
     scores = jax.tree.leaves(masks.prunable_like(scores, mask))
     dtype = jnp.result_type(*scores)
     keys = [
-        _ordered(s.astype(dtype), m).ravel() for s, m in zip(scores, alive, strict=True)
+        _ordered(meshes.gathered(s).astype(dtype), meshes.gathered(m)).ravel()
+        for s, m in zip(scores, alive, strict=True)
     ]
     # One matrix of all leaves in order, filled up with pruned weights.
     ends = np.cumsum([key.size for key in keys])
@@ -377,7 +401,10 @@ def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
     kept = (keys > kth) | (tied & (place < cut))
     parts = jnp.split(kept.ravel(), ends)[:-1]
     return tree.unflatten(
-        [part.reshape(leaf.shape) for part, leaf in zip(parts, alive, strict=True)]
+        [
+            meshes.placed(part.reshape(leaf.shape), like=leaf)
+            for part, leaf in zip(parts, alive, strict=True)
+        ]
     )
 
 
@@ -435,7 +462,7 @@ NAMES: dict[str, Select] = {
     "global_top": global_top,
     "linear": linear,
     "equal": per_layer(equal),
-    "uniform": per_layer(uniform),
+    "uniform": per_layer(uniform()),
     "erk": per_layer(erk),
     "lottery": per_layer(lottery()),
     "lottery_conv_2": per_layer(lottery(conv=0.5)),  # and Conv-4

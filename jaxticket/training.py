@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import order
+from jaxticket import masks, meshes, order
 from jaxticket.base import (
     NO_EVIDENCE,
     Evidence,
@@ -27,6 +27,7 @@ from jaxticket.base import (
     State,
     Ticket,
     check_rewind,
+    owned,
 )
 
 Batch = Any  # what one row of the data is, with a leading axis
@@ -62,7 +63,7 @@ class Result(NamedTuple):
 def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
     """Opens a search, with the model state of its ticket."""
     model = {} if ticket.model_state is None else ticket.model_state
-    return Carry(search.init(key, ticket), model, model)
+    return Carry(search.init(key, ticket), *owned((model, model)))
 
 
 def next_round(
@@ -83,7 +84,7 @@ def next_round(
     state = search.advance(carry.search, known)
     rewinds = search.promises.rewinds
     return carry._replace(
-        search=state, model=carry.model_anchor if rewinds else carry.model
+        search=state, model=owned(carry.model_anchor) if rewinds else carry.model
     )
 
 
@@ -130,7 +131,7 @@ def steps(
       `(carry, loss, observed)`: the state before step `last`, and the means over the
       steps of the loss and of what was observed (NaN without any).
     """
-    size = len(jax.tree.leaves(data)[0])
+    size = rows(data)
     per_epoch = size // batch_size
     order_key, noise_key = jax.random.split(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
@@ -139,8 +140,8 @@ def steps(
 
     def step(position, permutation, carry, totals):
         places = position % per_epoch * batch_size + jnp.arange(batch_size)
-        rows = order.rows(permutation, places, size)
-        batch = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), data)
+        taken = order.rows(permutation, places, size)
+        batch = jax.tree.map(lambda x: meshes.rows(x, taken), data)
         params = search.params(carry.search)
         (loss, model), grads = gradient(
             params, carry.model, batch, jax.random.fold_in(noise_key, position)
@@ -215,10 +216,10 @@ def run(
       A `Result`.
 
     Raises:
-      ValueError: numbers below 1, a batch larger than the data, or a rewinding step
-        that a round never reaches.
+      ValueError: numbers below 1, data whose leaves differ in their rows, a batch
+        larger than the data, or a rewinding step that a round never reaches.
     """
-    size = len(jax.tree.leaves(data)[0])
+    size = rows(data)
     check_sizes(rounds=rounds, epochs=epochs, batch_size=batch_size)
     if batch_size > size:
         raise ValueError(
@@ -261,6 +262,33 @@ def run(
         jnp.arange(rounds, dtype=jnp.int32),
     )
     return Result(found(search, carry), carry, losses, records)
+
+
+def rows(data: Batch) -> int:
+    """How many rows all leaves of the data have.
+
+    Raises:
+      ValueError: there are none, or a leaf has another number; it is named.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError("the data hold no arrays: expected leaves `[rows, ...]`")
+    sizes = {}
+    for path, leaf in leaves:
+        name = masks.name(path)
+        if not jnp.shape(leaf):
+            raise ValueError(f"leaf {name!r} of the data is a scalar, it has no rows")
+        sizes[name] = jnp.shape(leaf)[0]
+    first, size = next(iter(sizes.items()))
+    for name, other in sizes.items():
+        if other != size:
+            raise ValueError(
+                f"the data differ in their rows: {first!r} has {size}, {name!r} has "
+                f"{other}; give every row of one its row of the other"
+            )
+    if size == 0:
+        raise ValueError(f"the data have no rows: {first!r} is empty")
+    return size
 
 
 def check_sizes(**sizes: int) -> None:

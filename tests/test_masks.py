@@ -1,7 +1,9 @@
 """Mask trees: what is prunable, true zeros, counting, and errors that name the leaf."""
 
 import functools
+import warnings
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,31 @@ def test_another_predicate_decides_by_path_and_leaf():
 def test_nothing_prunable_is_an_error():
     with pytest.raises(ValueError, match="none of the 4 leaves is prunable"):
         masks.full(PARAMS, lambda path, leaf: leaf.ndim > 2)
+    with pytest.raises(ValueError, match=r"none of \['dense/kernel', .* is accepted"):
+        masks.only(masks.full(PARAMS), lambda path, leaf: leaf.ndim > 2)
+
+
+def test_what_is_no_array_is_refused_by_its_name():
+    with pytest.raises(ValueError, match="'layers/1' is a float, expected an array"):
+        masks.full({"layers": [PARAMS["dense"]["kernel"], 1.0]})
+    module = equinox.nn.MLP(2, 2, 2, 1, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="is_inexact_array"):
+        masks.full(module)
+
+
+def test_some_of_the_default_can_be_left_out():
+    mask = masks.only(masks.full(PARAMS), lambda path, _: "head" in masks.name(path))
+    assert masks.names(mask) == ["head/kernel"]
+    masks.check(mask, PARAMS)
+
+
+def test_a_warning_says_that_one_array_becomes_two():
+    w, b = np.ones((2, 3)), np.ones(3)
+    with pytest.warns(UserWarning, match="'a/w' and 'c/w' are one array"):
+        masks.full({"a": {"w": w, "b": b}, "c": {"w": w, "b": b}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        masks.full({"a": {"w": w, "b": b}, "c": {"w": w.copy(), "b": b}})
 
 
 def test_prunable_like_takes_the_leaves_of_the_mask():

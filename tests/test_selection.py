@@ -178,7 +178,7 @@ SELECTS = {
     "global": selection.global_top,
     "equal": selection.per_layer(selection.equal),
     "at_rates": selection.per_layer(selection.at_rates(RATES)),
-    "uniform": selection.per_layer(selection.uniform),
+    "uniform": selection.per_layer(selection.uniform(first="a")),
     "erk": selection.per_layer(selection.erk),
     "linear": selection.linear,
 }
@@ -265,7 +265,8 @@ def test_selects_keep_exact_counts_in_one_compilation(name):
 def test_allocations_among_survivors(name, density):
     alive = ones()
     alive["c"][:3] = False
-    found = getattr(selection, name)(alive, density)
+    allocation = SELECTS[name].allocation
+    found = allocation(alive, density)
     for layer, expected in allocated(name, alive, density).items():
         np.testing.assert_allclose(found[layer], expected, rtol=1e-5, err_msg=layer)
 
@@ -300,6 +301,19 @@ def test_densities_fall_along_a_line_to_nothing():
         mask = select(scores, mask, jnp.float32(0.99))
         left = max(100 - n, 0)
         assert kept_of(mask) == {"w": 10 * left, "b": 3 * left}
+
+
+def test_without_a_name_no_layer_is_the_first():
+    """Least of all the first by the alphabet."""
+    mask = {n: np.ones((10, 10), bool) for n in ("block1", "head", "stem")}
+    for first, expected in ((None, [0.4, 0.4, 0.4]), ("stem", [0.1, 0.1, 1.0])):
+        densities = selection.uniform(first=first)(mask, 0.4)
+        np.testing.assert_allclose([*densities.values()], expected, rtol=1e-6)
+    layers = {"stem": {"kernel": mask["stem"]}, "stem_2": mask["head"]}
+    found = selection.uniform(first="stem")(layers, 0.75)
+    np.testing.assert_allclose(jax.tree.leaves(found), [1.0, 0.5], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"no prunable leaf 'st': there are \['block"):
+        selection.uniform(first="st")(mask, 0.4)
 
 
 def test_at_rates_names_what_it_does_not_know():

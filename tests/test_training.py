@@ -23,8 +23,20 @@ from programs import (
     whole,
 )
 
-from jaxticket import Promises, Search, Ticket, fixed, imp, masks, run, training
+from jaxticket import (
+    Promises,
+    Search,
+    Ticket,
+    classification,
+    fixed,
+    imp,
+    masks,
+    run,
+    training,
+)
+from jaxticket.data import Split
 from jaxticket.engine import lanes
+from jaxticket.models import Model
 
 
 def counted(f):
@@ -337,3 +349,49 @@ def test_a_rewinding_step_that_no_round_reaches_is_refused(rewind_step):
     message = f"rewind_step {rewind_step} is outside a round of {STEPS} steps"
     with pytest.raises(ValueError, match=message):
         run(search, noisy, *lane(0), cases.data(), **options)
+
+
+def of(rows):
+    return {name: np.ones((number, 5)) for name, number in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (of({"x": 64, "y": 60}), "differ in their rows: 'x' has 64, 'y' has 60"),
+        (of({"x": 26}) | {"deep": [np.ones(26), np.ones(25)]}, "'deep/1' has 25"),
+        (of({"x": 26}) | {"y": np.float32(1)}, "leaf 'y' of the data is a scalar"),
+        (np.float32(1), "leaf '' of the data is a scalar"),
+        ({}, "the data hold no arrays"),
+        (of({"x": 0, "y": 0}), "the data have no rows: 'x' is empty"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_by_name(data, message):
+    options = {"rounds": 1, "epochs": EPOCHS, "batch_size": BATCH}
+    with pytest.raises(ValueError, match=message):
+        run(imp(cases.ADAMW), noisy, *lane(0), data, **options)
+    with pytest.raises(ValueError, match=message):
+        training.steps(
+            search_of("imp"),
+            noisy,
+            opened(search_of("imp")),
+            jax.random.key(0),
+            data,
+            first=0,
+            last=1,
+            round=0,
+            batch_size=BATCH,
+        )
+
+
+@pytest.mark.parametrize("labels", [7, 9, 0])
+def test_other_numbers_of_images_than_of_labels_are_refused(labels):
+    """By all that look at images; else the last label would serve several."""
+    model = Model(None, lambda params, state, x, **options: (x, state))
+    split = Split(np.ones((8, 4), np.uint8), np.zeros(labels, np.int32))
+    for looks in (
+        lambda: classification.evaluator(model)({}, {}, split),
+        lambda: classification.evidence(model, split),
+    ):
+        with pytest.raises(ValueError, match=f"'images' has 8, 'labels' has {labels}"):
+            looks()

@@ -29,11 +29,11 @@ from jaxticket.engine import keys, lanes, programs, resumable
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
 TRAINING, TUNING = "training", "tuning"  # programs that no method has
-PRUNABLE = {
-    "kernels": masks.is_kernel,
-    "hidden": models.is_hidden,
-    "convolutions": models.is_convolution,
-    "all": lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating),
+PRUNABLE = {  # weights -> the mask of what is prunable
+    "kernels": masks.full,
+    "hidden": lambda weights: masks.only(masks.full(weights), models.is_hidden),
+    "convolutions": lambda weights: masks.full(weights, models.is_convolution),
+    "all": lambda weights: masks.full(weights, _is_floating),
 }
 
 
@@ -109,7 +109,7 @@ class Study:
     def network(self, key: PRNGKey) -> Ticket:
         """The dense network as it is initialised: a ticket that keeps everything."""
         weights, model_state = self.init(key)
-        mask = masks.full(weights, PRUNABLE[self.config.prunable])
+        mask = PRUNABLE[self.config.prunable](weights)
         return Ticket(weights, mask, model_state)
 
     def opened(self, planned: Planned, lane: Lane) -> Ticket:
@@ -319,3 +319,8 @@ def _changed(search: Search) -> Callable[[Any, Any], Mapping[str, jax.Array]]:
         return {"changed": masks.count(jax.tree.map(jnp.logical_xor, *ours))}
 
     return observe
+
+
+def _is_floating(path: tuple, leaf: jax.Array) -> bool:
+    del path
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

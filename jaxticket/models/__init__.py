@@ -17,6 +17,7 @@ from jaxticket.models.model import (
     from_haiku,
     from_linen,
     from_nnx,
+    unstacked,
 )
 from jaxticket.models.rules import is_convolution, is_hidden
 
@@ -33,6 +34,7 @@ __all__ = [
     "is_convolution",
     "is_hidden",
     "pretrained",
+    "unstacked",
 ]
 
 NAMES = (

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxticket import stacks
+
 
 class Model(NamedTuple):
     """A network as two pure functions of plain pytrees.
@@ -164,3 +166,21 @@ def adapted(network) -> Model:
         "haiku transform, or a constructor of an nnx module (rngs) or an equinox "
         "module (key)"
     )
+
+
+def unstacked(model: Model, axes: stacks.Axes) -> Model:
+    """The same network with every layer of a stack as a leaf of its own.
+
+    Args:
+      model: whose parameters hold stacks, as of `scan` or `vmap` over layers.
+      axes: where layers lie, see `stacks.apart`.
+    """
+
+    def init(key, x):
+        params, state = model.init(key, x)
+        return stacks.apart(params, axes), state
+
+    def apply(params, state, x, **options):
+        return model.apply(stacks.together(params), state, x, **options)
+
+    return Model(init, apply)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxticket import kernels
 from jaxticket.base import NO_EVIDENCE, Evidence, Params, Scores
 from jaxticket.scores.score import needs
 
@@ -28,9 +29,10 @@ def grasp(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
     """
     gradient = jax.grad(evidence.loss)
     flow = jax.tree.map(
-        lambda w, g: jnp.where(w == 0, 0, g) if w.ndim > 1 else g,
+        lambda w, g, is_kernel: jnp.where(w == 0, 0, g) if is_kernel else g,
         weights,
         gradient(weights),
+        kernels.found(weights),
     )
     _, change = jax.jvp(gradient, (weights,), (flow,))
     return jax.tree.map(jnp.multiply, weights, change)

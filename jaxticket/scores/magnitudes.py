@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxticket import meshes
 from jaxticket.base import NO_EVIDENCE, Evidence, Params, Scores
 from jaxticket.scores.score import needs
 
@@ -84,8 +85,10 @@ def _smaller_percentile(
 
     def percentile(values, alive):
         # What is pruned goes to the end, where nothing reaches it.
-        ordered = jnp.sort(jnp.where(alive, values, jnp.inf), axis=None)
-        reached = jnp.searchsorted(ordered, values, side="right")
+        ordered = jnp.where(alive, values, jnp.inf)
+        ordered = jnp.sort(meshes.gathered(ordered), axis=None)
+        reached = jnp.searchsorted(ordered, meshes.gathered(values), side="right")
+        reached = meshes.placed(reached, like=values)
         fraction = reached / jnp.maximum(jnp.sum(alive, dtype=jnp.int32), 1)
         return jnp.where(jnp.isnan(values), jnp.nan, fraction)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxticket import kernels
 from jaxticket.base import NO_EVIDENCE, Evidence, Params, Scores
 from jaxticket.scores.score import needs
 
@@ -33,7 +34,11 @@ def synflow(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
 
     def again(state):
         halvings, sizes, _ = state
-        halves = jax.tree.map(lambda w: w / 2 if w.ndim > 1 else w, sizes)
+        halves = jax.tree.map(
+            lambda w, is_kernel: w / 2 if is_kernel else w,
+            sizes,
+            kernels.found(sizes),
+        )
         return halvings + 1, halves, flow(sizes)
 
     def overflows(state):

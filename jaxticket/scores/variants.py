@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxticket import meshes
 from jaxticket.base import NO_EVIDENCE
 from jaxticket.scores.score import Score, needed, needs
 
@@ -61,7 +62,7 @@ def ties_at_random(score: Score) -> Score:
         score_key, tie_key = jax.random.split(evidence.key)
         found = score(weights, evidence._replace(key=score_key))
         leaves, tree = jax.tree.flatten(found)
-        values = jnp.concatenate([leaf.ravel() for leaf in leaves])
+        values = jnp.concatenate([meshes.gathered(leaf).ravel() for leaf in leaves])
         draws = jax.random.bits(tie_key, values.shape)
         order = jnp.lexsort((draws, values, ~jnp.isnan(values)))
         ranks = (
@@ -74,7 +75,10 @@ def ties_at_random(score: Score) -> Score:
         ranks = jax.lax.bitcast_convert_type(ranks + 2**23, jnp.float32)
         parts = jnp.split(ranks, np.cumsum([leaf.size for leaf in leaves])[:-1])
         return tree.unflatten(
-            [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+            [
+                meshes.placed(part.reshape(leaf.shape), like=leaf)
+                for part, leaf in zip(parts, leaves, strict=True)
+            ]
         )
 
     return ordered

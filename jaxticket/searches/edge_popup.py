@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks, selection
+from jaxticket import kernels, masks, selection
 from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
@@ -16,6 +16,7 @@ def edge_popup(
     *,
     density: ArrayLike = 0.5,
     select: selection.Select | str = "equal",
+    fan_in: kernels.FanIn = kernels.fan_in,
 ) -> Search:
     """Learns which edges of a frozen, usually random network to keep.
 
@@ -35,6 +36,8 @@ def edge_popup(
         `prune_rate` in the released code. May be traced.
       select: how the layers share the density: a function or its name, see `selection`;
         all alike by default. The counts of the first mask are those of all.
+      fan_in: weights -> how many inputs each output of a leaf has, as a tree of
+        numbers; by default as the names and biases of the layers say.
 
     Returns:
       A `Search` of one round without end. Its ticket holds the given weights.
@@ -50,12 +53,13 @@ def edge_popup(
     select = selection.named(select)
 
     def opened(key, ticket):
-        kernels = masks.prunable_like(ticket.weights, ticket.mask)
-        draws = gates.uniform(key, jnp.zeros((), jnp.int32), kernels, -1.0, 1.0)
+        prunable = masks.prunable_like(ticket.weights, ticket.mask)
+        draws = gates.uniform(key, jnp.zeros((), jnp.int32), prunable, -1.0, 1.0)
         scores = jax.tree.map(
-            lambda u, w: (u / math.sqrt(math.prod(w.shape[:-1]))).astype(w.dtype),
+            lambda u, w, fan: (u / math.sqrt(fan)).astype(w.dtype),
             draws,
-            kernels,
+            prunable,
+            masks.prunable_like(fan_in(ticket.weights), ticket.mask),
         )
         mask = select(jax.tree.map(jnp.abs, scores), ticket.mask, density)
         return scores, mask, ticket.mask

@@ -17,6 +17,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    owned,
 )
 
 
@@ -61,7 +62,7 @@ def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
         masks.check(ticket.mask, ticket.weights)
         kept = masks.apply(ticket.mask, ticket.weights)
         weights = masks.scale(ticket.mask, kept, 1 / multiplier)
-        return FixedState(weights, ticket.mask, optimizer.init(weights))
+        return owned(FixedState(weights, ticket.mask, optimizer.init(weights)))
 
     def update(grads, state, step):
         grads = masks.scale(state.mask, masks.apply(state.mask, grads), multiplier)

@@ -20,6 +20,7 @@ from jaxticket.base import (
     State,
     Step,
     Ticket,
+    owned,
 )
 
 
@@ -85,7 +86,9 @@ def search(
         masks.check(ticket.mask, ticket.weights)
         scores, mask, allowed = opened(key, ticket)
         inner, zero = optimizer.init(scores), jnp.zeros((), jnp.int32)
-        return FrozenState(ticket.weights, scores, mask, allowed, inner, key, zero)
+        return owned(
+            FrozenState(ticket.weights, scores, mask, allowed, inner, key, zero)
+        )
 
     def update(grads, state, step):
         def straight_through(s, g, w, m, allowed):

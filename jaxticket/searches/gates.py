@@ -23,6 +23,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    owned,
 )
 from jaxticket.searches.fixed import remember
 
@@ -159,7 +160,7 @@ def search(
         alive = masks.apply(ticket.mask, ticket.weights)
         logits, key = opened(key, masks.prunable_like(alive, ticket.mask))
         gated, zero = Gated(alive, logits), jnp.zeros((), jnp.int32)
-        return GatedState(
+        opened_state = GatedState(
             gated,
             optimizer.init(gated),
             at(0),
@@ -169,6 +170,7 @@ def search(
             key,
             zero,
         )
+        return owned(opened_state)
 
     def update(grads, state, step):
         step = jnp.asarray(step, jnp.int32)

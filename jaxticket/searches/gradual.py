@@ -17,6 +17,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    owned,
 )
 
 
@@ -100,7 +101,7 @@ def gradual(
         weights, mask, *_ = ticket
         masks.check(mask, weights)
         inner = optimizer.init(masks.apply(mask, weights))
-        return GradualState(weights, opening(weights, mask), inner, mask)
+        return owned(GradualState(weights, opening(weights, mask), inner, mask))
 
     def update(grads, state, step):
         step = jnp.asarray(step, jnp.int32)
@@ -124,7 +125,7 @@ def gradual(
     def advance(state, evidence=NO_EVIDENCE):
         del evidence
         opened = opening(state.weights, state.mask)
-        return state._replace(mask=opened, allowed=state.mask)
+        return owned(state._replace(mask=opened, allowed=state.mask))
 
     def params(state):
         return masks.apply(state.mask, state.weights)

@@ -15,6 +15,7 @@ from jaxticket.base import (
     Promises,
     Search,
     Ticket,
+    owned,
 )
 from jaxticket.searches.fixed import FixedState, fixed, remember
 
@@ -96,7 +97,7 @@ def imp(
         zero = jnp.zeros((), jnp.int32)
         initial = None if rewind_step == 0 else ticket.weights
         state = train.init(key, ticket)
-        return ImpState(state, ticket.weights, initial, zero, zero, key)
+        return owned(ImpState(state, ticket.weights, initial, zero, zero, key))
 
     def update(grads, state, step):
         step = jnp.asarray(step, jnp.int32)

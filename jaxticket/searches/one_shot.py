@@ -13,6 +13,7 @@ from jaxticket.base import (
     PRNGKey,
     Promises,
     Search,
+    owned,
 )
 from jaxticket.searches.fixed import FixedState, fixed
 
@@ -67,7 +68,7 @@ def one_shot(
     train = fixed(optimizer)
 
     def init(key, ticket):
-        return OneShotState(train.init(key, ticket), ticket.weights, key)
+        return owned(OneShotState(train.init(key, ticket), ticket.weights, key))
 
     def update(grads, state, step):
         return state._replace(training=train.update(grads, state.training, step))

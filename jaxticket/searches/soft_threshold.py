@@ -16,6 +16,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    owned,
 )
 from jaxticket.searches.gates import Gated
 
@@ -72,7 +73,7 @@ def soft_threshold(optimizer: OfGates, *, initial_logit: ArrayLike = -3200.0) ->
             masks.prunable_like(kept, ticket.mask),
         )
         gated = Gated(kept, logits)
-        return SoftThresholdState(gated, optimizer.init(gated), ticket.mask)
+        return owned(SoftThresholdState(gated, optimizer.init(gated), ticket.mask))
 
     def update(grads, state, step):
         _, pull_back = jax.vjp(lambda gated: realise(gated, state.mask), state.gated)

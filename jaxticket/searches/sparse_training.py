@@ -18,6 +18,7 @@ from jaxticket.base import (
     Scores,
     Search,
     State,
+    owned,
 )
 from jaxticket.searches import gates
 from jaxticket.searches.fixed import FixedState, fixed
@@ -191,7 +192,7 @@ def _search(
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
         mask = select(gates.uniform(first, zero, kernels), ticket.mask, density)
         training = train.init(key, ticket._replace(mask=mask))
-        return SparseState(training, ticket.mask, key, zero)
+        return owned(SparseState(training, ticket.mask, key, zero))
 
     def update(grads, state, step):
         step = jnp.asarray(step, jnp.int32)

@@ -1,0 +1,43 @@
+"""Arrays whose sharding is part of their type: on meshes with explicit axes.
+
+`jax.make_mesh` makes such by default. What looks at all weights of a layer together
+gathers them, and what is drawn or chosen goes where the weights are. Of any other array
+nothing changes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """The array whole on every device."""
+    sharding = _explicit(x)
+    if sharding is None or sharding.spec == PartitionSpec(*[None] * x.ndim):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def placed(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The array laid out as another of its shape."""
+    sharding = _explicit(like)
+    return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
+def rows(x: jax.Array, places: jax.Array) -> jax.Array:
+    """`x[places]`, laid out as `x` is."""
+    sharding = _explicit(x)
+    if sharding is None:
+        return jnp.take(x, places, axis=0)
+    return x.at[places].get(out_sharding=sharding)
+
+
+def _explicit(x: Any) -> NamedSharding | None:
+    """The sharding in an array's type, where its mesh has explicit axes."""
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    if sharding is None or AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    concrete = getattr(x, "sharding", None)  # of a tracer it is that of its type
+    return concrete if isinstance(concrete, NamedSharding) else sharding

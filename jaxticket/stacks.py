@@ -1,0 +1,136 @@
+"""Stacks of layers: arrays that hold one parameter of many layers, taken apart.
+
+Where a network runs `scan` or `vmap` over its layers, their parameters lie in one array
+along an axis of their own. All that speaks of layers here means leaves: selections,
+densities, audits, controls. So let the search see every layer as a leaf, and put the
+stacks together for the network:
+
+    layers = stacks.apart(params, {"blocks": 0})
+    ticket = Ticket(layers, masks.full(layers))
+    loss = lambda layers, ...: network(stacks.together(layers), ...)
+
+`models.unstacked` does both for a `Model`. What it costs is a copy of the parameters in
+every step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import (
+    keystr,
+    register_pytree_with_keys_class,
+    tree_leaves_with_path,
+    tree_map_with_path,
+)
+
+from jaxticket.base import Params
+
+Axes = Mapping[str, int | Sequence[int]] | Callable[[tuple, jax.Array], Any]
+
+
+class LayerKey(NamedTuple):
+    """The place of a layer in its stack, in key paths."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return str(self.index)
+
+
+@register_pytree_with_keys_class
+class Layers:
+    """The layers of a stack, each a leaf; a pytree with the axis that they came from.
+
+    Attributes:
+      layers: one array a layer.
+      axis: where they lie in the stack, counted from its end, so that batch axes in
+        front of all leaves do not matter.
+    """
+
+    def __init__(self, layers: Sequence[Any], axis: int):
+        self.layers, self.axis = tuple(layers), axis
+
+    def tree_flatten_with_keys(self):
+        keyed = [(LayerKey(i), layer) for i, layer in enumerate(self.layers)]
+        return keyed, self.axis
+
+    @classmethod
+    def tree_unflatten(cls, axis, layers):
+        return cls(layers, axis)
+
+    def __repr__(self) -> str:
+        return f"Layers({self.layers}, axis={self.axis})"
+
+
+def apart(params: Params, axes: Axes) -> Params:
+    """Parameters with every layer of a stack as a leaf of its own.
+
+    Args:
+      params: pytree of arrays.
+      axes: name of a leaf, or of what holds several, as in `masks.names` -> the axis
+        along which layers lie, or several for stacks of stacks. Or a function `(path,
+        leaf) -> axis`, `None` where there is none.
+
+    Returns:
+      The tree with `Layers` in place of the stacks; their names are `blocks/kernel/0`,
+      `blocks/kernel/1`, ...
+
+    Raises:
+      ValueError: a name that no leaf has, or an axis that a leaf does not have.
+    """
+    used = set()
+
+    def named(path, leaf):
+        del leaf
+        name = keystr(path, simple=True, separator="/")
+        matching = [p for p in axes if name == p or name.startswith(f"{p}/")]
+        used.update(matching)
+        return axes[max(matching, key=len)] if matching else None
+
+    def split(path, leaf):
+        along = axes(path, leaf) if callable(axes) else named(path, leaf)
+        along = () if along is None else along
+        along = (along,) if isinstance(along, int) else tuple(along)
+        if any(not -leaf.ndim <= axis < leaf.ndim for axis in along):
+            name = keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"{name!r} has shape {leaf.shape}: no layers lie along {along}"
+            )
+        return _split(leaf, sorted({axis % leaf.ndim for axis in along}))
+
+    found = tree_map_with_path(split, params)
+    if not callable(axes) and (unknown := set(axes) - used):
+        names = [
+            keystr(path, simple=True, separator="/")
+            for path, _ in tree_leaves_with_path(params)
+        ]
+        raise ValueError(f"no leaf is named {sorted(unknown)}: there are {names}")
+    return found
+
+
+def _split(leaf, axes):
+    if not axes:
+        return leaf
+    first, *others = axes
+    layers = [
+        _split(
+            jax.lax.index_in_dim(leaf, i, first, keepdims=False),
+            [axis - 1 for axis in others],
+        )
+        for i in range(leaf.shape[first])
+    ]
+    return Layers(layers, first - leaf.ndim)
+
+
+def together(params: Params) -> Params:
+    """The other way round: stacks where `apart` has left `Layers`."""
+
+    def join(node):
+        if not isinstance(node, Layers):
+            return node
+        layers = [together(layer) for layer in node.layers]
+        return None if layers[0] is None else jnp.stack(layers, axis=node.axis)
+
+    return jax.tree.map(join, params, is_leaf=lambda node: isinstance(node, Layers))
