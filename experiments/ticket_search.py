@@ -120,6 +120,7 @@ PRESETS = {
         "compare": "last",
         "rounds": 4,
         "hyper": {
+            "model.width": 400,
             "imp.select": "equal",
             "imp.density": 0.4,
             "continuous_sparsification.rounds": 1,
