@@ -1,12 +1,14 @@
 """The two types that everything here is made of, and the bridge to optax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
+
+from jaxticket import calls
 
 Params = Any  # a pytree of arrays
 Mask = Any  # the same tree: a bool leaf, or None where a leaf is never pruned
@@ -106,10 +108,11 @@ class Search(NamedTuple):
 
     Attributes:
       init: `(key, ticket) -> state`. Opens the search.
-      update: `(grads, state, step) -> state`. One step, given the gradient of the loss
-        with respect to `params(state)`. `step` (int32 scalar, unbatched under `vmap`)
-        is the position in the round's schedule. It counts from 0, or from the rewinding
-        step in a round that resumes the schedule there.
+      update: `(grads, state, step, **told) -> state`. One step, given the gradient of
+        the loss with respect to `params(state)`. `step` (int32 scalar, unbatched under
+        `vmap`) is the position in the round's schedule. It counts from 0, or from the
+        rewinding step in a round that resumes the schedule there. What else is told
+        reaches the optimiser, see `trained_by`.
       advance: `(state, evidence=NO_EVIDENCE) -> state`. Closes a round and opens the
         next. The evidence is what the loop knows of the data; `initial` and `key` are
         the search's own.
@@ -119,11 +122,53 @@ class Search(NamedTuple):
     """
 
     init: Callable[[PRNGKey, Ticket], State]
-    update: Callable[[Params, State, Step], State]
+    update: Callable[..., State]
     advance: Callable[..., State]
     params: Callable[[State], Params]
     ticket: Callable[[State], Ticket]
     promises: Promises = Promises()
+
+
+def trained_by(
+    optimizer: optax.GradientTransformationExtraArgs,
+    grads: Params,
+    state: State,
+    trained: Params,
+    *,
+    step: Step,
+    told: Mapping[str, Any],
+    realise: Callable[[Params], Params] | None = None,
+    added: Callable[[Params], jax.Array] = lambda trained: 0.0,
+) -> tuple[Params, State]:
+    """`optimizer.update`, told of the loss as a function of what it trains.
+
+    Args:
+      optimizer: what of `step`, `value`, `grad` and `value_fn` its update takes, as
+        optax names them, it is given.
+      grads: with respect to `trained`.
+      state: of the optimiser.
+      trained: what it trains, of which the network's parameters are a function.
+      step: see `Search.update`.
+      told: what the loop knows: `value`, the loss; `value_fn`, parameters of the
+        network -> loss; and whatever else an optimiser may ask for.
+      realise: `trained -> params`. Without it there is no `value_fn`: a search whose
+        parameters do not follow smoothly cannot be searched along a line.
+      added: `trained ->` what the search adds to the loss.
+
+    Returns:
+      `(updates, state)`.
+    """
+    known = dict(told)
+    loss = known.pop("value_fn", None)
+    if loss is not None and realise is not None:
+
+        def of_trained(trained, **others):
+            return calls.told(loss, realise(trained), **others) + added(trained)
+
+        known["value_fn"] = calls.naming(of_trained, "step", *sorted(known))
+    if "value" in known:
+        known |= {"value": known["value"] + added(trained), "grad": grads}
+    return calls.told(optimizer.update, grads, state, trained, step=step, **known)
 
 
 def owned(state: State) -> State:
@@ -151,12 +196,15 @@ def as_optax(
     rounds: int = 1,
     round_steps: int | None = None,
     evidence: Evidence = NO_EVIDENCE,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """A search for a training loop that knows only optax.
 
     The transformation owns the parameters: its updates move whatever the loop holds to
     `search.params(state)`. Start the loop from `search.params(search.init(key,
     ticket))`.
+
+    In `optax.chain` it comes last. What comes after it would change the step to those
+    parameters: scaled by a half, say, a pruned weight goes half of the way to zero.
 
     Args:
       search: the search to run.
@@ -168,8 +216,11 @@ def as_optax(
       evidence: what `search.advance` is given, for scores that need a loss.
 
     Returns:
-      An `optax.GradientTransformation` whose `update` needs `params`. The ticket found
-      is `search.ticket(state.search)`.
+      An `optax.GradientTransformationExtraArgs` whose `update` needs `params`; what
+      else it is told, as `value=loss`, reaches the optimiser of the search. The ticket
+      found is `search.ticket(state.search)`: evaluate that, `masks.apply(mask,
+      weights)`, since the parameters of a search with soft or drawn gates are not its
+      ticket's.
 
     Raises:
       ValueError: several rounds without `round_steps`, a number below 1, a rewinding
@@ -188,15 +239,16 @@ def as_optax(
         del params
         return owned(OptaxState(search.init(key, ticket), jnp.zeros((), jnp.int32)))
 
-    def update(grads, state, params=None):
+    def update(grads, state, params=None, **told):
         if params is None:
             raise ValueError("as_optax needs params: call update(grads, state, params)")
         inner, count = state
         if rounds == 1:
-            inner = search.update(grads, inner, count)
+            inner = calls.told(search.update, grads, inner, count, **told)
         else:
             round_ = jnp.minimum(count // round_steps, rounds - 1)
-            inner = search.update(grads, inner, count - round_ * round_steps)
+            step = count - round_ * round_steps
+            inner = calls.told(search.update, grads, inner, step, **told)
             # The next gradient is taken at the parameters handed out now, so the next
             # round is opened now and not before its first update.
             over = ((count + 1) % round_steps == 0) & (round_ < rounds - 1)
@@ -209,7 +261,7 @@ def as_optax(
         updates = jax.tree.map(jnp.subtract, search.params(inner), params)
         return updates, OptaxState(inner, count + 1)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def check_rewind(promises: Promises, steps: int) -> None:

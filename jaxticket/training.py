@@ -9,6 +9,7 @@ Everything is written for one search; seeds and hyper-parameters are batch axes 
 a branch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks, meshes, order
+from jaxticket import calls, masks, meshes, order
 from jaxticket.base import (
     NO_EVIDENCE,
     Evidence,
@@ -52,12 +53,14 @@ class Result(NamedTuple):
       carry: the trained state; `search.params(carry.search)` are the parameters.
       losses: mean training loss of every epoch, `[rounds, epochs]`.
       records: what `record` returned, each leaf `[rounds, epochs, ...]`.
+      epochs: how many each round took, int32 `[rounds]`: all, unless `stop` ended it.
     """
 
     ticket: Ticket
     carry: Carry
     losses: jax.Array
     records: Any
+    epochs: jax.Array
 
 
 def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
@@ -105,7 +108,7 @@ def steps(
     first: ArrayLike,
     last: ArrayLike,
     round: ArrayLike,
-    batch_size: int,
+    batch_size: int | None = None,
     observe: Callable[[State, State], Any] = lambda before, after: (),
 ) -> tuple[Carry, jax.Array, Any]:
     """Takes the steps `first, ..., last - 1` of a round.
@@ -120,59 +123,72 @@ def steps(
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
       carry: state before step `first`.
       key: the round's key.
-      data: pytree of arrays with one leading axis of `n` rows, on the device.
+      data: pytree of arrays with one leading axis of `n` rows, on the device. `None`:
+        the loss draws what it needs from its key, and its batch is `None`.
       first: int32 scalar, unbatched.
       last: int32 scalar, unbatched.
       round: int32 scalar, unbatched: whether this is the first round.
-      batch_size: rows per step.
+      batch_size: rows per step; `None` without data.
       observe: `(search_state, next_search_state) -> numbers` of every step.
 
     Returns:
       `(carry, loss, observed)`: the state before step `last`, and the means over the
       steps of the loss and of what was observed (NaN without any).
     """
-    size = rows(data)
-    per_epoch = size // batch_size
     order_key, noise_key = jax.random.split(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     rewind_step = search.promises.rewind_step
 
-    def step(position, permutation, carry, totals):
-        places = position % per_epoch * batch_size + jnp.arange(batch_size)
-        taken = order.rows(permutation, places, size)
-        batch = jax.tree.map(lambda x: meshes.rows(x, taken), data)
+    def step(position, batch, carry, totals):
         params = search.params(carry.search)
-        (loss, model), grads = gradient(
-            params, carry.model, batch, jax.random.fold_in(noise_key, position)
-        )
+        noise = jax.random.fold_in(noise_key, position)
+        (loss, model), grads = gradient(params, carry.model, batch, noise)
         anchor = carry.model_anchor
         if rewind_step > 0:
             now = (round == 0) & (position == rewind_step)
             anchor = jax.lax.cond(now, lambda: carry.model, lambda: carry.model_anchor)
-        state = search.update(grads, carry.search, position)
+        state = calls.told(
+            search.update,
+            grads,
+            carry.search,
+            position,
+            value=loss,
+            value_fn=lambda params: loss_fn(params, carry.model, batch, noise)[0],
+        )
         seen = loss, observe(carry.search, state)
         totals = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), totals, seen)
         return Carry(state, model, anchor), totals
 
-    def epoch(index, loop):
-        permutation = order.draw(jax.random.fold_in(order_key, index), size)
-        return jax.lax.fori_loop(
-            jnp.maximum(first, index * per_epoch),
-            jnp.minimum(last, (index + 1) * per_epoch),
-            lambda position, loop: step(position, permutation, *loop),
-            loop,
-        )
-
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     shapes = jax.eval_shape(observe, carry.search, carry.search)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (scalar, shapes))
-    carry, totals = jax.lax.fori_loop(
-        first // per_epoch,
-        -(-last // per_epoch),
-        epoch,
-        (carry, zeros),
-    )
+    if data is None:
+        carry, totals = jax.lax.fori_loop(
+            first, last, lambda at, loop: step(at, None, *loop), (carry, zeros)
+        )
+    else:
+        size = rows(data)
+        per_epoch = size // batch_size
+
+        def visit(position, permutation, carry, totals):
+            places = position % per_epoch * batch_size + jnp.arange(batch_size)
+            taken = order.rows(permutation, places, size)
+            batch = jax.tree.map(lambda x: meshes.rows(x, taken), data)
+            return step(position, batch, carry, totals)
+
+        def epoch(index, loop):
+            permutation = order.draw(jax.random.fold_in(order_key, index), size)
+            return jax.lax.fori_loop(
+                jnp.maximum(first, index * per_epoch),
+                jnp.minimum(last, (index + 1) * per_epoch),
+                lambda position, loop: visit(position, permutation, *loop),
+                loop,
+            )
+
+        carry, totals = jax.lax.fori_loop(
+            first // per_epoch, -(-last // per_epoch), epoch, (carry, zeros)
+        )
     loss, observed = jax.tree.map(lambda total: total / (last - first), totals)
     return carry, loss, observed
 
@@ -181,15 +197,21 @@ def run(
     search: Search,
     loss_fn: LossFn,
     key: PRNGKey,
-    ticket: Ticket,
-    data: Batch,
+    ticket: Ticket | None,
+    data: Batch = None,
     *,
     rounds: int,
-    epochs: int,
-    batch_size: int,
+    epochs: int | None = None,
+    steps: int | None = None,
+    every: int | None = None,
+    batch_size: int | None = None,
     resume_schedule: bool = False,
     evidence: EvidenceFn | None = None,
-    record: Callable[[State, ModelState], Any] = lambda state, model_state: (),
+    record: Callable[..., Any] = lambda state, model_state: (),
+    progress: Callable[..., None] | None = None,
+    stop: Callable[..., jax.Array] | None = None,
+    carry: Carry | None = None,
+    first_round: int = 0,
 ) -> Result:
     """A whole search as one pure function of its key, ticket and numbers.
 
@@ -201,67 +223,215 @@ def run(
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
       key: the seed's key.
       ticket: where the search starts, with the model state of its weights if the
-        network has one.
-      data: pytree of arrays with one leading axis, the same for all seeds.
+        network has one; `None` where a `carry` is given.
+      data: pytree of arrays with one leading axis, the same for all seeds. `None`: the
+        loss draws what it learns from, by its key, and its batch is `None`.
       rounds: how many times to train; `search.advance` runs between rounds.
       epochs: passes over the data in a round.
-      batch_size: rows per step.
+      steps: of a round, in place of `epochs`.
+      every: steps of what counts as an epoch in all that follows: by default a pass
+        over the data, and without data the whole round.
+      batch_size: rows per step; `None` without data.
       resume_schedule: whether later rounds begin at the search's rewinding step (and
         so are shorter by that), or at step 0.
       evidence: `model_state -> Evidence`: the loss on fixed data and the like, for
         scores that need them, see `supervised.evidence`.
-      record: `(search_state, model_state) -> values`, called after every epoch.
+      record: `(search_state, model_state) -> values`, called after every epoch. It is
+        told `round`, `epoch` and `loss` if it takes arguments of these names.
+      progress: called on the host after every epoch, with those of `round`, `epoch` and
+        `loss` that it takes, in Python's numbers; under `vmap` once for each lane.
+      stop: whether a round is over after this epoch, traced: of what it takes of
+        `round`, `epoch`, `losses` `[epochs]`, NaN where they are still to come, and
+        `records` `[epochs, ...]`. See `patience`. The epochs that are left out have the
+        loss NaN and the last record again.
+      carry: of the `Result` of a run that goes on: with the same search, key and
+        numbers the two are one longer run, to the last bit.
+      first_round: rounds that the carry has been through.
 
     Returns:
       A `Result`.
 
     Raises:
-      ValueError: numbers below 1, data whose leaves differ in their rows, a batch
-        larger than the data, or a rewinding step that a round never reaches.
+      ValueError: numbers below 1, `epochs` and `steps` both or neither, a `batch_size`
+        without data or data without one, data whose leaves differ in their rows, a
+        batch larger than the data, or a rewinding step that a round never reaches.
     """
-    size = rows(data)
-    check_sizes(rounds=rounds, epochs=epochs, batch_size=batch_size)
-    if batch_size > size:
-        raise ValueError(
-            f"batch_size {batch_size} is more than the {size} rows of data"
-        )
-    per_epoch = size // batch_size
-    check_rewind(search.promises, epochs * per_epoch)
-    rewind_step = search.promises.rewind_step
+    check_sizes(rounds=rounds)
+    length, every = _length(data, epochs, steps, every, batch_size)
+    check_rewind(search.promises, length)
     search_key, data_key = jax.random.split(key)
 
-    def train_round(carry, index):
+    def round_(carry, index):
         carry = jax.lax.cond(
             index > 0,
             lambda carry: next_round(search, carry, evidence),
             lambda carry: carry,
             carry,
         )
-        begin = jnp.where(index > 0, rewind_step, 0) if resume_schedule else 0
-        round_key = jax.random.fold_in(data_key, index)
+        return _round(
+            search,
+            loss_fn,
+            carry,
+            jax.random.fold_in(data_key, index),
+            data,
+            round=index,
+            length=length,
+            every=every,
+            batch_size=batch_size,
+            resume_schedule=resume_schedule,
+            record=record,
+            progress=progress,
+            stop=stop,
+        )
 
-        def train_epoch(carry, epoch):
-            carry, loss, _ = steps(
-                search,
-                loss_fn,
-                carry,
-                round_key,
-                data,
-                first=jnp.maximum(begin, epoch * per_epoch),
-                last=jnp.maximum(begin, (epoch + 1) * per_epoch),
-                round=index,
-                batch_size=batch_size,
-            )
-            return carry, (loss, record(carry.search, carry.model))
-
-        return jax.lax.scan(train_epoch, carry, jnp.arange(epochs, dtype=jnp.int32))
-
-    carry, (losses, records) = jax.lax.scan(
-        train_round,
-        start(search, search_key, ticket),
-        jnp.arange(rounds, dtype=jnp.int32),
+    carry, (losses, records, taken) = jax.lax.scan(
+        round_,
+        start(search, search_key, ticket) if carry is None else carry,
+        jnp.arange(first_round, first_round + rounds, dtype=jnp.int32),
     )
-    return Result(found(search, carry), carry, losses, records)
+    return Result(found(search, carry), carry, losses, records, taken)
+
+
+def _length(data, epochs, steps, every, batch_size) -> tuple[int, int]:
+    """The steps of a round, and of what counts as an epoch."""
+    if (epochs is None) == (steps is None):
+        raise ValueError(
+            f"a round has epochs or steps, got epochs={epochs} and steps={steps}"
+        )
+    numbers = {"epochs": epochs, "steps": steps, "every": every}
+    numbers["batch_size"] = batch_size
+    check_sizes(**{name: n for name, n in numbers.items() if n is not None})
+    if data is None:
+        if epochs is not None or batch_size is not None:
+            raise ValueError(
+                "without data a round has steps, and no epochs and no batch_size; got "
+                f"epochs={epochs}, batch_size={batch_size}"
+            )
+        return steps, every or steps
+    size = rows(data)
+    if batch_size is None:
+        raise ValueError("data need a batch_size, the rows of a step")
+    if batch_size > size:
+        raise ValueError(
+            f"batch_size {batch_size} is more than the {size} rows of data"
+        )
+    per_epoch = size // batch_size
+    return steps or epochs * per_epoch, every or per_epoch
+
+
+def _round(
+    search,
+    loss_fn,
+    carry,
+    key,
+    data,
+    *,
+    round,
+    length,
+    every,
+    batch_size,
+    resume_schedule,
+    record,
+    progress,
+    stop,
+):
+    """The epochs of a round: `(carry, (losses, records, number of epochs))`."""
+    rewind_step = search.promises.rewind_step
+    begin = jnp.where(round > 0, rewind_step, 0) if resume_schedule else 0
+    epochs = -(-length // every)
+
+    def train(carry, epoch):
+        end = (epoch + 1) * every
+        carry, loss, _ = steps(
+            search,
+            loss_fn,
+            carry,
+            key,
+            data,
+            first=jnp.maximum(begin, epoch * every),
+            last=jnp.maximum(
+                begin, end if length % every == 0 else jnp.minimum(end, length)
+            ),
+            round=round,
+            batch_size=batch_size,
+        )
+        return carry, loss
+
+    def look(carry, epoch, loss):
+        at = {"round": round, "epoch": epoch, "loss": loss}
+        return calls.told(record, carry.search, carry.model, **at)
+
+    def tell(epoch, loss):
+        if progress is not None:
+            told = functools.partial(_tell, progress)
+            jax.debug.callback(told, round=round, epoch=epoch, loss=loss)
+
+    def train_epoch(carry, epoch):
+        carry, loss = train(carry, epoch)
+        tell(epoch, loss)
+        return carry, (loss, look(carry, epoch, loss))
+
+    numbers = jnp.arange(epochs, dtype=jnp.int32)
+    if stop is None:
+        carry, (losses, records) = jax.lax.scan(train_epoch, carry, numbers)
+        return carry, (losses, records, jnp.int32(epochs))
+
+    def train_unless_over(loop, epoch):
+        carry, seen, over, taken = loop
+        carry, loss = jax.lax.cond(
+            over,
+            lambda carry: (carry, jnp.full((), jnp.nan, jnp.float32)),
+            lambda carry: train(carry, epoch),
+            carry,
+        )
+        tell(epoch, loss)
+        new = loss, look(carry, epoch, loss)
+        seen = jax.tree.map(lambda all_, x: all_.at[epoch].set(x), seen, new)
+        losses, records = seen
+        taken += jnp.where(over, 0, 1)
+        over |= calls.told(
+            stop, round=round, epoch=epoch, losses=losses, records=records
+        )
+        return (carry, seen, over, taken), None
+
+    unknown = jnp.full((epochs,), jnp.nan, jnp.float32)
+    shapes = jax.eval_shape(look, carry, numbers[0], unknown[0])
+    empty = jax.tree.map(lambda x: jnp.zeros((epochs, *x.shape), x.dtype), shapes)
+    unseen = unknown, empty
+    loop = carry, unseen, jnp.asarray(False), jnp.int32(0)
+    (carry, (losses, records), _, taken), _ = jax.lax.scan(
+        train_unless_over, loop, numbers
+    )
+    return carry, (losses, records, taken)
+
+
+def _tell(progress, *, round, epoch, loss):
+    calls.told(progress, round=int(round), epoch=int(epoch), loss=float(loss))
+
+
+def patience(epochs: int, *, tolerance: float = 0.0) -> Callable[..., jax.Array]:
+    """Ends a round when the loss has not improved for a number of epochs.
+
+    For `run(..., stop=patience(3))`. A loss of what is held out is a record: give a
+    `stop` of one's own that calls this with the losses recorded.
+
+    Args:
+      epochs: how many without a loss below the best before.
+      tolerance: what a loss must be lower by to count as better.
+
+    Raises:
+      ValueError: `epochs` below 1.
+    """
+    check_sizes(epochs=epochs)
+
+    def stop(epoch, losses):
+        place = jnp.arange(len(losses), dtype=jnp.int32)
+        known = jnp.where((place <= epoch) & ~jnp.isnan(losses), losses, jnp.inf)
+        before = jnp.min(jnp.where(place <= epoch - epochs, known, jnp.inf))
+        since = jnp.min(jnp.where(place > epoch - epochs, known, jnp.inf))
+        return (epoch >= epochs) & ~(since < before - tolerance)
+
+    return stop
 
 
 def rows(data: Batch) -> int:

@@ -18,6 +18,7 @@ from jaxticket.base import (
     State,
     Ticket,
     owned,
+    trained_by,
 )
 
 
@@ -38,6 +39,13 @@ def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
     The gradient is masked before the optimiser and the weights after it, so neither
     momentum nor weight decay moves a pruned weight. With a full mask this is the
     optimiser itself, bit for bit (under `jit`, up to how XLA fuses the two programs).
+
+    Leaves that are to stay as they are, as the base under adapters, take no mask and an
+    optimiser that moves nothing there; so it is in every search over weights:
+
+        frozen = optax.partition(
+            {True: optax.set_to_zero(), False: optimizer}, labels  # a tree of bools
+        )
 
     Args:
       optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
@@ -64,10 +72,18 @@ def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
         weights = masks.scale(ticket.mask, kept, 1 / multiplier)
         return owned(FixedState(weights, ticket.mask, optimizer.init(weights)))
 
-    def update(grads, state, step):
-        grads = masks.scale(state.mask, masks.apply(state.mask, grads), multiplier)
-        updates, inner = optimizer.update(
-            grads, state.optimizer, state.weights, step=step
+    def realise(weights, mask):
+        return masks.scale(mask, masks.apply(mask, weights), multiplier)
+
+    def update(grads, state, step, **told):
+        updates, inner = trained_by(
+            optimizer,
+            realise(grads, state.mask),
+            state.optimizer,
+            state.weights,
+            step=step,
+            told=told,
+            realise=lambda weights: realise(weights, state.mask),
         )
         weights = optax.apply_updates(state.weights, updates)
         return FixedState(masks.apply(state.mask, weights), state.mask, inner)

@@ -21,6 +21,7 @@ from jaxticket.base import (
     Step,
     Ticket,
     owned,
+    trained_by,
 )
 
 
@@ -90,7 +91,7 @@ def search(
             FrozenState(ticket.weights, scores, mask, allowed, inner, key, zero)
         )
 
-    def update(grads, state, step):
+    def update(grads, state, step, **told):
         def straight_through(s, g, w, m, allowed):
             of_mask = g * w if through_gain is None else through_gain(g * w, m)
             return jnp.where(allowed, of_mask * slope(s), 0).astype(s.dtype)
@@ -103,8 +104,8 @@ def search(
             state.mask,
             state.allowed,
         )
-        updates, inner = optimizer.update(
-            grads, state.optimizer, state.scores, step=step
+        updates, inner = trained_by(
+            optimizer, grads, state.optimizer, state.scores, step=step, told=told
         )
         moved = state._replace(
             scores=optax.apply_updates(state.scores, updates),

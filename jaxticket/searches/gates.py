@@ -24,6 +24,7 @@ from jaxticket.base import (
     State,
     Ticket,
     owned,
+    trained_by,
 )
 from jaxticket.searches.fixed import remember
 
@@ -172,7 +173,7 @@ def search(
         )
         return owned(opened_state)
 
-    def update(grads, state, step):
+    def update(grads, state, step, **told):
         step = jnp.asarray(step, jnp.int32)
         anchor = state.anchor
         if rewind_step > 0:
@@ -191,8 +192,15 @@ def search(
         # d(penalty * sum(penalised)) / d(penalised) is the penalty itself.
         slope = jax.tree.map(lambda g: jnp.full_like(g, penalty), penalised)
         (grads,) = pull_back((grads, slope))
-        updates, inner = optimizer.update(
-            grads, state.optimizer, state.gated, step=step
+        updates, inner = trained_by(
+            optimizer,
+            grads,
+            state.optimizer,
+            state.gated,
+            step=step,
+            told=told,
+            realise=lambda gated: run_with(gated)[0],
+            added=lambda gated: penalty * total(run_with(gated)[1]),
         )
         gated = optax.apply_updates(state.gated, updates)
         if bound is not None:
@@ -242,6 +250,14 @@ def search(
         scale=scale,
     )
     return Search(init, update, advance, params, ticket, promises)
+
+
+def total(penalised: Scores) -> jax.Array:
+    """The sum of all, in float32 at least."""
+    leaves = jax.tree.leaves(penalised)
+    return sum(
+        jnp.sum(g, dtype=jnp.promote_types(g.dtype, jnp.float32)) for g in leaves
+    )
 
 
 def realise(weights: Params, gates: Scores) -> Params:

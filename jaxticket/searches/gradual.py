@@ -18,6 +18,7 @@ from jaxticket.base import (
     State,
     Ticket,
     owned,
+    trained_by,
 )
 
 
@@ -103,11 +104,19 @@ def gradual(
         inner = optimizer.init(masks.apply(mask, weights))
         return owned(GradualState(weights, opening(weights, mask), inner, mask))
 
-    def update(grads, state, step):
+    def update(grads, state, step, **told):
         step = jnp.asarray(step, jnp.int32)
         grads = masks.apply(state.mask, grads)
         running = params(state)
-        updates, inner = optimizer.update(grads, state.optimizer, running, step=step)
+        updates, inner = trained_by(
+            optimizer,
+            grads,
+            state.optimizer,
+            running,
+            step=step,
+            told=told,
+            realise=lambda weights: masks.apply(state.mask, weights),
+        )
         weights = jax.tree.map(
             lambda new, old, m: new if m is None else jnp.where(m, new, old),
             optax.apply_updates(running, updates),

@@ -99,7 +99,7 @@ def imp(
         state = train.init(key, ticket)
         return owned(ImpState(state, ticket.weights, initial, zero, zero, key))
 
-    def update(grads, state, step):
+    def update(grads, state, step, **told):
         step = jnp.asarray(step, jnp.int32)
         if rewind_step > 0:
             anchor = remember(
@@ -111,7 +111,7 @@ def imp(
             state = state._replace(anchor=anchor)
         last = jnp.where(state.round == 0, step, state.last_step)
         step = last if retrain == "finetune" else step
-        training = train.update(grads, state.training, step)
+        training = train.update(grads, state.training, step, **told)
         return state._replace(training=training, last_step=last)
 
     def advance(state, evidence=NO_EVIDENCE):

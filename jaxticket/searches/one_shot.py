@@ -70,8 +70,9 @@ def one_shot(
     def init(key, ticket):
         return owned(OneShotState(train.init(key, ticket), ticket.weights, key))
 
-    def update(grads, state, step):
-        return state._replace(training=train.update(grads, state.training, step))
+    def update(grads, state, step, **told):
+        training = train.update(grads, state.training, step, **told)
+        return state._replace(training=training)
 
     def advance(state, evidence=NO_EVIDENCE):
         del evidence

@@ -17,6 +17,7 @@ from jaxticket.base import (
     State,
     Ticket,
     owned,
+    trained_by,
 )
 from jaxticket.searches.gates import Gated
 
@@ -75,11 +76,17 @@ def soft_threshold(optimizer: OfGates, *, initial_logit: ArrayLike = -3200.0) ->
         gated = Gated(kept, logits)
         return owned(SoftThresholdState(gated, optimizer.init(gated), ticket.mask))
 
-    def update(grads, state, step):
+    def update(grads, state, step, **told):
         _, pull_back = jax.vjp(lambda gated: realise(gated, state.mask), state.gated)
         (grads,) = pull_back(grads)
-        updates, inner = optimizer.update(
-            grads, state.optimizer, state.gated, step=step
+        updates, inner = trained_by(
+            optimizer,
+            grads,
+            state.optimizer,
+            state.gated,
+            step=step,
+            told=told,
+            realise=lambda gated: realise(gated, state.mask),
         )
         gated = optax.apply_updates(state.gated, updates)
         return state._replace(gated=gated, optimizer=inner)

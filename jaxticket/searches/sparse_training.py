@@ -194,11 +194,11 @@ def _search(
         training = train.init(key, ticket._replace(mask=mask))
         return owned(SparseState(training, ticket.mask, key, zero))
 
-    def update(grads, state, step):
+    def update(grads, state, step, **told):
         step = jnp.asarray(step, jnp.int32)
 
         def trained(training):
-            return train.update(grads, training, step)
+            return train.update(grads, training, step, **told)
 
         def exchanged(training):
             weights, mask, inner = training
