@@ -27,11 +27,11 @@ from jaxticket import (
     Promises,
     Search,
     Ticket,
-    classification,
     fixed,
     imp,
     masks,
     run,
+    supervised,
     training,
 )
 from jaxticket.data import Split
@@ -390,8 +390,8 @@ def test_other_numbers_of_images_than_of_labels_are_refused(labels):
     model = Model(None, lambda params, state, x, **options: (x, state))
     split = Split(np.ones((8, 4), np.uint8), np.zeros(labels, np.int32))
     for looks in (
-        lambda: classification.evaluator(model)({}, {}, split),
-        lambda: classification.evidence(model, split),
+        lambda: supervised.evaluator(model)({}, {}, split),
+        lambda: supervised.evidence(model, split),
     ):
         with pytest.raises(ValueError, match=f"'images' has 8, 'labels' has {labels}"):
             looks()

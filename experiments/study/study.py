@@ -31,7 +31,7 @@ METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy
 TRAINING, TUNING = "training", "tuning"  # programs that no method has
 PRUNABLE = {  # weights -> the mask of what is prunable
     "kernels": masks.full,
-    "hidden": lambda weights: masks.only(masks.full(weights), models.is_hidden),
+    "hidden": lambda weights: masks.full(weights, models.is_hidden),
     "convolutions": lambda weights: masks.full(weights, models.is_convolution),
     "all": lambda weights: masks.full(weights, _is_floating),
 }
