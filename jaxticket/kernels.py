@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
+from jax.tree_util import FlattenedIndexKey, GetAttrKey, keystr, tree_leaves_with_path
 
-from jaxticket import stacks
 from jaxticket.base import Params
 
 FanIn = Callable[[Params], Params]  # parameters -> a number for every leaf
@@ -155,7 +154,7 @@ def _layers(params: Params) -> dict[tuple[str, ...], dict[str, jax.Array]]:
 
 
 def _leaf(path: tuple, value: jax.Array) -> _Leaf:
-    while path and isinstance(path[-1], stacks.LayerKey):
+    while path and isinstance(path[-1], FlattenedIndexKey):  # of `stacks.Layers`
         path = path[:-1]
     if len(path) > 1 and path[-1] == GetAttrKey("value"):  # of a variable of nnx
         path = path[:-1]

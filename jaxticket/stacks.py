@@ -14,11 +14,12 @@ every step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import (
+    FlattenedIndexKey,
     keystr,
     register_pytree_with_keys_class,
     tree_leaves_with_path,
@@ -28,15 +29,6 @@ from jax.tree_util import (
 from jaxticket.base import Params
 
 Axes = Mapping[str, int | Sequence[int]] | Callable[[tuple, jax.Array], Any]
-
-
-class LayerKey(NamedTuple):
-    """The place of a layer in its stack, in key paths."""
-
-    index: int
-
-    def __str__(self) -> str:
-        return str(self.index)
 
 
 @register_pytree_with_keys_class
@@ -53,7 +45,7 @@ class Layers:
         self.layers, self.axis = tuple(layers), axis
 
     def tree_flatten_with_keys(self):
-        keyed = [(LayerKey(i), layer) for i, layer in enumerate(self.layers)]
+        keyed = [(FlattenedIndexKey(i), x) for i, x in enumerate(self.layers)]
         return keyed, self.axis
 
     @classmethod

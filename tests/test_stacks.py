@@ -22,6 +22,7 @@ from jaxticket import (
     selection,
     stacks,
 )
+from jaxticket.engine import checkpoint
 
 KEY = jax.random.key(0)
 SCALES = jnp.array([0.01, 0.1, 1.0])
@@ -138,6 +139,14 @@ def test_a_ticket_of_layers_is_kept_in_a_file(tmp_path):
     found, _ = files.load_ticket(tmp_path / "ticket.npz", ticket)
     assert_same(found.mask, ticket.mask)
     assert_same(masks.apply(found.mask, found.weights), masks.apply(*ticket[1::-1]))
+
+
+def test_layers_are_kept_in_checkpoints(tmp_path):
+    layers = stacks.apart(blocks(), {"blocks": 0})
+    with checkpoint.Folder(tmp_path) as folder:
+        folder.save(1, layers, {})
+    with checkpoint.Folder(tmp_path) as folder:
+        assert_same(folder.restore(layers, {})[1], layers)
 
 
 class Scanned(nn.Module):

@@ -25,11 +25,35 @@ class Model(NamedTuple):
     apply: Callable[..., tuple[jax.Array, Any]]
 
 
+# How a network may ask whether it trains: the name of its argument -> its value then.
+_MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "inference": False,
+    "use_running_average": False,
+}
+
+
+def _mode(call: Callable, train: bool) -> dict[str, bool]:
+    """What a network is told of the mode: the argument of its own name, if any."""
+    takes = inspect.signature(call).parameters
+    kinds = {parameter.kind for parameter in takes.values()}
+    told = {name: train == value for name, value in _MODES.items() if name in takes}
+    passes_on = inspect.Parameter.VAR_POSITIONAL in kinds  # as nn.Sequential does
+    if not told and inspect.Parameter.VAR_KEYWORD in kinds and not passes_on:
+        told = {"train": train}
+    return told
+
+
 def from_linen(module) -> Model:
     """Adapts a `flax.linen` module.
 
     Args:
-      module: called as `module(x, train=...)`; draws dropout from the "dropout" stream.
+      module: called as `module(x)`, and with `train` or another word for it if it takes
+        one (`training`, `is_training`, `deterministic`, `use_running_average`); draws
+        dropout from the "dropout" stream.
 
     Returns:
       A `Model` whose params are the "params" collection and whose state holds all
@@ -37,17 +61,17 @@ def from_linen(module) -> Model:
     """
 
     def init(key, x):
-        variables = dict(module.init({"params": key}, x, train=False))
+        mode = _mode(module.__call__, False)
+        variables = dict(module.init({"params": key}, x, **mode))
         return variables.pop("params"), variables
 
     def apply(params, state, x, *, train=False, key=None):
         variables = {"params": params, **state}
         rngs = None if key is None else {"dropout": key}
+        mode = _mode(module.__call__, train)
         if train and state:  # mutable only when there is something to update
-            return module.apply(
-                variables, x, train=True, rngs=rngs, mutable=list(state)
-            )
-        return module.apply(variables, x, train=train, rngs=rngs), state
+            return module.apply(variables, x, **mode, rngs=rngs, mutable=list(state))
+        return module.apply(variables, x, **mode, rngs=rngs), state
 
     return Model(init, apply)
 
@@ -56,7 +80,8 @@ def from_nnx(constructor: Callable) -> Model:
     """Adapts a `flax.nnx` module.
 
     Args:
-      constructor: `(*, rngs) -> nnx.Module`, called as `module(x)`.
+      constructor: `(*, rngs) -> nnx.Module`, called as `module(x)`, and with `train` or
+        the like if it takes one, see `from_linen`.
 
     Returns:
       A `Model` of pure dicts. Its state holds batch statistics and the module's own
@@ -85,36 +110,63 @@ def from_nnx(constructor: Callable) -> Model:
         )
         if not train:
             module.eval()
-            return module(x), state
+            return module(x, **_mode(module.__call__, train)), state
         module.train()
-        logits = module(x)
+        logits = module(x, **_mode(module.__call__, train))
         return logits, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
 
     return Model(init, apply)
 
 
-def from_equinox(constructor: Callable) -> Model:
-    """Adapts an `equinox` module without state.
+def from_equinox(constructor: Callable, *, axis_name: str = "batch") -> Model:
+    """Adapts an `equinox` module, with its batch statistics if it has any.
 
     Args:
-      constructor: `key -> eqx.Module`, which is called on one example.
+      constructor: `key -> eqx.Module`, which is called on one example: `module(x)`, and
+        with those of `state` and `key` that it takes. One that keeps a state returns it
+        too: `module(x, state) -> (y, state)`.
+      axis_name: of the batch, as `eqx.nn.BatchNorm` in the module names it.
 
     Returns:
       A `Model` whose params are the module with `None` for what is no inexact array.
-      Its kernels are `[out, in]` and `[out, in, height, width]`; ``apply`` ignores
-      ``train`` and ``key``.
+      Its kernels are `[out, in]` and `[out, in, height, width]`, its state the leaves
+      of an `eqx.nn.State`. Dropout draws from ``key``, and is off unless ``train``.
     """
     import equinox as eqx
 
-    static = eqx.partition(constructor(jax.random.key(0)), eqx.is_inexact_array)[1]
+    make = eqx.nn.make_with_state(constructor)
+    module, empty = make(jax.random.key(0))
+    static = eqx.partition(module, eqx.is_inexact_array)[1]
+    takes = inspect.signature(module.__call__).parameters
+    tree = jax.tree.structure(empty)
+    stateful = tree.num_leaves > 0
+
+    def plain(state):
+        # Equinox counts in numbers without a dtype of their own.
+        leaves = [
+            jax.lax.convert_element_type(x, x.dtype) for x in jax.tree.leaves(state)
+        ]
+        return tuple(leaves) if stateful else {}
 
     def init(key, x):
         del x
-        return eqx.filter(constructor(key), eqx.is_inexact_array), {}
+        module, state = make(key)
+        return eqx.filter(module, eqx.is_inexact_array), plain(state)
 
     def apply(params, state, x, *, train=False, key=None):
-        del train, key
-        return jax.vmap(eqx.combine(params, static))(x), state
+        module = eqx.nn.inference_mode(eqx.combine(params, static), value=not train)
+        draws = train and key is not None and "key" in takes
+        keys = jax.random.split(key, len(x)) if draws else None
+
+        def one(x, key):
+            told = {} if key is None else {"key": key}
+            if stateful:
+                return module(x, state=tree.unflatten(state), **told)
+            return module(x, **told), ()
+
+        batched = (0, None if keys is None else 0)
+        y, new_state = jax.vmap(one, batched, (0, None), axis_name=axis_name)(x, keys)
+        return y, plain(new_state) if train and stateful else state
 
     return Model(init, apply)
 
@@ -123,17 +175,27 @@ def from_haiku(transformed) -> Model:
     """Adapts a `haiku` function.
 
     Args:
-      transformed: from `hk.transform_with_state(lambda x, train: ...)`.
+      transformed: from `hk.transform` or `hk.transform_with_state`, of a function of
+        `x` that may take a second argument, whether it trains, by any name.
 
     Returns:
       A `Model` of haiku's plain dicts.
     """
+    _, *inputs = list(inspect.signature(transformed.init).parameters)[1:]
+    stateful = "state" in inspect.signature(transformed.apply).parameters
+
+    def mode(train):
+        # Another name than the usual ones is that of whether it trains.
+        return {name: train == _MODES.get(name, True) for name in inputs[:1]}
 
     def init(key, x):
-        return transformed.init(key, x, True)  # else batch norm makes no state
+        found = transformed.init(key, x, **mode(True))  # else batch norm has no state
+        return found if stateful else (found, {})
 
     def apply(params, state, x, *, train=False, key=None):
-        logits, new_state = transformed.apply(params, state, key, x, train)
+        if not stateful:
+            return transformed.apply(params, key, x, **mode(train)), state
+        logits, new_state = transformed.apply(params, state, key, x, **mode(train))
         return logits, (new_state if train else state)
 
     return Model(init, apply)
