@@ -4,7 +4,7 @@
 in stretches with a checkpoint between. Give the same command again after a kill: the
 numbers are those of a run that was left alone, to the last bit.
 
-    python -m examples.own_engine
+    python -m experiments.examples.own_engine
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@ Any iterable of batches will do: a PyTorch DataLoader (its tensors as `batch.num
 Grain, tf.data (`dataset.as_numpy_iterator()`). The three moves of a search are the
 loop's: `init` once, `update` after every gradient, `advance` between rounds.
 
-    python -m examples.own_loop
+    python -m experiments.examples.own_loop
 """
 
 import functools
