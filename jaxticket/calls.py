@@ -7,7 +7,7 @@ from typing import Any
 
 def told(f: Callable, *arguments: Any, **known: Any) -> Any:
     """`f(*arguments)`, and of what is known the keyword arguments that it takes."""
-    parameters = inspect.signature(f).parameters.values()
+    parameters = [*inspect.signature(f).parameters.values()][len(arguments) :]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         takes = {p.name for p in parameters}
         known = {name: value for name, value in known.items() if name in takes}

@@ -84,7 +84,11 @@ def test_a_record_is_told_round_epoch_and_loss_if_it_asks():
     assert rounds.tolist() == [[0, 0], [1, 1]]
     assert epochs.tolist() == [[0, 1], [0, 1]]
     np.testing.assert_array_equal(losses, found.losses)
-    for asks in (lambda s, m, epoch: epoch, lambda s, m, **told: told["epoch"]):
+    for asks in (
+        lambda state, model, epoch: epoch,
+        lambda loss, round, epoch: epoch,  # the first two are its own names for both
+        lambda state, model, **told: told["epoch"],
+    ):
         found = whole(rounds=1, epochs=2, record=asks, **WITH_DATA)(*lane(0))
         assert found.records.tolist() == [[0, 1]]
 
