@@ -36,6 +36,9 @@ SLOW = (
     "test_jackpots",
     "test_supermasks",
     "test_lanes",
+    "test_study",
+    "test_own",
+    "test_training",
 )
 
 

@@ -90,7 +90,7 @@ def test_files_are_complete_and_tickets_can_be_read(done):
 
 def test_its_report_is_one_page(done, monkeypatch):
     folder, _ = done
-    assert report.read(folder).at == "early_stopping_"
+    assert report.reading.read(folder).at == "early_stopping_"
     monkeypatch.setattr(report.figures, "drawn", lambda *_, **__: {})
     studies.WRITE(folder)
     assert "<title>Ticket search: digits" in (folder / "report.html").read_text()
@@ -158,7 +158,7 @@ def test_the_recipe_of_mnist1d_prunes_along_a_line_and_beside_it_at_random(tmp_p
     tickets = studies.select(rows, treatment="ticket")
     assert set(rows.treatment) == {"dense", "ticket"}
     assert set(tickets.method) == {"imp", "imp_random"}
-    assert report.read(tmp_path).at == ""  # published: accuracies after the last step
+    assert report.reading.read(tmp_path).at == ""  # published: accuracies after the last step
     np.testing.assert_allclose(tickets.density, 1 - 0.4 * tickets.prunings, atol=2e-3)
     (dense,) = {*studies.select(rows, method="dense").steps}
     assert (tickets.search_steps == dense * tickets.prunings).all()
