@@ -158,7 +158,8 @@ def test_the_recipe_of_mnist1d_prunes_along_a_line_and_beside_it_at_random(tmp_p
     tickets = studies.select(rows, treatment="ticket")
     assert set(rows.treatment) == {"dense", "ticket"}
     assert set(tickets.method) == {"imp", "imp_random"}
-    assert report.reading.read(tmp_path).at == ""  # published: accuracies after the last step
+    # Published are accuracies after the last step.
+    assert report.reading.read(tmp_path).at == ""
     np.testing.assert_allclose(tickets.density, 1 - 0.4 * tickets.prunings, atol=2e-3)
     (dense,) = {*studies.select(rows, method="dense").steps}
     assert (tickets.search_steps == dense * tickets.prunings).all()
