@@ -353,8 +353,7 @@ def test_of_resnet_only_the_3x3_convolutions_are_pruned():
 
     init = models.create("resnet_20").init
     params, _ = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
-    prunable = PRUNABLE["convolutions"]
-    mask = jax.eval_shape(lambda w: masks.full(w, prunable), params)
+    mask = jax.eval_shape(PRUNABLE["convolutions"], params)
     assert masks.size(mask) == 267_696
 
 
