@@ -169,7 +169,7 @@ def run(
     config = resolve(config)
 
     from experiments import report
-    from experiments.study import layers, stages, study
+    from experiments.study import densities, stages, study
     from jaxticket.engine import layouts
 
     searches = study.searches_of(config)
@@ -204,7 +204,7 @@ def run(
         file=sys.stderr,
     )
     stages.run(work)
-    layers.write(work)
+    densities.write(work)
     finish(work)
     report.write(folder)
     report.show(folder)

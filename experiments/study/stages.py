@@ -67,7 +67,7 @@ def tasks(study: Study) -> Iterator[Task]:
         if planned.search:
             yield from _searches(study, planned)
         else:
-            todo = _tickets(study, planned, ["ticket"])
+            todo = tickets(study, planned, ["ticket"])
             yield Task(start, planned.name, "", "", tuple(todo), (), planned)
         promises = planned.promises[0]
         own = ["ticket"] if config.trains(promises) else []
@@ -76,19 +76,19 @@ def tasks(study: Study) -> Iterator[Task]:
             treat,
             planned.name,
             TRAINING,
-            _tickets(study, planned, [*own, *config.controls]),
+            tickets(study, planned, [*own, *config.controls]),
             config.training(planned.resumed),
             planned,
         )
         if config.tune_steps:
-            todo = _tickets(study, planned, ["tuned"])
+            todo = tickets(study, planned, ["tuned"])
             length = (0, config.tune_steps)
             yield from _trainings(
                 study, treat, planned.name, TUNING, todo, length, planned
             )
 
 
-def _tickets(study: Study, planned: Planned, treatments: Sequence[str]) -> list[Lane]:
+def tickets(study: Study, planned: Planned, treatments: Sequence[str]) -> list[Lane]:
     """A lane for every treatment of every ticket that a method finds."""
     return [
         Lane(planned.name, treatment, seed, prunings, setting.label)

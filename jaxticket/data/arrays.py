@@ -1,6 +1,9 @@
 """Data of the user's: arrays from a file, and what they must be."""
 
 import os
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,17 @@ import numpy as np
 NAMES = (  # of the arrays in a file; the second are those of Keras
     ("train_images", "train_labels", "test_images", "test_labels"),
     ("x_train", "y_train", "x_test", "y_test"),
+)
+
+UNREADABLE = (  # what numpy raises of a file of another kind, or a damaged one
+    AttributeError,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -29,10 +43,8 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, ...]:
             there = ", ".join(file.files) or "nothing"
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
-    except (AttributeError, OSError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no .npz file of arrays: {error}") from None
-    except Exception as error:  # zipfile.BadZipFile, zlib.error, ...
-        raise ValueError(f"{path} is damaged: {error}") from None
     wanted = " or ".join(", ".join(names) for names in NAMES)
     raise ValueError(f"{path} holds {there}; it must hold {wanted}")
 

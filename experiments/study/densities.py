@@ -1,13 +1,11 @@
 """What is left of every layer and, in the first, of every input: two more files."""
 
 import math
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from experiments.study import records
-from experiments.study.records import Lane
+from experiments.study import records, stages
 from experiments.study.study import Study
 from jaxticket import masks
 from jaxticket.summaries import summary
@@ -21,7 +19,10 @@ def write(study: Study) -> None:
     layer is dense.
     """
     rows, inputs = [], []
-    for method, lanes in _tickets(study):
+    for method, planned in study.planned.items():
+        lanes = stages.tickets(study, planned, ["ticket"])
+        if not any(lane.prunings for lane in lanes):  # it prunes nothing
+            continue
         sparsest = 2.0, None
         for lane in lanes:
             ticket = study.shelf.ticket(lane)
@@ -44,20 +45,6 @@ def write(study: Study) -> None:
     records.write_table(study.folder / "layers.csv", records.LAYERS, rows)
     if inputs:
         records.write_table(study.folder / "inputs.csv", records.INPUTS, inputs)
-
-
-def _tickets(study: Study) -> Iterator[tuple[str, list[Lane]]]:
-    """The tickets of every method that prunes."""
-    for name, planned in study.planned.items():
-        lanes = [
-            Lane(name, "ticket", seed, prunings, setting.label)
-            for setting in planned.settings
-            for prunings in planned.prunings()
-            for seed in study.seeds
-        ]
-        lanes = [lane for lane in lanes if study.shelf.has(lane)]
-        if lanes and any(planned.prunings()):
-            yield name, lanes
 
 
 def _of_inputs(study: Study, mask) -> np.ndarray | None:
