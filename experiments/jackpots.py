@@ -190,7 +190,10 @@ def overlaps(study) -> None:
     columns = ("method", "seed", "setting", "density", "criterion")
     columns += (*analysis.Overlap._fields, "images")
     rows, overlap = [], jax.jit(analysis.overlap_with)
+    lost = study.records.lost
     for seed in study.seeds:
+        if lost(records.dense(seed)):
+            continue
         dense = study.shelf.anchor(records.dense(seed))
         key = keys.named(keys.of_seed(seed).controls, "overlaps")
         ranked = _ranked(study, dense, key)
@@ -199,6 +202,8 @@ def overlaps(study) -> None:
                 continue
             for label in (each.label for each in planned.settings):
                 lane = records.Lane(planned.name, "ticket", seed, 1, label)
+                if lost(lane):
+                    continue
                 mask = study.shelf.ticket(lane).mask
                 for criterion, values in ranked.items():
                     found = map(float, overlap(values, mask))

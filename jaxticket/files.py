@@ -120,6 +120,15 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     return tree.unflatten(found), about
 
 
+def about(path: str | Path) -> dict:
+    """The facts that a file holds about its pytree.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    return _read(path)[1]
+
+
 def save_ticket(path: str | Path, ticket: Ticket, **about: Any) -> None:
     """Writes a ticket: its packed mask, the values it keeps, and its model state.
 

@@ -54,6 +54,9 @@ class Result(NamedTuple):
       losses: mean training loss of every epoch, `[rounds, epochs]`.
       records: what `record` returned, each leaf `[rounds, epochs, ...]`.
       epochs: how many each round took, int32 `[rounds]`: all, unless `stop` ended it.
+      diverged: int32 `(round, epoch)`: the first after which the loss, a parameter or
+        the model state was not finite, or `(-1, -1)`. The weights of the ticket are
+        then NaN: it is none.
     """
 
     ticket: Ticket
@@ -61,6 +64,7 @@ class Result(NamedTuple):
     losses: jax.Array
     records: Any
     epochs: jax.Array
+    diverged: tuple[jax.Array, jax.Array]
 
 
 def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
@@ -284,12 +288,32 @@ def run(
             stop=stop,
         )
 
-    carry, (losses, records, taken) = jax.lax.scan(
+    carry, (losses, records, taken, finite) = jax.lax.scan(
         round_,
         start(search, search_key, ticket) if carry is None else carry,
         jnp.arange(first_round, first_round + rounds, dtype=jnp.int32),
     )
-    return Result(found(search, carry), carry, losses, records, taken)
+    where = jnp.argmin(finite)  # the first that was not
+    round_and_epoch = first_round + where // finite.shape[1], where % finite.shape[1]
+    whole = jnp.all(finite)
+    diverged = tuple(jnp.where(whole, -1, x.astype(jnp.int32)) for x in round_and_epoch)
+    ticket = found(search, carry)
+    none = jax.tree.map(
+        lambda w: jnp.where(whole, w, jnp.full_like(w, jnp.nan)) if _floats(w) else w,
+        ticket.weights,
+    )
+    ticket = ticket._replace(weights=none)
+    return Result(ticket, carry, losses, records, taken, diverged)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number of a pytree is finite."""
+    found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if _floats(x)]
+    return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
+
+
+def _floats(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def _length(data, epochs, steps, every, batch_size) -> tuple[int, int]:
@@ -335,23 +359,26 @@ def _round(
     progress,
     stop,
 ):
-    """The epochs of a round: `(carry, (losses, records, number of epochs))`."""
+    """The epochs of a round: `(carry, (losses, records, number of epochs, finite))`."""
     rewind_step = search.promises.rewind_step
     begin = jnp.where(round > 0, rewind_step, 0) if resume_schedule else 0
     epochs = -(-length // every)
 
-    def train(carry, epoch):
+    def bounds(epoch):
         end = (epoch + 1) * every
+        end = end if length % every == 0 else jnp.minimum(end, length)
+        return jnp.maximum(begin, epoch * every), jnp.maximum(begin, end)
+
+    def train(carry, epoch):
+        first, last = bounds(epoch)
         carry, loss, _ = steps(
             search,
             loss_fn,
             carry,
             key,
             data,
-            first=jnp.maximum(begin, epoch * every),
-            last=jnp.maximum(
-                begin, end if length % every == 0 else jnp.minimum(end, length)
-            ),
+            first=first,
+            last=last,
             round=round,
             batch_size=batch_size,
         )
@@ -366,15 +393,21 @@ def _round(
             told = functools.partial(_tell, progress)
             jax.debug.callback(told, round=round, epoch=epoch, loss=loss)
 
+    def finite(carry, epoch, loss):
+        first, last = bounds(epoch)
+        params = search.params(carry.search)
+        good = (first == last) | jnp.isfinite(loss)  # no steps have no loss
+        return good & all_finite((params, carry.model))
+
     def train_epoch(carry, epoch):
         carry, loss = train(carry, epoch)
         tell(epoch, loss)
-        return carry, (loss, look(carry, epoch, loss))
+        return carry, (loss, look(carry, epoch, loss), finite(carry, epoch, loss))
 
     numbers = jnp.arange(epochs, dtype=jnp.int32)
     if stop is None:
-        carry, (losses, records) = jax.lax.scan(train_epoch, carry, numbers)
-        return carry, (losses, records, jnp.int32(epochs))
+        carry, (losses, records, good) = jax.lax.scan(train_epoch, carry, numbers)
+        return carry, (losses, records, jnp.int32(epochs), good)
 
     def train_unless_over(loop, epoch):
         carry, seen, over, taken = loop
@@ -384,6 +417,7 @@ def _round(
             lambda carry: train(carry, epoch),
             carry,
         )
+        good = over | finite(carry, epoch, loss)
         tell(epoch, loss)
         new = loss, look(carry, epoch, loss)
         seen = jax.tree.map(lambda all_, x: all_.at[epoch].set(x), seen, new)
@@ -392,17 +426,17 @@ def _round(
         over |= calls.told(
             stop, round=round, epoch=epoch, losses=losses, records=records
         )
-        return (carry, seen, over, taken), None
+        return (carry, seen, over, taken), good
 
     unknown = jnp.full((epochs,), jnp.nan, jnp.float32)
     shapes = jax.eval_shape(look, carry, numbers[0], unknown[0])
     empty = jax.tree.map(lambda x: jnp.zeros((epochs, *x.shape), x.dtype), shapes)
     unseen = unknown, empty
     loop = carry, unseen, jnp.asarray(False), jnp.int32(0)
-    (carry, (losses, records), _, taken), _ = jax.lax.scan(
+    (carry, (losses, records), _, taken), good = jax.lax.scan(
         train_unless_over, loop, numbers
     )
-    return carry, (losses, records, taken)
+    return carry, (losses, records, taken, good)
 
 
 def _tell(progress, *, round, epoch, loss):

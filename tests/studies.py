@@ -26,9 +26,10 @@ from absl import flags
 
 from experiments import report
 from experiments.study import command, shelf
+from experiments.study.outputs import Claim
 from jaxticket import masks, models
 from jaxticket.base import Ticket
-from jaxticket.engine import layouts, resumable
+from jaxticket.engine import keys, layouts, resumable
 from jaxticket.models.plain import MLP
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +101,7 @@ def network(folder=None, prunable=masks.is_kernel):
     )
     mask = jax.eval_shape(lambda w: masks.full(w, prunable), weights)
     like = Ticket(weights, mask, model_state)
-    return like if folder is None else shelf.Shelf(Path(folder), like)
+    return like if folder is None else shelf.Shelf(Path(folder), like, Claim())
 
 
 def started(name, fault, folder, *flags):
@@ -124,29 +125,37 @@ def faulty(patch, fault):
 
     Args:
       patch: of pytest.
-      fault: `kill:N` or `interrupt:N` stop it in the N-th stretch of steps, by a signal
-        or as Ctrl-C does; `nan` spoils the initial weights.
+      fault: `SIGKILL:N`, or another signal, comes in the N-th stretch of steps; `nan`
+        spoils the initial weights of all seeds, `nan:N` those of seed N.
     """
     kind, _, at = fault.partition(":")
     if kind == "nan":
         model = narrow("")
+        chosen = keys.of_seed(int(at)).init if at else None
 
         def init(key, x):
             weights, state = model.init(key, x)
-            return jax.tree.map(lambda w: w * np.nan, weights), state
+            here = (
+                True
+                if chosen is None
+                else jax.numpy.all(
+                    jax.random.key_data(key) == jax.random.key_data(chosen)
+                )
+            )
+            spoil = jax.numpy.where(here, np.nan, 1)
+            return jax.tree.map(lambda w: w * spoil, weights), state
 
         patch.setattr(models, "create", lambda *_, **__: model._replace(init=init))
         return
-    stretches, real = [], resumable._check_finite
+    stretches, real = [], resumable._with
 
-    def check(*arguments):
-        stretches.append(real(*arguments))
+    def taken(*arguments):
+        stretches.append(at)
         if len(stretches) == int(at):
-            if kind == "interrupt":
-                raise KeyboardInterrupt
-            signal.raise_signal(signal.SIGKILL)
+            signal.raise_signal(signal.Signals[kind])
+        return real(*arguments)
 
-    patch.setattr(resumable, "_check_finite", check)
+    patch.setattr(resumable, "_with", taken)
 
 
 def shell(patch, name, *given, experiment=None):

@@ -51,7 +51,7 @@ def saved(tmp_path):
 
 def restored(path, config=CONFIG):
     with checkpoint.Folder(path) as folder:
-        return folder.restore(state(0), config)
+        return folder.restore(lambda step: state(0), [config])
 
 
 def flip_a_bit(path, step, place=0.5):
@@ -81,7 +81,7 @@ def test_no_folder_is_made_before_the_first_save(tmp_path):
 def test_after_damage_the_one_before_is_taken(saved, place):
     flip_a_bit(saved, 3, place)
     with checkpoint.Folder(saved) as folder:
-        step, found = folder.restore(state(0), CONFIG)
+        step, found = folder.restore(lambda step: state(0), [CONFIG])
         assert step == 2
         same(found, state(2))
         folder.save(3, state(7), CONFIG)  # its number is free again
@@ -98,7 +98,7 @@ def test_after_damage_to_all_a_run_starts_again(saved, emptied):
         for file in filter(Path.is_file, files):
             file.write_bytes(b"")
     with checkpoint.Folder(saved) as folder:
-        assert folder.restore(state(0), CONFIG) is None
+        assert folder.restore(lambda step: state(0), [CONFIG]) is None
         folder.save(1, state(1), CONFIG)
     step, found = restored(saved)
     assert step == 1
@@ -106,7 +106,7 @@ def test_after_damage_to_all_a_run_starts_again(saved, emptied):
 
 
 def test_another_configuration_is_refused(saved):
-    with pytest.raises(ValueError, match=r"holds another run: .*0\.1.* != .*0\.2"):
+    with pytest.raises(ValueError, match=r"by another run .*0\.1.*; this .*0\.2"):
         restored(saved, CONFIG | {"rate": 0.2})
     assert restored(saved)[0] == 3  # and does no harm
 

@@ -101,8 +101,9 @@ def as_run(rows, *, looks=None, overlaps=None, margin=0.5, at="early_stopping_")
     if overlaps is None:
         overlaps = pd.DataFrame(columns=[*reading.OVERLAPS])
     about, nothing = {"references": {}}, pd.DataFrame()
-    layers = nothing.reindex(columns=[*records.LAYERS])
-    return reading.Run(about, margin, at, rows, looks, overlaps, layers, nothing)
+    empty = (records.LAYERS, records.INPUTS, records.DIVERGENCE)
+    beside = (nothing.reindex(columns=[*columns]) for columns in empty)
+    return reading.Run(about, margin, at, rows, looks, overlaps, *beside)
 
 
 def make_looks(rows):
@@ -289,7 +290,7 @@ def test_what_has_no_pair_is_unknown():
     lost, _ = ticket_of(rest)
     assert verdict_of(lost) == "better"
     assert list(lost["to_reinitialise"].isna()) == [True, False, False]
-    assert table_of(rest).lines[0][6] == tables.DASH
+    assert table_of(rest).lines[0][6] == "+1.15 ±0.64 (2 of 3)"
     # A ticket that is missing for a seed has failed there.
     more = rows[(rows["treatment"] == "ticket") & (rows["seed"] > 0)]
     more = pd.concat([rows, more.assign(prunings=2)])

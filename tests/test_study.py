@@ -2,17 +2,20 @@
 
 import functools
 import json
+import shutil
 import signal
 
+import pandas as pd
 import pytest
 import studies
 from jax.typing import ArrayLike
 
-from experiments import ticket_search
+from experiments import report, ticket_search
+from experiments.study import command, outputs
 from experiments.study.methods import Method
-from jaxticket import audit, controls, searches
+from jaxticket import audit, controls, files, searches
 from jaxticket.base import OfWeights
-from jaxticket.engine import layouts
+from jaxticket.engine import layouts, resumable
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 IMP = {"methods": ("imp",), "controls": ("shuffle",), "rounds": 3}
@@ -67,8 +70,8 @@ def test_what_auto_decides_is_recorded_and_kept(whole, tmp_path, capsys, monkeyp
 
 
 def test_another_configuration_is_refused_by_name(whole):
-    with pytest.raises(ValueError, match=r"another run \(rounds: 3 there, 4 here\)"):
-        run(whole[0], rounds=4)
+    with pytest.raises(ValueError, match=r"\(rounds: 3 there, 2 here\): it can be giv"):
+        run(whole[0], rounds=2)
     with pytest.raises(ValueError, match=r"\(imp.density: 0.7 there, 0.5 here\)"):
         run(whole[0], hyper={"imp.density": 0.5})
 
@@ -77,7 +80,7 @@ def test_a_run_goes_on_with_fewer_devices_to_the_same_bits(
     whole, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        studies.faulty(patch, "interrupt:3")
+        studies.faulty(patch, "SIGINT:3")
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, controls=())
     monkeypatch.setattr(layouts.jax, "device_count", lambda: 1)
@@ -90,14 +93,14 @@ def test_a_run_that_is_killed_and_stopped_ends_with_the_same_bits(
 ):
     """By SIGKILL in a round of its search, and by Ctrl-C while its controls train."""
     given = (*FLAGS, "--save_seconds=0")
-    killed = studies.started("ticket_search", "kill:5", tmp_path, *given)
+    killed = studies.started("ticket_search", "SIGKILL:5", tmp_path, *given)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     search = tmp_path / "work" / "imp-search-0"
     assert list((search / "checkpoint").iterdir())
     assert not (search / "outcome.npz").exists()
     given = (*given, f"--output_dir={tmp_path}")
     with monkeypatch.context() as patch:
-        studies.faulty(patch, "interrupt:5")
+        studies.faulty(patch, "SIGINT:5")
         with pytest.raises(SystemExit) as stopped:
             studies.shell(patch, "ticket_search", *given)
     assert stopped.value.code == 130
@@ -109,17 +112,168 @@ def test_a_run_that_is_killed_and_stopped_ends_with_the_same_bits(
     assert files_of(tmp_path) == files_of(whole[0])
 
 
-def test_a_loss_that_is_not_finite_is_one_line(tmp_path, monkeypatch, capsys):
-    given = (*FLAGS, f"--output_dir={tmp_path}")
-    with monkeypatch.context() as patch:
-        studies.faulty(patch, "nan")
+def diverging(patch, folder, fault, *more):
+    """The exit code of a run in which seeds diverge."""
+    given = (*FLAGS, f"--output_dir={folder}", *more)
+    with patch.context() as patch:
+        studies.faulty(patch, fault)
         with pytest.raises(SystemExit) as stopped:
             studies.shell(patch, "ticket_search", *given)
-    assert stopped.value.code == 1
+    return stopped.value.code
+
+
+def test_a_seed_that_diverges_is_left_out_and_the_others_do_not_notice(
+    whole, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(report, "write", studies.WRITE)
+    for _ in range(2):  # the second time from what the first has left
+        code = diverging(monkeypatch, tmp_path, "nan:1")
+        assert code == command.DIVERGED
+        said = capsys.readouterr()
+        assert said.out.splitlines()[-1].startswith("1 trainings or searches have div")
+        where = "dense, dense of seed 1 has diverged in round 0 before step 20"
+        assert f"note: {where}: it is left out" in said.err
+        there = pd.read_csv(tmp_path / "divergence.csv")
+        assert there[["seed", "round", "step"]].to_numpy().tolist() == [[1, 0, 20]]
+        rows = pd.read_csv(tmp_path / "results.csv")
+        theirs = pd.read_csv(whole[0] / "results.csv")
+        studies.assert_same(rows, theirs[theirs.seed == 0])
+        logged = (tmp_path / "metrics.jsonl").read_text()
+        theirs = (whole[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
+        assert logged == "".join(line for line in theirs if '"seed": 0' in line)
+    tickets = sorted(p.name for p in tmp_path.glob("tickets/imp/*"))
+    assert tickets == ["seed-0-prunings-1.npz", "seed-0-prunings-2.npz"]
+    page = (tmp_path / "report.html").read_text()
+    assert where in page
+
+
+def test_where_every_seed_diverges_the_run_says_so(tmp_path, monkeypatch, capsys):
+    assert diverging(monkeypatch, tmp_path, "nan") == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: dense, training: the training loss of dense, dense")
-    assert "of seed 0" in last
+    assert last.startswith("error: every seed has diverged")
     assert "lower the learning rate" in last
+
+
+def test_a_seed_that_diverges_stops_the_run_where_that_is_asked_for(
+    tmp_path, monkeypatch, capsys
+):
+    code = diverging(monkeypatch, tmp_path, "nan:1", "--on_divergence=stop")
+    assert code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: dense, dense of seed 1 has diverged in round 0")
+    assert "lower the learning rate" in last
+
+
+def stretches_taken(patch):
+    """Counts them; the count is a list's length."""
+    taken, real = [], resumable._with
+
+    def counted(*arguments):
+        taken.append(1)
+        return real(*arguments)
+
+    patch.setattr(resumable, "_with", counted)
+    return taken
+
+
+def test_seeds_and_rounds_are_added_and_only_they_are_run(whole, tmp_path, monkeypatch):
+    first = run(tmp_path, seeds=1, rounds=2)
+    with monkeypatch.context() as patch:
+        grown = stretches_taken(patch)
+        rows = run(tmp_path)
+    assert run(tmp_path).equals(rows)
+    together = pd.concat([rows, first]).drop_duplicates()
+    assert len(together) == len(rows)  # the old ones are there, their clocks too
+    order = ["method", "treatment", "seed", "prunings"]
+    ours, theirs = (x.sort_values(order) for x in (rows, whole[1]))
+    studies.assert_same(ours, theirs)
+    assert files_of(tmp_path)[1].keys() == files_of(whole[0])[1].keys()
+    # Of the first seed a round and a control, of the other five trainings; by epochs.
+    assert len(grown) == 2 * (2 + 5)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["parts"] == [
+        {"seeds": [0, 1], "rounds": [2, 3]},
+        {"seeds": [1, 2], "rounds": [3]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tickets/imp/seed-1-prunings-1.npz",
+        "work/anchors/imp/seed-0.npz",
+        "work/anchors/dense/seed-1.npz",
+        "work/imp-search-0/outcome.npz",
+    ],
+)
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_what_is_damaged_or_missing_is_made_again(whole, tmp_path, path, fault, capfd):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    content = bytearray((tmp_path / path).read_bytes())
+    (tmp_path / path).unlink()
+    if fault == "damaged":
+        content[len(content) // 2] ^= 1
+        (tmp_path / path).write_bytes(content)
+    studies.assert_same(run(tmp_path), whole[1])
+    assert files_of(tmp_path) == files_of(whole[0])
+    assert files.about(tmp_path / path)
+
+
+def test_work_is_taken_over_by_the_run_that_it_is_of_and_by_no_other(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="was left by another run"):
+        run(tmp_path, learning_rate=1e-3)
+    (tmp_path / "config.json").unlink()
+    assert run(tmp_path).equals(whole[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("jax", "0.0.1"), ("device", "abacus"), ("XLA_FLAGS", "--fast")]
+)
+def test_another_environment_is_refused_by_name_or_accepted(
+    whole, tmp_path, monkeypatch, name, other
+):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    there = outputs.environment()
+    monkeypatch.setattr(outputs, "environment", lambda: there | {name: other})
+    says = rf"{name}: {there[name]} there, {other} here\), .*--accept={name} to go on"
+    with pytest.raises(ValueError, match=says):
+        run(tmp_path)
+    taken = stretches_taken(monkeypatch)
+    assert run(tmp_path, accept=(name,)).equals(whole[1])
+    assert not taken
+    (accepted,) = json.loads((tmp_path / "config.json").read_text())["accepted"]
+    assert accepted["environment"][name] == other
+    assert run(tmp_path).equals(whole[1])  # it need not be said twice
+    monkeypatch.setattr(outputs, "environment", lambda: there)
+    assert run(tmp_path).equals(whole[1])  # nor of the first
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"null", b"{}", b"\xff\xfe", b'{"config": 3}', b"{", b""]
+)
+def test_a_damaged_config_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config.json .*: give another --output_dir"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["{}", '{"lanes": 0, "width": 2}', '{"lanes": "2"}'])
+def test_a_layout_that_no_run_has_is_one_line(whole, tmp_path, layout):
+    about = json.loads((whole[0] / "config.json").read_text())
+    about["layout"] = json.loads(layout)
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="has a layout or parts that no run has"):
+        run(tmp_path)
+
+
+def test_what_kills_have_left_is_removed(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    leftover = tmp_path / "tickets" / "imp" / ".seed-0-prunings-1.npz.77.tmp"
+    leftover.write_bytes(b"half")
+    run(tmp_path)
+    assert not leftover.exists()
 
 
 def lying(optimizer: OfWeights, *, density: ArrayLike = 0.5, lie: str = ""):

@@ -54,6 +54,7 @@ class Run(NamedTuple):
       overlaps: its `overlaps.csv`, empty where there is none.
       layers: its `layers.csv`, likewise.
       inputs: its `inputs.csv`, likewise.
+      divergence: its `divergence.csv`, likewise.
     """
 
     about: Mapping[str, Any]
@@ -64,6 +65,7 @@ class Run(NamedTuple):
     overlaps: pd.DataFrame
     layers: pd.DataFrame
     inputs: pd.DataFrame
+    divergence: pd.DataFrame
 
 
 def read(folder: str | Path, *, margin: float | None = None) -> Run:
@@ -91,6 +93,7 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         overlaps=_beside(folder / "overlaps.csv", OVERLAPS),
         layers=_beside(folder / "layers.csv", records.LAYERS),
         inputs=_beside(folder / "inputs.csv", records.INPUTS),
+        divergence=_beside(folder / "divergence.csv", records.DIVERGENCE),
     )
 
 

@@ -2,8 +2,9 @@
 
 The seed is the unit of replication: it fixes initial weights and split for the dense
 network, the ticket and its controls alike, so differences are taken within a seed. The
-intervals are over seeds, for one test set. NaN is never dropped: a mean over a failed
-run is NaN, its verdict "unknown".
+intervals are over seeds, for one test set. A seed that has failed is left out of means,
+which say of how many they are, and makes a verdict "unknown": those that are left may
+be those that did well.
 
 Reference:
   Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, Section 1.
@@ -12,6 +13,7 @@ Reference:
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from experiments.reports.reading import Run
@@ -51,7 +53,8 @@ def tickets(run: Run) -> list[pd.DataFrame]:
     """
     rows, at = run.rows, run.at
     found = rows[rows["treatment"] == "ticket"]
-    seeds = found["seed"].drop_duplicates()
+    seeds = pd.concat([rows["seed"], run.divergence["seed"]]).astype(int)
+    seeds = seeds.drop_duplicates().sort_values()
     found = found[TICKET].drop_duplicates().merge(seeds, "cross").merge(found, "left")
 
     def beside(treatment: str, column: str, by: Sequence[str] = ("seed",)) -> pd.Series:
@@ -76,7 +79,7 @@ def tickets(run: Run) -> list[pd.DataFrame]:
 
     tables = []
     for _, ticket in ordered(found).groupby(TICKET, sort=False):
-        density = ticket["density"].mean(skipna=False)
+        density = ticket["density"].mean()
         test, validation = (
             analysis.verdict(difference, margin=run.margin, density=density)
             for difference in (
@@ -109,7 +112,7 @@ def choose(found: Sequence[pd.DataFrame]) -> dict[str, Chosen]:
     chosen = {}
     for method in dict.fromkeys(ticket["method"].iloc[0] for ticket in found):
         ours = [ticket for ticket in found if ticket["method"].iloc[0] == method]
-        ours = [x for x in ours if not x["density"].mean(skipna=False) >= 1]
+        ours = [x for x in ours if not x["density"].mean() >= 1]
         known = [x for x in ours if (x["accuracy"] + x["validation"]).notna().all()]
         match = [x for x in known if x["validation_verdict"].iloc[0] in ACCEPTED]
         chosen[method] = Chosen(
@@ -139,5 +142,11 @@ def points(
             for name in (x, y)
         )
         values = {"x": places.mean(1), **analysis.interval(heights)._asdict()}
+        there = np.isfinite(places) & np.isfinite(heights)
+        for i in np.flatnonzero(~there.all(1) & there.any(1)):  # a seed has failed
+            left = analysis.interval(heights[i, there[i]])._asdict()
+            left["x"] = places[i, there[i]].mean()
+            for name, value in left.items():
+                values[name][i] = value
         found.append(pd.DataFrame({"panel": panel, "line": line, **values}))
     return pd.concat(found, ignore_index=True)

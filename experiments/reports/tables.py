@@ -13,6 +13,7 @@ from rich import table as rich_table
 from experiments.reports import statistics
 from experiments.reports.reading import Run
 from experiments.reports.statistics import Chosen
+from experiments.study.records import Lane
 from jaxticket import analysis
 
 DASH = "–"
@@ -23,6 +24,7 @@ NAMES = {
     "shuffle": "shuffled",
     "tuned": "weights tuned",
 }
+SHOWN = 5  # of those that have diverged
 WORDED = ("method", "chosen on\nvalidation", "verdict")  # headers of words, at the left
 
 
@@ -57,18 +59,20 @@ def word(values: pd.Series) -> str:
 
 
 def number(values: pd.Series, scale: float = 1) -> str:
-    """The mean of the seeds."""
-    mean = scale * values.mean(skipna=False)
+    """The mean of the seeds that have one."""
+    mean = scale * values.mean()
     return DASH if math.isnan(mean) else f"{mean:.3g}"
 
 
 def plus_minus(values: pd.Series, *, form: str, scale: float = 1) -> str:
-    """The mean of the seeds, and half of its interval."""
-    mean, _, high = analysis.interval(scale * values)
+    """The mean of the seeds that have not failed, and half of its interval."""
+    left = values.dropna()
+    mean, _, high = analysis.interval(scale * left)
     if math.isnan(mean):
         return DASH
     half = "" if math.isnan(high) else f" ±{form.replace('+', '').format(high - mean)}"
-    return form.format(mean) + half
+    of = "" if len(left) == len(values) else f" ({len(left)} of {len(values)})"
+    return form.format(mean) + half + of
 
 
 percent = functools.partial(number, scale=100)
@@ -153,7 +157,7 @@ def milestones(chosen: Mapping[str, Chosen]) -> Table:
 
 def headlines(run: Run, chosen: Mapping[str, Chosen]) -> list[str]:
     """A sentence a method whose ticket matches, and one of those that have none."""
-    found, without = [], []
+    found, without = diverged(run.divergence), []
     for method, tickets in chosen.items():
         among = f"{tickets.among}"
         if tickets.unknown:
@@ -180,6 +184,17 @@ def headlines(run: Run, chosen: Mapping[str, Chosen]) -> list[str]:
             "accurate on validation, as the test set has it."
         )
     return found
+
+
+def diverged(rows: pd.DataFrame) -> list[str]:
+    """A sentence for each of the first that have diverged, and how many more have."""
+    lanes = [Lane(*row) for row in rows[[*Lane._fields]].itertuples(index=False)]
+    found = [
+        f"{lane} has diverged in round {round_} before step {step}: it is left out."
+        for lane, round_, step in zip(lanes, rows["round"], rows["step"], strict=True)
+    ]
+    more = len(found) - SHOWN
+    return found[:SHOWN] + ([f"{more} more have diverged."] if more > 0 else [])
 
 
 def overlaps(found: pd.DataFrame) -> list[Table]:

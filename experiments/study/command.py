@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import types
 import typing
@@ -12,9 +13,12 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.study import methods, outputs, own
-from experiments.study.settings import Settings, resolve
+from experiments.study import methods, own, records, signals
+from experiments.study.settings import Settings, names, resolve
+from jaxticket.engine import resumable
 from jaxticket.hyperparameters import Hyper
+
+DIVERGED = 3  # the exit code of a run in which seeds have diverged
 
 _DEFINE = {
     int: flags.DEFINE_integer,
@@ -53,6 +57,7 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
     def run(argv):
         if not flags.FLAGS["verbosity"].present:  # absl has raised it to INFO by now
             logging.set_verbosity(logging.WARNING)  # at which orbax tells its life
+        came: list[int] = []
         try:
             if len(argv) > 1:
                 raise ValueError(f"not a flag: {' '.join(argv[1:])}")
@@ -63,7 +68,9 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
                     for name, hyper in hypers.items()
                     if flags.FLAGS[name].value is not None
                 } | {name: flags.FLAGS[name].value for name in options}
-            experiment(config_class(**values))
+            config = config_class(**values)
+            with signals.handled() as came:
+                experiment(config)
         except (ValueError, OSError, ImportError, ArithmeticError, AssertionError) as e:
             if flags.FLAGS.verbosity > 0:
                 raise
@@ -76,9 +83,12 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
             said = str(e).splitlines()[0]
             print(f"error: out of memory, lower --lanes ({said})", file=sys.stderr)
             sys.exit(1)
-        except KeyboardInterrupt:
+        except (resumable.Stopped, signals.Signalled, KeyboardInterrupt):
             print("stopped; the same command goes on from here", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(128 + (came or [signal.SIGINT])[0])  # by convention
+        if hypers and (lost := records.diverged(Path(config.output_dir))):
+            print(f"{lost} trainings or searches have diverged, see divergence.csv")
+            sys.exit(DIVERGED)
 
     app.run(run)
 
@@ -169,44 +179,65 @@ def run(
     config = resolve(config)
 
     from experiments import report
-    from experiments.study import densities, stages, study
-    from jaxticket.engine import layouts
+    from experiments.study import densities, outputs, stages
 
-    searches = study.searches_of(config)
     loss = own.loss(config.loss)  # and the network: refused before data are read
     own.model(config.model, 1, config.options("model"))
-    dataset = own.dataset(config)
+    if config.accept:
+        names("accept", config.accept, outputs.environment())
+    with outputs.Folder(config.output_dir) as folder:
+        dataset = own.dataset(config)
+        facts = {
+            "experiment": title,
+            "verdicts": config.VERDICTS,
+            "metric": getattr(loss, "metric", "accuracy"),
+            "references": {
+                name: config.METHODS[name].reference for name in config.methods
+            },
+            "data": dataset.checksum,
+        }
+        folder.check(config, **facts)
+        work = _laid_out(config, dataset, folder)
+        layout = {"lanes": work.layout.per_device, "width": work.layout.width}
+        work.shelf.claim = folder.claim(config, layout, **facts)
+        print(
+            f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
+            f"{config.seeds} seeds, {work.layout.width} searches at a time",
+            file=sys.stderr,
+        )
+        stages.run(work)
+        if not work.records.rows:
+            raise FloatingPointError(
+                f"every seed has diverged, see {folder.path / 'divergence.csv'}: lower "
+                "the learning rate"
+            )
+        densities.write(work)
+        finish(work)
+        report.write(folder.path)
+        report.show(folder.path)
+        print(f"report: {folder.path / 'report.html'}")
+    return work.records.rows
+
+
+def _laid_out(config: Settings, dataset, folder) -> Any:
+    """The study, compiled, on devices that have the memory."""
+    from experiments.study import study
+    from jaxticket.engine import layouts
+
     if config.batch_size > (size := len(dataset.train.labels)):
         raise ValueError(
             f"--batch_size {config.batch_size} is more than the {size} training images"
         )
-    folder = Path(config.output_dir)
-    work = layouts.laid_out(
+
+    def make(layout):
+        work = study.Study(config, dataset, layout)
+        folder.check_room(work.least_bytes())
+        return work
+
+    return layouts.laid_out(
         config.lanes if config.lanes in (None, "auto") else int(config.lanes),
-        searches,
+        study.searches_of(config),
         config.turns,
-        outputs.recorded(folder, "layout"),
-        lambda layout: study.Study(config, dataset, layout),
+        folder.layout,
+        make,
     )
-    outputs.open_folder(
-        config,
-        folder,
-        experiment=title,
-        verdicts=config.VERDICTS,
-        metric=getattr(loss, "metric", "accuracy"),
-        references={name: config.METHODS[name].reference for name in config.methods},
-        data=dataset.checksum,
-        layout={"lanes": work.layout.per_device, "width": work.layout.width},
-    )
-    print(
-        f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
-        f"{config.seeds} seeds, {work.layout.width} searches at a time",
-        file=sys.stderr,
-    )
-    stages.run(work)
-    densities.write(work)
-    finish(work)
-    report.write(folder)
-    report.show(folder)
-    print(f"report: {folder / 'report.html'}")
-    return work.records.rows

@@ -20,7 +20,7 @@ def write(study: Study) -> None:
     """
     rows, inputs = [], []
     for method, planned in study.planned.items():
-        lanes = stages.tickets(study, planned, ["ticket"])
+        lanes = stages.found(study, planned)
         if not any(lane.prunings for lane in lanes):  # it prunes nothing
             continue
         sparsest = 2.0, None
@@ -35,7 +35,7 @@ def write(study: Study) -> None:
             ]
             sparsest = min(sparsest, (density, lane), key=lambda pair: pair[0])
         density, lane = sparsest
-        alike = [lane._replace(seed=seed) for seed in study.seeds]
+        alike = [each for each in lanes if each._replace(seed=lane.seed) == lane]
         kept = [_of_inputs(study, study.shelf.ticket(each).mask) for each in alike]
         if kept[0] is not None:
             inputs += [

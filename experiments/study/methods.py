@@ -108,6 +108,7 @@ class Planned(NamedTuple):
       name: of the method.
       settings: one a lane of each seed.
       rounds: of the search, 0 without one.
+      follows: whether `--rounds` says how many.
       search: numbers of a setting, traced or not -> the search.
       start: the same -> what it starts from.
       promises: those of the search of every setting.
@@ -117,6 +118,7 @@ class Planned(NamedTuple):
     name: str
     settings: tuple[Setting, ...]
     rounds: int
+    follows: bool
     search: Callable[[Mapping[str, Any]], Search] | None
     start: Callable[[Mapping[str, Any]], starts.Start]
     promises: tuple[Promises, ...]
@@ -127,11 +129,16 @@ class Planned(NamedTuple):
         """Whether the first round trains what the search starts from."""
         return self.promises[0].opens_given
 
-    def prunings(self) -> range:
-        """How often the tickets that it finds have been pruned."""
+    def prunings(self, rounds: int | None = None) -> range:
+        """How often the tickets that it finds have been pruned.
+
+        Args:
+          rounds: in so many rounds, where `--rounds` decides; default: in all.
+        """
         if self.opens_given and not self.promises[0].rounds:
             return range(1)  # it trains what it is given, and there is no other ticket
-        return range(1, max(self.rounds, 1) + (not self.opens_given))
+        rounds = rounds if rounds and self.follows else self.rounds
+        return range(1, max(rounds, 1) + (not self.opens_given))
 
 
 # Of a ticket that no search has found: its training is all that there is.
@@ -193,14 +200,16 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     resumes = config.resume_schedule
     if resumes is None:
         resumes = first.opens_given
+    follows = rounds is None and first.rounds
     if rounds is None:
-        rounds = config.rounds if first.rounds else 1
+        rounds = config.rounds if follows else 1
     elif rounds < 1:
         raise ValueError(f"--{name}.rounds must be at least 1; got {rounds}")
     return Planned(
         name,
         tuple(settings),
         rounds if method.search else 0,
+        follows,
         search if method.search else None,
         start,
         tuple(promises),

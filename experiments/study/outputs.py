@@ -1,14 +1,26 @@
 """The folder of a run: whose it is, and what its numbers depend on."""
 
 import dataclasses
+import hashlib
 import json
+import os
 import shlex
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import flax
 import jax
+import jaxlib
+import numpy as np
+import optax
 
 import jaxticket
+from experiments.study import lock
+from experiments.study.methods import Planned
 from jaxticket import files
 
 # Settings that say where and how, not what: they may change when a run is resumed.
@@ -19,65 +31,297 @@ HOW = (
     "compilation_cache",
     "cache_dir",
     "turns",
+    "on_divergence",
+    "accept",
 )
+GROWS = ("seeds", "rounds")  # a later call may ask for more of them
+SWITCHES = (  # of JAX, which its numbers depend on
+    "default_matmul_precision",
+    "default_prng_impl",
+    "disable_jit",
+    "disable_most_optimizations",
+    "debug_infs",
+    "debug_nans",
+    "enable_x64",
+    "numpy_dtype_promotion",
+    "random_seed_offset",
+    "threefry_partitionable",
+)
+VARIES = ("python", "devices")  # of an environment, and changes no number
 
 
-def environment() -> dict[str, str | int]:
-    """What a result depends on besides its settings."""
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its settings and its data."""
+    modules = (jaxticket, jax, jaxlib, flax, optax, np)
     return {
-        "jaxticket": jaxticket.__version__,
-        "jax": jax.__version__,
+        **{module.__name__: module.__version__ for module in modules},
         "python": sys.version.split()[0],
-        "device": jax.devices()[0].device_kind,
+        "device": _device(),
         "devices": jax.device_count(),
+        **{name: jax.config.values[f"jax_{name}"] for name in SWITCHES},
+        "XLA_FLAGS": " ".join(x for x in _xla_flags() if "device_count" not in x),
     }
 
 
-def open_folder(config, folder: Path, **facts) -> None:
-    """Writes `config.json`, or checks that the folder holds a run of these settings.
+def _xla_flags() -> list[str]:
+    return os.environ.get("XLA_FLAGS", "").split()
+
+
+def _device() -> str:
+    """Its kind. That of a CPU is its model: what it can do decides how XLA rounds."""
+    kind = jax.devices()[0].device_kind
+    if kind != "cpu":
+        return kind
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return kind
+    models = (x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    return next(models, kind)
+
+
+class Part(NamedTuple):
+    """Seeds that one call has added, and the rounds that this and later ones ask for.
+
+    Attributes:
+      seeds: of this part.
+      rounds: `--rounds` of these calls, ascending.
+      first: whether the folder began with it.
+    """
+
+    seeds: range
+    rounds: tuple[int, ...]
+    first: bool
+
+    @property
+    def name(self) -> str:
+        """What tells its work from that of other parts."""
+        return "" if self.first else f"-seeds-{self.seeds[0]}"
+
+    def prunings(self, planned: Planned) -> Iterator[tuple[str, list[int]]]:
+        """The prunings that each of the calls has added, and a name for each."""
+        before: set[int] = set()
+        for i, rounds in enumerate(self.rounds):
+            new = [n for n in planned.prunings(rounds) if n not in before]
+            before.update(new)
+            yield self.name + (f"-rounds-{rounds}" if i else ""), new
+
+
+class Claim(NamedTuple):
+    """Whose the files of a folder are.
+
+    Attributes:
+      identities: hashes of all that the numbers of a run depend on: of this call, and
+        of earlier ones whose work is taken over.
+      parts: seeds and rounds, as they came to it.
+    """
+
+    identities: tuple[str, ...] = ("",)
+    parts: tuple[Part, ...] = ()
+
+
+class Folder:
+    """A folder that one run has for itself, while it is entered.
+
+    Attributes:
+      path: of the folder.
+      about: its `config.json`; None where the run is new.
+
+    Args:
+      path: of the folder, which is made.
 
     Raises:
-      ValueError: the folder holds another run, and which settings differ.
+      ValueError: its `config.json` is damaged, or it is another process's.
+      OSError: it cannot be made or written to.
     """
-    path = folder / "config.json"
-    # As JSON gives them back, so that they can be compared.
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    for name in HOW:
-        settings.pop(name, None)
-    identity = {"config": settings, **facts}
-    if path.exists():
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __enter__(self):
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.path):  # it can be written to
+            pass
+        self._lock = lock.held(self.path)
+        self._lock.__enter__()
         try:
-            there = json.loads(path.read_text())
-            theirs = {name: there[name] for name in identity}
-        except (json.JSONDecodeError, KeyError) as error:
+            for leftover in self.path.rglob(".*.tmp"):  # of kills
+                leftover.unlink()
+            self.about = _read(self.path / "config.json")
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._lock.__exit__(None, None, None)
+
+    @property
+    def layout(self) -> dict | None:
+        """That of the run that the folder holds."""
+        return self.about and self.about["layout"]
+
+    def check(self, config, **facts) -> None:
+        """Refuses a folder that holds another run, before anything is compiled.
+
+        Raises:
+          ValueError: it holds another run, and what differs; or what this one would
+            have less of.
+        """
+        if self.about is None:
+            return
+        layout = self.about["layout"]
+        ours = _numbers(config, layout, facts)
+        theirs = {name: self.about.get(name) for name in ours if name != "config"}
+        theirs["config"] = _without(self.about["config"], (*HOW, *GROWS))
+        theirs["environment"] = ours["environment"]
+        if theirs != ours:
             raise ValueError(
-                f"{path} cannot be read ({error!r}): move it away"
-            ) from None
-        if theirs != identity:
-            raise ValueError(
-                f"{folder} holds another run ({_difference(theirs, identity)}): "
+                f"{self.path} holds another run ({_difference(theirs, ours)}): "
                 "give another --output_dir"
             )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "environment": environment(),
-        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
-    }
-    files.write(path, json.dumps({**identity, **about}, indent=2) + "\n")
+        for name in GROWS:
+            before, now = self.about["config"].get(name, 1), getattr(config, name)
+            if now < before:
+                raise ValueError(
+                    f"{self.path} holds another run ({name}: {before} there, {now} "
+                    "here): it can be given more, not fewer"
+                )
+        if _hash(ours) in self._identities():
+            return
+        there = self._environments()[-1]
+        new = sorted(k for k, x in _depends().items() if there.get(k) != x)
+        if refused := [name for name in new if name not in (config.accept or ())]:
+            said = ", ".join(
+                f"{k}: {there.get(k)} there, {_depends()[k]} here" for k in new
+            )
+            raise ValueError(
+                f"{self.path} was begun elsewhere ({said}), and numbers may depend on "
+                f"it: give --accept={','.join(refused)} to go on all the same, which "
+                "config.json will say"
+            )
+
+    def claim(self, config, layout: dict, **facts) -> Claim:
+        """Writes what the call is into `config.json`; see `check`, which comes first.
+
+        Args:
+          config: the settings.
+          layout: of its lanes.
+          **facts: what else its numbers depend on, as JSON.
+        """
+        ours = _numbers(config, layout, facts)
+        identity = _hash(ours)
+        call = {
+            "identity": identity,
+            "environment": environment(),
+            "command": _command(),
+        }
+        settings = _without(_json(dataclasses.asdict(config)), HOW)
+        if self.about is None:
+            self.about = {"config": settings, **facts, "layout": layout, **call}
+            self.about |= {"accepted": [], "parts": []}
+        elif identity not in self._identities():
+            self.about["accepted"].append(call)
+        grown = {"config": settings, "parts": _parts(config, self.about["parts"])}
+        if grown != {name: self.about[name] for name in grown}:
+            self.about |= {**grown, "command": _command()}
+        self.about = _json(self.about)
+        files.write(self.path / "config.json", json.dumps(self.about, indent=2) + "\n")
+        known = dict.fromkeys((identity, *self._identities()))
+        parts = [
+            Part(range(*part["seeds"]), tuple(part["rounds"]), first=i == 0)
+            for i, part in enumerate(self.about["parts"])
+        ]
+        return Claim(tuple(known), tuple(parts))
+
+    def check_room(self, needed: int) -> None:
+        """Raises an `OSError` where a new run would not find the room that it needs."""
+        free = shutil.disk_usage(self.path).free
+        if self.about is None and needed > free:
+            raise OSError(
+                f"{self.path} is on a disk with {free / 1e6:,.0f} MB left, and the run "
+                f"needs at least {needed / 1e6:,.0f} MB: make room, or give another "
+                "--output_dir"
+            )
+
+    def _identities(self) -> list[str]:
+        return [call["identity"] for call in (self.about, *self.about["accepted"])]
+
+    def _environments(self) -> list[dict]:
+        return [call["environment"] for call in (self.about, *self.about["accepted"])]
 
 
-def recorded(folder: Path, fact: str):
-    """A fact of the run that a folder holds; `None` where there is none."""
+def _read(path: Path) -> dict | None:
+    """The `config.json` of a run that can be gone on with; None where there is none."""
+    if not path.exists():
+        return None
+    wrong = f"{path} %s: give another --output_dir, or move the folder away"
     try:
-        return json.loads((folder / "config.json").read_text()).get(fact)
-    except (OSError, json.JSONDecodeError):
-        return None  # `open_folder` says what is wrong
+        about = json.loads(path.read_bytes())
+    except ValueError as error:  # JSON's, or of UTF-8
+        raise ValueError(wrong % f"cannot be read ({error})") from None
+    if not isinstance(about, dict):
+        raise ValueError(wrong % f"holds a {type(about).__name__}, and no settings")
+    kinds = {"config": dict, "layout": dict, "environment": dict, "identity": str}
+    kinds |= {"accepted": list, "parts": list}
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name), kind):
+            raise ValueError(wrong % f"has no {name!r} that a run can go on with")
+    layout, parts = about["layout"], about["parts"]
+    try:
+        sound = layout["lanes"] >= 1 and layout["width"] % layout["lanes"] == 0
+        sound &= all(range(*part["seeds"]) and [*part["rounds"]] for part in parts)
+        sound &= all(
+            {*call} >= {"identity", "environment"} for call in about["accepted"]
+        )
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise ValueError(wrong % "has a layout or parts that no run has")
+    return about
 
 
-def _module() -> str:
-    """`experiments.NAME` of the running program."""
-    return "experiments." + Path(sys.argv[0]).stem
+def _parts(config, there: Sequence[Mapping]) -> list[dict]:
+    """Seeds and rounds as they have come: those that were there, and what is new."""
+    rounds = getattr(config, "rounds", 1)
+    parts = [dict(part) for part in there]
+    for part in parts:
+        if part["rounds"][-1] < rounds:
+            part["rounds"] = [*part["rounds"], rounds]
+    begin = parts[-1]["seeds"][1] if parts else config.first_seed
+    end = config.first_seed + config.seeds
+    if begin < end:
+        parts.append({"seeds": [begin, end], "rounds": [rounds]})
+    return parts
+
+
+def _numbers(config, layout: dict, facts: Mapping) -> dict:
+    """All that numbers depend on, as JSON gives it back, so that it can be compared."""
+    settings = _without(dataclasses.asdict(config), (*HOW, *GROWS))
+    lanes = {"lanes": layout["lanes"], "width": layout["width"]}
+    found = {"config": settings, **facts, "layout": lanes, "environment": _depends()}
+    return _json(found)
+
+
+def _depends() -> dict[str, Any]:
+    return _without(environment(), VARIES)
+
+
+def _hash(numbers: dict) -> str:
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+
+
+def _json(tree: Any) -> Any:
+    return json.loads(json.dumps(tree))
+
+
+def _without(mapping: Mapping, names: Sequence[str]) -> dict:
+    return {name: x for name, x in mapping.items() if name not in names}
+
+
+def _command() -> str:
+    module = "experiments." + Path(sys.argv[0]).stem
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def _difference(theirs: dict, ours: dict) -> str:
@@ -88,5 +332,5 @@ def _difference(theirs: dict, ours: dict) -> str:
 
 def _flat(identity: dict) -> dict:
     config = identity["config"]
-    rest = {k: v for k, v in identity.items() if k != "config"}
+    rest = {k: v for k, v in identity.items() if k not in ("config", "environment")}
     return {**rest, **config, **config.get("hyper", {})} | {"hyper": None}

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,14 +80,17 @@ LAYERS = {
     "weights": int,
     "layer_density": float,
 }
+# Of `divergence.csv`, a row a training, or search, that has diverged.
+DIVERGENCE = {**Lane.__annotations__, "round": int, "step": int}
 INPUTS = {"method": str, "density": float, "row": int, "column": int, "kept": float}
 
 
 class Records:
-    """`metrics.jsonl` and `results.csv` of a study; a context manager.
+    """`metrics.jsonl`, `results.csv`, `divergence.csv` of a study; a context manager.
 
-    Both are written anew by every call of the program: what an earlier one finished is
-    replayed from its outcomes.
+    They are written anew by every call of the program: what an earlier one finished is
+    replayed from its outcomes. A seed that has diverged has a row in `divergence.csv`
+    where it did, and no other from there on.
 
     A row says what it cost to find its ticket, and its controls' ticket: the steps of
     the search up to there, as epochs too, and the seconds that its program took for
@@ -103,21 +106,39 @@ class Records:
         self._folder = folder
         self._epoch_steps = epoch_steps
         self._costs: dict[Lane, Cost] = {}
+        self._diverged: list[dict] = []
+        self._lost: set[Lane] = set()
 
     def __enter__(self):
+        (self._folder / "divergence.csv").unlink(missing_ok=True)
         self._log = open(self._folder / "metrics.jsonl", "w", encoding="utf-8")
         return self
 
     def __exit__(self, *_):
         self._log.close()
 
-    def evaluated(self, lanes: Sequence[Lane], step: int, metrics: Mapping) -> None:
-        """Logs one evaluation of every lane; `metrics` are `{name: [lanes]}`."""
-        for i, lane in enumerate(lanes):
+    def evaluated(self, lanes: Mapping[Lane, int], step: int, metrics: Mapping) -> None:
+        """Logs one evaluation; `metrics` are `{name: [columns]}`, a lane has one."""
+        for lane, i in lanes.items():
             values = {name: _number(values[i]) for name, values in metrics.items()}
             line = {**lane._asdict(), "step": step, **values}
             self._log.write(json.dumps(line, allow_nan=False) + "\n")
         self._log.flush()
+
+    def diverged(self, lane: Lane, at: resumable.Stretch) -> None:
+        """Adds a row: a lane was not finite any more after a stretch."""
+        where = {"round": at.round, "step": at.last}
+        self._diverged.append({**lane._asdict(), **where})
+        write_table(self._folder / "divergence.csv", DIVERGENCE, self._diverged)
+
+    def lose(self, lane: Lane, prunings: Iterable[int]) -> None:
+        """Remembers that a search leaves no tickets of these numbers of prunings."""
+        for times in prunings:
+            self._lost.add(lane._replace(treatment="ticket", prunings=times))
+
+    def lost(self, lane: Lane) -> bool:
+        """Whether there is no ticket of a lane, or of that of its control."""
+        return lane._replace(treatment="ticket") in self._lost
 
     def found(self, lane: Lane, cost: Cost) -> None:
         """Remembers what the ticket of a lane has cost."""
@@ -129,7 +150,7 @@ class Records:
 
     def trained(
         self,
-        lanes: Sequence[Lane],
+        lanes: Mapping[Lane, int],
         plan: Sequence[resumable.Stretch],
         metrics: Mapping[str, np.ndarray],
         seconds: np.ndarray,
@@ -137,17 +158,17 @@ class Records:
         """Adds a row for every lane of a finished round.
 
         Args:
-          lanes: one a column of the metrics; later columns are padding.
+          lanes: with the column of each in the metrics.
           plan: the stretches of the round.
-          metrics: name -> `[stretches, lanes]`.
-          seconds: `[stretches]`.
+          metrics: name -> `[stretches, columns]`.
+          seconds: of a lane, `[stretches]`.
         """
-        for i, lane in enumerate(lanes):
+        for lane, i in lanes.items():
             curves = {name: values[:, i] for name, values in metrics.items()}
-            self.rows.append(self._row(lane, plan, curves, seconds, len(lanes)))
+            self.rows.append(self._row(lane, plan, curves, seconds))
         write_table(self._folder / "results.csv", COLUMNS, self.rows)
 
-    def _row(self, lane, plan, curves, seconds, lanes) -> dict:
+    def _row(self, lane, plan, curves, seconds) -> dict:
         best = int(np.argmin(curves["validation_loss"]))
         last, early = (
             {name: _number(curve[look]) for name, curve in curves.items()}
@@ -168,8 +189,16 @@ class Records:
             "search_steps": cost.steps,
             "search_epochs": round(cost.steps / self._epoch_steps, 3),
             "search_seconds": round(cost.seconds, 3),
-            "seconds": round(float(seconds.sum()) / lanes, 3),
+            "seconds": round(float(seconds.sum()), 3),
         }
+
+
+def diverged(folder: Path) -> int:
+    """How many trainings and searches of a run have diverged."""
+    try:
+        return len((folder / "divergence.csv").read_text().splitlines()) - 1
+    except FileNotFoundError:
+        return 0
 
 
 def write_table(path: Path, columns: Collection[str], rows: Sequence[Mapping]) -> None:

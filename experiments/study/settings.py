@@ -212,6 +212,17 @@ class Settings:
         "still match it (non-inferiority)",
         above_zero,
     )
+    on_divergence: str = setting(
+        "mark",
+        "what a seed that is not finite any more does: mark (it is left out, and said; "
+        "the others go on) or stop the run",
+        one_of(("mark", "stop")),
+    )
+    accept: list[str] | None = setting(
+        None,
+        "what a run that goes on may have had otherwise, as jax or device: see "
+        "config.json, which will say it",
+    )
     output_dir: str = setting("runs", "where everything is written")
     save_seconds: float = setting(
         30.0, "seconds between checkpoints within a round", not_negative

@@ -1,5 +1,6 @@
 """Where a study keeps its tickets, and the weights that they start from."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments.study import outputs
+from experiments.study.outputs import Claim
 from experiments.study.records import Lane
 from jaxticket import files, masks
 from jaxticket.base import Ticket
@@ -22,46 +24,67 @@ class Shelf:
     Attributes:
       folder: of the run.
       like: a ticket of the run's network that keeps everything, or its shapes.
+      claim: whose files they are.
     """
 
-    def __init__(self, folder: Path, like: Ticket):
+    def __init__(self, folder: Path, like: Ticket, claim: Claim):
         self.folder = folder
         self.like = like
+        self.claim = claim
 
     def put_ticket(self, lane: Lane, ticket: Ticket) -> None:
         about = {
             k: v for k, v in lane._asdict().items() if k != "treatment" and v != ""
         }
         density = float(masks.density(ticket.mask))
-        path = self._path("tickets", lane, f"prunings-{lane.prunings}")
         files.save_ticket(
-            path, ticket, **about, density=density, **outputs.environment()
+            self._path("tickets", lane),
+            ticket,
+            **about,
+            density=density,
+            identity=self.claim.identities[0],
+            **outputs.environment(),
         )
-
-    def has(self, lane: Lane) -> bool:
-        return self._path("tickets", lane, f"prunings-{lane.prunings}").exists()
 
     def ticket(self, lane: Lane) -> Ticket:
         """The ticket of a lane, or that of the control's lane, as numpy arrays."""
-        path = self._path("tickets", lane, f"prunings-{lane.prunings}")
-        ticket, _ = files.load_ticket(path, self.like)
+        ticket, _ = files.load_ticket(self._path("tickets", lane), self.like)
         return jax.tree.map(np.asarray, ticket)
 
     def put_anchor(self, lane: Lane, ticket: Ticket) -> None:
         """Keeps the weights and the model state of a ticket whole."""
-        files.save(self._path("work/anchors", lane), ticket)
+        self._put("anchors", lane, ticket)
 
     def anchor(self, lane: Lane) -> Ticket:
-        return files.load(self._path("work/anchors", lane), self.like)[0]
+        return files.load(self._path("anchors", lane), self.like)[0]
 
     def put_state(self, lane: Lane, state: Any) -> None:
         """Keeps the state of a search, for others that go on from it."""
-        files.save(self._path("work/states", lane), state)
+        self._put("states", lane, state)
 
     def state(self, lane: Lane, like: Any) -> Any:
-        return files.load(self._path("work/states", lane), like)[0]
+        return files.load(self._path("states", lane), like)[0]
 
-    def _path(self, where: str, lane: Lane, *ends: str) -> Path:
-        parts = [lane.setting.replace(", ", "-"), f"seed-{lane.seed}", *ends]
-        name = "-".join(filter(None, parts))
-        return self.folder / where / lane.method / f"{name}.npz"
+    def intact(self, lane: Lane, kinds: Iterable[str]) -> bool:
+        """Whether the files of a lane are there, undamaged, and of this run."""
+        for kind in kinds:
+            try:
+                about = files.about(self._path(kind, lane))
+            except (OSError, ValueError):
+                return False
+            if about.get("identity") not in self.claim.identities:
+                return False
+        return True
+
+    def _put(self, kind: str, lane: Lane, tree: Any) -> None:
+        files.save(self._path(kind, lane), tree, identity=self.claim.identities[0])
+
+    def _path(self, kind: str, lane: Lane) -> Path:
+        """The file of a lane: one of its `tickets`, or what all of them start from."""
+        parts = [lane.setting.replace(", ", "-"), f"seed-{lane.seed}"]
+        if kind == "tickets":
+            parts.append(f"prunings-{lane.prunings}")
+        where = "tickets" if kind == "tickets" else f"work/{kind}"
+        return (
+            self.folder / where / lane.method / f"{'-'.join(filter(None, parts))}.npz"
+        )

@@ -1,18 +1,23 @@
 """The two stages of a study, and the dense training before them.
 
 *Search*: open, run, audit, keep. *Treat*: read, control, run, audit. Each works on a
-group of lanes that run side by side; what an earlier call finished is not done again.
+group of lanes that run side by side; what an earlier call finished is not done again,
+and what is left of it is looked at. A lane that diverges is marked, and leaves nothing:
+neither a ticket, nor what would have been made of it.
 """
 
 import functools
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.study import signals
 from experiments.study.methods import Planned
 from experiments.study.progress import Progress
 from experiments.study.records import Cost, Lane, dense
@@ -20,7 +25,16 @@ from experiments.study.study import TRAINING, TUNING, Study
 from jaxticket import audit, controls
 from jaxticket.base import Ticket
 from jaxticket.engine import keys, lanes, resumable
-from jaxticket.engine.resumable import Closed, Event, Finished, Measured, Opened
+from jaxticket.engine.resumable import (
+    Closed,
+    Event,
+    Finished,
+    Measured,
+    Opened,
+    Resumed,
+)
+
+ABSURD = 1e6  # a loss above this is said
 
 
 class Task(NamedTuple):
@@ -46,62 +60,113 @@ class Task(NamedTuple):
 
 
 def run(study: Study) -> None:
-    """The whole study, task after task."""
+    """The whole study, task after task.
+
+    Raises:
+      resumable.Stopped: a signal has asked for it; what was done is saved.
+    """
     study.data = lanes.everywhere(study.layout, study.data)
     todo = list(tasks(study))
     progress = Progress(sum(len(task.plan) for task in todo))
-    with study.records, progress:
+    with study.records, progress, signals.deferred():
         for task in todo:
-            task.stage(study, task, progress)
+            if signals.asked():
+                raise resumable.Stopped
+            before = progress.done
+            if (task := able(study, task)) is not None:
+                task.stage(study, task, progress)
+                progress.done = before + len(task.plan)
 
 
 def tasks(study: Study) -> Iterator[Task]:
-    """In order: a task may need what those before it have left."""
+    """In order: a task may need what those before it have left.
+
+    Seeds that came later, and tickets of rounds that came later, are groups of their
+    own: those of the first call are what they were.
+    """
     config = study.config
-    length = (0, 0) if config.pretrained else (0, config.steps)
-    name = next(iter(study.sharing), TRAINING)
-    yield from _trainings(
-        study, train_dense, "dense", name, [dense(s) for s in study.seeds], length
-    )
-    for planned in study.planned.values():
-        if planned.search:
-            yield from _searches(study, planned)
-        else:
-            todo = tickets(study, planned, ["ticket"])
-            yield Task(start, planned.name, "", "", tuple(todo), (), planned)
-        promises = planned.promises[0]
-        own = ["ticket"] if config.trains(promises) else []
-        yield from _trainings(
-            study,
-            treat,
-            planned.name,
-            TRAINING,
-            tickets(study, planned, [*own, *config.controls]),
-            config.training(planned.resumed),
-            planned,
-        )
+    for part in study.claim.parts:
+        length = (0, 0) if config.pretrained else (0, config.steps)
+        program = next(iter(study.sharing), TRAINING)
+        todo = [dense(seed) for seed in part.seeds]
+        name = f"dense{part.name}"
+        yield from _trainings(study, train_dense, name, program, todo, length)
+        for planned in study.planned.values():
+            yield from _of_method(study, planned, part)
+
+
+def _of_method(study: Study, planned: Planned, part) -> Iterator[Task]:
+    """The search of a method's tickets, and what is done with them."""
+    config = study.config
+    if planned.search:
+        yield from _searches(study, planned, part)
+    own = ["ticket"] if config.trains(planned.promises[0]) else []
+    for name, prunings in part.prunings(planned):
+        name = f"{planned.name}{name}"
+        find = functools.partial(tickets, study, planned, part.seeds, prunings)
+        if not planned.search:
+            todo = tuple(find(["ticket"]))
+            yield Task(start, planned.name, "", "", todo, (), planned)
+        todo = find([*own, *config.controls])
+        length = config.training(planned.resumed)
+        yield from _trainings(study, treat, name, TRAINING, todo, length, planned)
         if config.tune_steps:
-            todo = tickets(study, planned, ["tuned"])
-            length = (0, config.tune_steps)
-            yield from _trainings(
-                study, treat, planned.name, TUNING, todo, length, planned
-            )
+            todo, length = find(["tuned"]), (0, config.tune_steps)
+            yield from _trainings(study, treat, name, TUNING, todo, length, planned)
 
 
-def tickets(study: Study, planned: Planned, treatments: Sequence[str]) -> list[Lane]:
+def tickets(
+    study: Study,
+    planned: Planned,
+    seeds: Sequence[int],
+    prunings: Sequence[int],
+    treatments: Sequence[str],
+) -> list[Lane]:
     """A lane for every treatment of every ticket that a method finds."""
     return [
-        Lane(planned.name, treatment, seed, prunings, setting.label)
+        Lane(planned.name, treatment, seed, times, setting.label)
         for setting in planned.settings
-        for prunings in planned.prunings()
+        for times in prunings
         for treatment in treatments
-        for seed in study.seeds
+        for seed in seeds
     ]
 
 
-def _searches(study: Study, planned: Planned) -> Iterator[Task]:
+def found(study: Study, planned: Planned) -> list[Lane]:
+    """The tickets that a method has found: those of seeds that have not diverged."""
+    all_of = tickets(study, planned, study.seeds, planned.prunings(), ["ticket"])
+    return [lane for lane in all_of if not study.records.lost(lane)]
+
+
+def able(study: Study, task: Task) -> Task | None:
+    """The task, without lanes that need what has diverged; others take their places."""
+
+    def lost(lane):
+        if task.stage is treat:
+            return study.records.lost(lane)
+        if task.stage is train_dense:
+            return False
+        needs = _shared(task) or task.planned.start(study.swept(lane)).trained
+        return needs and study.records.lost(dense(lane.seed))
+
+    for lane in task.lanes:
+        if lost(lane):
+            study.records.lose(lane, task.planned.prunings())
+    left = [lane for lane in task.lanes if not lost(lane)]
+    if not left:
+        return None
+    padding = left[-1:] * (len(task.lanes) - len(left))
+    return task._replace(lanes=(*left, *padding))
+
+
+def _shared(task: Task) -> bool:
+    """Whether a search goes on from the dense network's training."""
+    return task.stage is search and task.plan[0].round > 0
+
+
+def _searches(study: Study, planned: Planned, part) -> Iterator[Task]:
     """A method's searches, of all settings and seeds."""
-    config = study.config
+    config, name = study.config, planned.name
     plan = resumable.stretches(
         planned.rounds,
         config.search_steps,
@@ -109,20 +174,18 @@ def _searches(study: Study, planned: Planned) -> Iterator[Task]:
         resume=planned.resumed if planned.opens_given else 0,
         look=planned.promises[0].weights == "given",
     )
-    if planned.name in study.sharing:
+    if name in study.sharing:
         plan = [stretch for stretch in plan if stretch.round > 0]
         if not plan:
             return
     todo = [
-        Lane(planned.name, "search", seed, 0, setting.label)
+        Lane(name, "search", seed, 0, setting.label)
         for setting in planned.settings
-        for seed in study.seeds
+        for seed in part.seeds
     ]
     for i, group in enumerate(lanes.groups(todo, study.layout.width)):
-        name = planned.name
-        yield Task(
-            search, name, f"{name}-search-{i}", name, tuple(group), plan, planned
-        )
+        folder = f"{name}{part.name}-search-{i}"
+        yield Task(search, name, folder, name, tuple(group), plan, planned)
 
 
 def _trainings(
@@ -139,9 +202,10 @@ def _trainings(
     every = min(study.config.eval_every, max(last, 1))
     plan = resumable.stretches(1, last, every, begin=first, look=not last)
     kind = program if program in (TRAINING, TUNING) else TRAINING
+    what = "dense" if planned is None else planned.name
     for i, group in enumerate(lanes.groups(todo, study.layout.width)):
         folder = f"{name}-{kind}-{i}"
-        yield Task(stage, name, folder, program, tuple(group), plan, planned)
+        yield Task(stage, what, folder, program, tuple(group), plan, planned)
 
 
 def train_dense(study: Study, task: Task, progress: Progress) -> None:
@@ -157,21 +221,25 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
         swept = study.planned[task.program].settings[0].swept
         settings = resumable.together([swept] * len(task.lanes))
     begin = functools.partial(_start, study, task, tickets, settings)
-    for event in _events(study, task, begin, lambda _: task.lanes, progress):
+    goes_on = task.program != TRAINING
+
+    kinds = ["anchors", "states"] if goes_on else ["anchors"]
+    left = functools.partial(study.shelf.intact, kinds=kinds)
+    for event in _events(study, task, begin, lambda _: task.lanes, progress, left=left):
         match event:
-            case Closed(_, view, carry):
-                for lane, one in _each(task.lanes, view):
+            case Closed(_, view, carry, alive):
+                for lane, one in _each(task.lanes, view, alive):
                     audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
                     whole = Ticket(one.params, one.ticket.mask, one.model_state)
                     study.shelf.put_anchor(lane, whole)
-                if task.program != TRAINING:
+                if goes_on:
                     _, states = carry
-                    for lane, state in _each(task.lanes, states):
+                    for lane, state in _each(task.lanes, states, alive):
                         study.shelf.put_state(lane, state)
-            case Finished(metrics, seconds):
-                study.records.trained(_real(task.lanes), task.plan, metrics, seconds)
+            case Finished():
+                _trained(study, task, event)
+                cost = _cost(task, event)
                 for lane in _real(task.lanes):
-                    cost = _cost(task.plan, seconds, len(_real(task.lanes)))
                     study.records.found(lane, cost)
 
 
@@ -181,10 +249,10 @@ def start(study: Study, task: Task, progress: Progress) -> None:
     Where tickets are trained, and come from a trained network, that is what they cost.
     """
     del progress
-    for lane in task.lanes:
+    for lane in _real(task.lanes):
         if study.config.VERDICTS and task.planned.start(study.swept(lane)).trained:
             study.records.found(lane, study.records.cost(dense(lane.seed)))
-        if not study.shelf.has(lane):
+        if not study.shelf.intact(lane, kinds=("tickets", "anchors")):
             ticket = study.opened(task.planned, lane)
             study.shelf.put_anchor(lane, ticket)
             note_empty_layer(lane, ticket)
@@ -194,7 +262,6 @@ def start(study: Study, task: Task, progress: Progress) -> None:
 def search(study: Study, task: Task, progress: Progress) -> None:
     """Runs searches; audits the ticket that each round leaves, and keeps it."""
     planned, promises = task.planned, study.promises
-    shared = task.plan[0].round > 0
     own = not study.config.trains(planned.promises[0])
     opened = functools.cache(
         lambda: [study.opened(planned, lane) for lane in task.lanes]
@@ -203,17 +270,21 @@ def search(study: Study, task: Task, progress: Progress) -> None:
     def begin():
         settings = resumable.together([study.swept(lane) for lane in task.lanes])
         carry = _start(study, task, opened(), settings)
-        return _gone_on(study, task, carry) if shared else carry
+        return _gone_on(study, task, carry) if _shared(task) else carry
 
     def lanes_of(round_):
         prunings = round_ + (not planned.opens_given)
         kind = "ticket" if own and prunings in planned.prunings() else "search"
         return [lane._replace(treatment=kind, prunings=prunings) for lane in task.lanes]
 
-    for event in _events(study, task, begin, lanes_of, progress):
+    def left(lane):
+        found = lane.prunings in planned.prunings()
+        return not found or study.shelf.intact(lane, kinds=("tickets", "anchors"))
+
+    for event in _events(study, task, begin, lanes_of, progress, left=left):
         match event:
-            case Opened(round_, view):
-                for lane, one in _each(lanes_of(round_), view):
+            case Opened(round_, view, alive):
+                for lane, one in _each(lanes_of(round_), view, alive):
                     audit.opened(
                         str(lane),
                         one.params,
@@ -221,33 +292,37 @@ def search(study: Study, task: Task, progress: Progress) -> None:
                         promises(lane),
                         model_state=one.model_state,
                     )
-            case Closed(round_, view, _):
-                each = _each(lanes_of(round_), view)
-                for (lane, one), given in zip(each, opened(), strict=True):
+            case Closed(round_, view, _, alive):
+                given = dict(zip(lanes_of(round_), opened(), strict=True))
+                for lane, one in _each(lanes_of(round_), view, alive):
                     if lane.prunings in planned.prunings():
-                        keep(study, lane._replace(treatment="ticket"), one, given)
-            case Finished(metrics, seconds):
-                costs = {lane: Cost() for lane in _real(task.lanes)}
-                if shared:
-                    costs = {
-                        lane: study.records.cost(dense(lane.seed)) for lane in costs
-                    }
-                for round_ in dict.fromkeys(stretch.round for stretch in task.plan):
-                    here = _real(lanes_of(round_))
-                    spent = round_ + (not planned.opens_given)
-                    for lane, before in zip(here, costs.values(), strict=True):
-                        cost = _cost(task.plan, seconds, len(here), spent)
-                        total = Cost(*map(sum, zip(before, cost, strict=True)))
                         ticket = lane._replace(treatment="ticket")
-                        study.records.found(ticket, total)
-                    if here[0].treatment == "ticket":
-                        at = [i for i, s in enumerate(task.plan) if s.round == round_]
-                        study.records.trained(
-                            here,
-                            [task.plan[i] for i in at],
-                            {name: values[at] for name, values in metrics.items()},
-                            seconds[at],
-                        )
+                        keep(study, ticket, one, given[lane])
+            case Finished():
+                _searched(study, task, event, lanes_of)
+
+
+def _searched(study: Study, task: Task, outcome: Finished, lanes_of: Callable) -> None:
+    """Records what every ticket of a search has cost, and those tested by it."""
+    before = {lane: Cost() for lane in _real(task.lanes)}
+    if _shared(task):
+        before = {lane: study.records.cost(dense(lane.seed)) for lane in before}
+    plan = task.plan[: len(outcome.seconds)]
+    for round_ in dict.fromkeys(stretch.round for stretch in task.plan):
+        here = _real(lanes_of(round_))
+        cost = _cost(task, outcome, round_ + (not task.planned.opens_given))
+        for lane, spent in zip(here, before.values(), strict=True):
+            total = Cost(*map(sum, zip(spent, cost, strict=True)))
+            study.records.found(lane._replace(treatment="ticket"), total)
+        at = [i for i, stretch in enumerate(plan) if stretch.round == round_]
+        if here[0].treatment == "ticket" and at:
+            looks = Finished(
+                {name: values[at] for name, values in outcome.metrics.items()},
+                outcome.seconds[at],
+                np.where(outcome.alive(at[-1]), -1, 0),
+            )
+            ours = task._replace(lanes=lanes_of(round_), plan=[plan[i] for i in at])
+            _trained(study, ours, looks)
 
 
 def treat(study: Study, task: Task, progress: Progress) -> None:
@@ -265,11 +340,11 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
 
     for event in _events(study, task, begin, lambda _: task.lanes, progress):
         match event:
-            case Closed(_, view, _):
-                for lane, one in _each(task.lanes, view):
+            case Closed(_, view, _, alive):
+                for lane, one in _each(task.lanes, view, alive):
                     audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
-            case Finished(metrics, seconds):
-                study.records.trained(_real(task.lanes), task.plan, metrics, seconds)
+            case Finished():
+                _trained(study, task, event)
 
 
 def keep(study: Study, lane: Lane, view, given: Ticket) -> None:
@@ -327,8 +402,98 @@ def _events(
     begin: Callable[[], Any],
     lanes_of: Callable[[int], Sequence[Lane]],
     progress: Progress,
+    *,
+    left: Callable[[Lane], bool] = lambda lane: True,
 ) -> Iterator[Event]:
-    """What happens while a task runs; looks are logged and shown on the way."""
+    """What happens while a task runs; looks are logged and shown on the way.
+
+    Args:
+      study: the study.
+      task: one of its.
+      begin: see `resumable.Unit`.
+      lanes_of: round -> what its lanes are called.
+      progress: is told.
+      left: whether what a lane has left, when its round closed, is there and intact. If
+        not, the task is done again, to the same bits.
+    """
+    alive = np.ones(len(task.lanes), bool)
+    events = _run(study, task, begin, lanes_of)
+    for event in events:
+        match event:
+            case Resumed(history):
+                if not all(map(left, _closed(task, history, lanes_of))):
+                    print(
+                        f"note: what {task.name} has left is damaged or missing: it is "
+                        "made again",
+                        file=sys.stderr,
+                    )
+                    events.close()
+                    shutil.rmtree(_folder(study, task))
+                    again = study, task, begin, lanes_of, progress
+                    yield from _events(*again, left=left)
+                    return
+            case Measured(_, stretch, metrics):
+                group = lanes_of(stretch.round)
+                _diverged(study, task, _columns(group, alive & ~event.alive), stretch)
+                alive = event.alive
+                here = _columns(group, alive)
+                study.records.evaluated(here, stretch.last, metrics)
+                for lane, i in here.items():
+                    if stretch.ends and abs(metrics["train_loss"][i]) > ABSURD:
+                        print(
+                            f"note: the loss of {lane} is {metrics['train_loss'][i]:g} "
+                            f"in round {stretch.round}: finite, but absurd",
+                            file=sys.stderr,
+                        )
+                shown = [metrics["test_accuracy"][i] for i in here.values()]
+                accuracy = f"{100 * np.mean(shown):.1f}%" if shown else "no seed left,"
+                where = f"{group[0].treatment}, pruned {group[0].prunings} times"
+                text = f"{task.name}, {where}: {accuracy} test"
+                progress.advance(text, say=stretch.ends)
+        yield event
+
+
+def _closed(task: Task, history: Finished, lanes_of: Callable) -> list[Lane]:
+    """The lanes of all rounds that an earlier call has closed, and that were alive."""
+    ends = [i for i, s in enumerate(task.plan[: len(history.seconds)]) if s.ends]
+    return [
+        lane
+        for i in ends
+        for lane in _columns(lanes_of(task.plan[i].round), history.alive(i))
+    ]
+
+
+def _diverged(study: Study, task: Task, lanes: Sequence[Lane], stretch) -> None:
+    """Marks lanes, and all that would have come of them.
+
+    Raises:
+      FloatingPointError: where that is to stop the run.
+    """
+    for lane in lanes:
+        said = (
+            f"{lane} has diverged in round {stretch.round} before step {stretch.last}"
+        )
+        if study.config.on_divergence == "stop":
+            raise FloatingPointError(
+                f"{said}: lower the learning rate, change the seed, or give "
+                "--on_divergence=mark; what was finished before is kept"
+            )
+        print(f"note: {said}: it is left out", file=sys.stderr)
+        study.records.diverged(lane, stretch)
+        if task.stage is search:
+            prunings = task.planned.prunings()
+            study.records.lose(lane, [n for n in prunings if n >= lane.prunings])
+        elif task.stage is train_dense:
+            study.records.lose(lane, [0])
+
+
+def _folder(study: Study, task: Task) -> Path:
+    """Where a task keeps its outcome."""
+    return study.folder / "work" / task.folder
+
+
+def _run(study, task, begin, lanes_of) -> Iterator[Event]:
+    """The program of a task, driven."""
     streams = [keys.of_seed(lane.seed) for lane in task.lanes]
     stage = task.stage
     prunings = None if stage is search else [lane.prunings for lane in task.lanes]
@@ -339,27 +504,44 @@ def _events(
         keys.of_rounds(streams, prunings),
         task.plan,
     )
-    for event in resumable.run(
+    group = [list(lane) for lane in lanes_of(task.plan[0].round)]
+    config, *others = (
+        {"lanes": group, "identity": one} for one in study.claim.identities
+    )
+    return resumable.run(
         study.programs[task.program],
         unit,
         study.data,
-        study.folder / "work" / task.folder,
-        config={"lanes": [list(lane) for lane in lanes_of(task.plan[0].round)]},
+        _folder(study, task),
+        config=config,
+        others=others,
         save_seconds=study.config.save_seconds,
-    ):
-        if isinstance(event, Measured):
-            here = _real(lanes_of(event.stretch.round))
-            study.records.evaluated(here, event.stretch.last, event.metrics)
-            accuracy = 100 * float(np.mean(event.metrics["test_accuracy"]))
-            where = f"{here[0].treatment}, pruned {here[0].prunings} times"
-            text = f"{task.name}, {where}: {accuracy:.1f}% test"
-            progress.advance(text, say=event.stretch.ends)
-        yield event
+        keep=stage is search and task.planned.promises[0].rounds,
+        stop=signals.asked,
+    )
 
 
-def _each(group: Sequence[Lane], tree: Any) -> Iterator[tuple[Lane, Any]]:
-    """Each lane with its part of what all have together."""
-    return zip(group, resumable.apart(tree), strict=True)
+def _trained(study: Study, task: Task, outcome: Finished) -> None:
+    """A row for every lane that has come to the end of its training."""
+    alive = outcome.alive(len(outcome.seconds))
+    columns = _columns(task.lanes, alive)
+    each = outcome.seconds / len(_real(task.lanes))
+    study.records.trained(columns, task.plan, outcome.metrics, each)
+
+
+def _columns(group: Sequence[Lane], alive: np.ndarray) -> dict[Lane, int]:
+    """Where the numbers of each lane stand; without padding, which repeats one."""
+    first = {lane: i for i, lane in reversed([*enumerate(group)])}
+    return {lane: first[lane] for lane in dict.fromkeys(group) if alive[first[lane]]}
+
+
+def _each(
+    group: Sequence[Lane], tree: Any, alive: np.ndarray
+) -> Iterator[tuple[Lane, Any]]:
+    """Each lane that is alive with its part of what all have together."""
+    columns = _columns(group, alive)
+    parts = [*resumable.apart(tree)]
+    return ((lane, parts[i]) for lane, i in columns.items())
 
 
 def _real(group: Sequence[Lane]) -> list[Lane]:
@@ -367,13 +549,10 @@ def _real(group: Sequence[Lane]) -> list[Lane]:
     return list(dict.fromkeys(group))
 
 
-def _cost(
-    plan: Sequence[resumable.Stretch],
-    seconds: np.ndarray,
-    sharing: int,
-    rounds: int | None = None,
-) -> Cost:
+def _cost(task: Task, outcome: Finished, rounds: int | None = None) -> Cost:
     """Of the stretches before a round, for each of the lanes that share them."""
+    plan = task.plan[: len(outcome.seconds)]
     taken = [i for i, s in enumerate(plan) if rounds is None or s.round < rounds]
     steps = sum(plan[i].last - plan[i].first for i in taken)
-    return Cost(steps, float(seconds[taken].sum()) / sharing)
+    seconds = float(outcome.seconds[taken].sum())
+    return Cost(steps, seconds / len(_real(task.lanes)))

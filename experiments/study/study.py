@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.study import methods, optimizers, own
 from experiments.study.methods import Planned
+from experiments.study.outputs import Claim
 from experiments.study.records import Lane, Records, dense
 from experiments.study.settings import Settings
 from experiments.study.shelf import Shelf
@@ -49,6 +50,7 @@ class Study:
       records: what came out; `records.rows` are the rows of `results.csv`.
       shelf: the tickets.
       seeds: all of them.
+      claim: whose the files of its folder are.
 
     Args:
       config: resolved.
@@ -104,7 +106,28 @@ class Study:
         if config.tune_steps:
             self.programs[TUNING] = self._program(self._tuner)
         self.records = Records(self.folder, epoch_steps)
-        self.shelf = Shelf(self.folder, like)
+        self.shelf = Shelf(self.folder, like, Claim())
+
+    @property
+    def claim(self) -> Claim:
+        return self.shelf.claim
+
+    def least_bytes(self) -> int:
+        """What it writes at the least: checkpoints, whole weights, packed masks."""
+        ticket = self.shelf.like
+        whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(ticket.weights))
+        packed = sum(x.size for x in jax.tree.leaves(ticket.mask)) // 8
+        searches = len(self.seeds) * sum(len(p.settings) for p in self.planned.values())
+        tickets = len(self.seeds) * sum(
+            len(p.settings) * len(p.prunings()) for p in self.planned.values()
+        )
+        carries = [
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+            for name, program in self.programs.items()
+            for carry in [jax.eval_shape(program.start, *self._like(name))]
+        ]
+        anchors = (len(self.seeds) + searches) * whole
+        return 2 * max(carries) + int(0.9 * anchors) + tickets * packed
 
     def network(self, key: PRNGKey) -> Ticket:
         """The dense network as it is initialised: a ticket that keeps everything."""

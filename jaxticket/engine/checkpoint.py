@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,14 @@ class Folder:
         if not manager.save(step, args=args):
             raise ValueError(f"step {step} must exceed {manager.latest_step()}")
 
-    def restore(self, like: Any, config: dict) -> tuple[int, Any] | None:
+    def restore(
+        self, like: Callable[[int], Any], configs: Sequence[dict]
+    ) -> tuple[int, Any] | None:
         """The newest intact `(step, state)`; None where there is none to go on from.
 
         Args:
-          like: the state to expect, for structure, shapes, dtypes and shardings.
-          config: what `save` was given.
+          like: step -> the state to expect, for structure, shapes, dtypes, shardings.
+          configs: what `save` may have been given.
 
         Raises:
           ValueError: the folder holds a run of another configuration.
@@ -88,21 +91,15 @@ class Folder:
         if not self.path.exists():
             return None
         ocp, manager = self._open()
-        config = json.loads(json.dumps(config))  # as JSON gives it back: no tuples
-        abstract = jax.tree.map(
-            lambda x: (
-                jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-                if isinstance(x, jax.Array)
-                else x
-            ),
-            like,
-        )
+        # As JSON gives them back: no tuples.
+        configs = [json.loads(json.dumps(config)) for config in configs]
         damaged = []
         for step in sorted(manager.all_steps(), reverse=True):
             try:
                 args = ocp.args.Composite(meta=ocp.args.JsonRestore())
                 meta = manager.restore(step, args=args).meta
-                same, expected = meta["config"] == config, meta["digest"]
+                same, expected = meta["config"] in configs, meta["digest"]
+                abstract = jax.tree.map(_abstract, like(step))
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 state = manager.restore(step, args=args).state if same else None
             except Exception as error:  # orbax raises many types for a damaged folder
@@ -111,7 +108,8 @@ class Folder:
                 continue
             if not same:
                 raise ValueError(
-                    f"{self.path} holds another run: {meta['config']} != {config}"
+                    f"{self.path} was left by another run ({meta['config']}; this is "
+                    f"{configs[0]}): give another folder, or move that away"
                 )
             if digest(state) == expected:
                 # Left in place they would block their numbers, and outlive good ones.
@@ -122,15 +120,19 @@ class Folder:
             damaged.append(step)
         if damaged:
             self.__exit__()
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            self.path.rename(aside)
+            self.clear()
             _log.warning("no checkpoint of %s is intact: beginning again", self.path)
         return None
 
     def clear(self) -> None:
         """Removes all checkpoints."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return leaf
 
 
 def _host(leaf: Any) -> np.ndarray:

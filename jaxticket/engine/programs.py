@@ -15,6 +15,7 @@ from jaxticket import masks, training
 from jaxticket.base import ModelState, Params, PRNGKey, Search, State, Ticket
 from jaxticket.engine import lanes, memory
 
+FINITE = "finite"  # of a stretch: 1 where parameters and model state of a lane are
 TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a program is timed
 Settings = Any  # a pytree of numbers that lanes may differ by; () where there are none
 
@@ -38,7 +39,7 @@ class Program(NamedTuple):
         `carry` is donated.
       next_round: `(carry, data) -> carry`; `carry` is donated.
       view: `carry -> View`.
-      metrics: the names of what a stretch measures.
+      metrics: the names of what a stretch measures, besides `FINITE`.
     """
 
     metrics: tuple[str, ...]
@@ -100,10 +101,12 @@ def program(
             batch_size=batch_size,
             **({} if observe is None else {"observe": observe(ours)}),
         )
+        params = ours.params(carry.search)
         return (settings, carry), {
             "density": masks.density(ours.ticket(carry.search).mask),
             "train_loss": loss,
-            **evaluate(ours.params(carry.search), carry.model, data.held_out),
+            FINITE: training.all_finite((params, carry.model)).astype(np.float32),
+            **evaluate(params, carry.model, data.held_out),
             **(observed or {}),
         }
 

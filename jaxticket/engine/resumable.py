@@ -5,6 +5,8 @@ it evaluates, saves and resumes. Each stretch is the same compiled function, so 
 that was killed and resumed gives bit-identical numbers.
 """
 
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,8 @@ import numpy as np
 
 from jaxticket import files, training
 from jaxticket.engine import checkpoint, programs
+
+_log = logging.getLogger(__name__)
 
 
 class Stretch(NamedTuple):
@@ -83,11 +87,18 @@ class Unit(NamedTuple):
     plan: Sequence[Stretch]
 
 
+class Resumed(NamedTuple):
+    """What earlier calls have done. The first event."""
+
+    history: "Finished"
+
+
 class Opened(NamedTuple):
     """A round but the first has opened, and has not taken its first step."""
 
     round: int
     view: programs.View
+    alive: np.ndarray  # bool `[lanes]`: see `Finished.diverged`
 
 
 class Measured(NamedTuple):
@@ -96,6 +107,7 @@ class Measured(NamedTuple):
     index: int  # in the plan
     stretch: Stretch
     metrics: dict[str, np.ndarray]  # `[lanes]`
+    alive: np.ndarray  # bool `[lanes]`
 
 
 class Closed(NamedTuple):
@@ -107,21 +119,35 @@ class Closed(NamedTuple):
     round: int
     view: programs.View
     carry: Any
+    alive: np.ndarray  # bool `[lanes]`
 
 
 class Finished(NamedTuple):
     """The unit is done. The last event, of every call.
 
     Attributes:
-      metrics: name -> `[stretches, lanes]`, in the order of the plan.
+      metrics: name -> `[stretches, lanes]`, in the order of the plan. There are fewer
+        stretches than planned where all lanes have diverged.
       seconds: time spent in each stretch, `[stretches]`.
+      diverged: int32 `[lanes]`: the first stretch after which a metric, a parameter or
+        the model state of a lane was not finite, or -1. What the lane has from there
+        on means nothing; the others do not notice.
     """
 
     metrics: dict[str, np.ndarray]
     seconds: np.ndarray
+    diverged: np.ndarray
+
+    def alive(self, index: int) -> np.ndarray:
+        """Which lanes were finite after a stretch, bool `[lanes]`."""
+        return (self.diverged < 0) | (self.diverged > index)
 
 
-Event = Opened | Measured | Closed | Finished
+Event = Resumed | Opened | Measured | Closed | Finished
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and has saved where it was."""
 
 
 def run(
@@ -131,63 +157,71 @@ def run(
     folder: str | Path,
     *,
     config: dict,
+    others: Sequence[dict] = (),
     save_seconds: float = 30.0,
+    keep: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Runs a unit to its end, from wherever an earlier call was stopped.
 
+    A lane that diverges is data: it is marked, and the others go on to the same bits.
+
     Args:
       program: the compiled search.
-      unit: what to run.
+      unit: what to run. The plan of an earlier call that was shorter is gone on with.
       data: on every device, see `lanes.everywhere`.
       folder: where checkpoints and the outcome lie.
       config: JSON values that must be equal when a run is resumed.
+      others: configs of earlier calls whose work is taken over too.
       save_seconds: a checkpoint is written when the last is older than this.
+      keep: leave the last state beside the outcome, so that a longer plan can go on
+        from it.
+      stop: asked after every stretch: whether to save and end.
 
     Yields:
-      What happens, as it does: of every round `Opened` (but the first), `Measured`
-      after every stretch and `Closed`, before anything is saved; in the end `Finished`.
-      Of what an earlier call did, `Measured` alone. Take all events: the work is done
-      between them.
+      What happens, as it does: `Resumed`; of every round `Opened` (but the first),
+      `Measured` after every stretch and `Closed`, before anything is saved; in the end
+      `Finished`. Of what an earlier call did, `Measured` alone. Take all events: the
+      work is done between them.
 
     Raises:
-      FloatingPointError: the loss is not finite; the message names the lanes.
-      ValueError: the folder holds another run, or a damaged outcome.
+      Stopped: as it was asked to.
+      ValueError: the folder holds another run.
     """
-    folder = Path(folder)
-    shape = (len(unit.plan), len(unit.lanes))
-    history = Finished(
-        {name: np.full(shape, np.nan, np.float32) for name in program.metrics},
-        np.zeros(len(unit.plan), np.float32),
-    )
-    finished = folder / "outcome.npz"
-    if finished.exists():
-        try:
-            history, about = files.load(finished, history)
-        except ValueError as error:
-            raise ValueError(f"{error}; delete {folder} and run again") from error
-        if about["config"] != config:
-            raise ValueError(f"{folder} holds another run: {about['config']}")
-        yield from _replayed(unit, history, len(unit.plan))
+    folder, finished = Path(folder), Path(folder) / "outcome.npz"
+    width = len(unit.lanes)
+    configs = [json.loads(json.dumps(each)) for each in (config, *others)]
+
+    def empty(taken: int) -> Finished:
+        return Finished(
+            {name: np.zeros((taken, width), np.float32) for name in program.metrics},
+            np.zeros(taken, np.float32),
+            np.full(width, -1, np.int32),
+        )
+
+    history = _outcome(finished, empty, unit, configs)
+    taken = len(history.seconds)
+    if taken == len(unit.plan) or (taken and not history.alive(taken).any()):
+        yield from _replayed(unit, history)
         yield history
         return
 
     carry = unit.begin()
-    position = 0
-    checkpoints = checkpoint.Folder(folder / "checkpoint")
-    with checkpoints:
-        found = checkpoints.restore((carry, history), config)
-        if found is not None:
-            position, (carry, history) = found
-            history = jax.tree.map(np.array, history)
-            yield from _replayed(unit, history, position)
+    with checkpoint.Folder(folder / "checkpoint") as checkpoints:
+        found = checkpoints.restore(lambda step: (carry, empty(step)), configs)
+        taken, (carry, history) = found or (0, (carry, empty(0)))
+        if taken > len(unit.plan):
+            raise ValueError(f"{folder} was left by a run of a longer plan")
+        history = jax.tree.map(np.array, history)
+        yield from _replayed(unit, history)
         saved = time.monotonic()
-        for index in range(position, len(unit.plan)):
+        for index in range(taken, len(unit.plan)):
             begun = time.monotonic()
             stretch = unit.plan[index]
-            opens = index == 0 or unit.plan[index - 1].ends
-            if opens and stretch.round > 0:
+            if stretch.round > 0 and (index == 0 or unit.plan[index - 1].ends):
                 carry = program.next_round(carry, data)
-                yield Opened(stretch.round, program.view(carry))
+                alive = history.alive(index)
+                yield Opened(stretch.round, program.view(carry), alive)
             carry, metrics = program.stretch(
                 carry,
                 unit.round_keys(stretch.round),
@@ -195,37 +229,82 @@ def run(
                 *(np.int32(x) for x in (stretch.first, stretch.last, stretch.round)),
             )
             metrics = {name: np.asarray(value) for name, value in metrics.items()}
-            if stretch.last > stretch.first:  # no steps have no loss
-                _check_finite(unit, stretch, metrics["train_loss"])
-            for name, value in metrics.items():
-                history.metrics[name][index] = value
-            history.seconds[index] = time.monotonic() - begun
+            history = _with(history, stretch, metrics, time.monotonic() - begun)
+            alive = history.alive(index)
             if stretch.ends:
-                yield Closed(stretch.round, program.view(carry), carry)
-            yield Measured(index, stretch, metrics)
-            last = index + 1 == len(unit.plan)
-            if not last and time.monotonic() - saved >= save_seconds:
+                yield Closed(stretch.round, program.view(carry), carry, alive)
+            metrics = {name: values[index] for name, values in history.metrics.items()}
+            yield Measured(index, stretch, metrics, alive)
+            if index + 1 == len(unit.plan) or not alive.any():
+                break
+            asked = stop()
+            if asked or time.monotonic() - saved >= save_seconds:
                 checkpoints.save(index + 1, (carry, history), config)
                 saved = time.monotonic()
-    files.save(finished, history, config=config)
-    checkpoints.clear()  # the outcome stands for them now
+            if asked:
+                raise Stopped
+        alive = history.alive(len(unit.plan))
+        if keep and taken < len(unit.plan) and alive.any():
+            checkpoints.save(len(unit.plan), (carry, history), config)
+    plan = [list(stretch) for stretch in unit.plan[: len(history.seconds)]]
+    files.save(finished, history, config=config, plan=plan)
+    if not keep:
+        checkpoints.clear()  # the outcome stands for them now
     yield history
 
 
-def _replayed(unit: Unit, history: Finished, position: int) -> Iterator[Measured]:
-    for index in range(position):
-        at = {name: values[index] for name, values in history.metrics.items()}
-        yield Measured(index, unit.plan[index], at)
+def _outcome(
+    path: Path, empty: Callable[[int], Finished], unit: Unit, configs: Sequence[dict]
+) -> Finished:
+    """What an earlier call has finished; nothing, where it is damaged.
 
-
-def _check_finite(unit: Unit, stretch: Stretch, loss: np.ndarray) -> None:
-    bad = [lane for lane, x in zip(unit.lanes, loss, strict=True) if not np.isfinite(x)]
-    if bad:
-        raise FloatingPointError(
-            f"{unit.name}: the training loss of {', '.join(dict.fromkeys(bad))} is not "
-            f"finite in round {stretch.round} before step {stretch.last}: lower the "
-            "learning rate or change the seed; what was finished before is kept"
+    Raises:
+      ValueError: it is the outcome of another run.
+    """
+    if not path.exists():
+        return empty(0)
+    try:
+        about = files.about(path)
+        history, _ = files.load(path, empty(len(about["plan"])))
+    except (ValueError, KeyError, TypeError) as error:
+        _log.warning("it is made again: %s", error)
+        path.unlink()
+        return empty(0)
+    if about["config"] not in configs:
+        raise ValueError(
+            f"{path} was left by another run ({about['config']}; this is "
+            f"{configs[0]}): give another folder, or move that away"
         )
+    planned = [list(stretch) for stretch in unit.plan[: len(about["plan"])]]
+    if about["plan"] != planned:
+        raise ValueError(f"{path} was left by a run of another plan")
+    return history
+
+
+def _with(
+    history: Finished, stretch: Stretch, metrics: dict[str, np.ndarray], seconds: float
+) -> Finished:
+    """The history, with what another stretch has left."""
+    finite = metrics.pop(programs.FINITE).astype(bool)
+    for name, values in metrics.items():
+        if name != "train_loss" or stretch.last > stretch.first:  # no steps, no loss
+            finite &= np.isfinite(values)
+    index = len(history.seconds)
+    return Finished(
+        {
+            name: np.concatenate([history.metrics[name], [values]], dtype=np.float32)
+            for name, values in metrics.items()
+        },
+        np.append(history.seconds, np.float32(seconds)),
+        np.where(history.alive(index) & ~finite, np.int32(index), history.diverged),
+    )
+
+
+def _replayed(unit: Unit, history: Finished) -> Iterator[Event]:
+    yield Resumed(history)
+    for index in range(len(history.seconds)):
+        at = {name: values[index] for name, values in history.metrics.items()}
+        yield Measured(index, unit.plan[index], at, history.alive(index))
 
 
 def together(trees: Sequence[Any]) -> Any:
