@@ -99,18 +99,18 @@ def test_auto_stops_where_memory_ends(memory):
         layouts.decide("auto", 64, 1, Work)
 
 
-def test_an_earlier_layout_comes_again_on_other_devices(monkeypatch):
+def test_an_earlier_layout_comes_again_on_other_devices():
     for there, expected in ((4, (4, 3)), (3, (3, 4)), (1, (1, 12))):
-        monkeypatch.setattr(layouts.jax, "device_count", lambda there=there: there)
-        layout = layouts.again({"lanes": 2, "width": 24}, Work).layout
+        layout = layouts.again({"lanes": 2, "width": 24}, Work, there).layout
         assert (layout.mesh.size, layout.turns) == expected
         assert (layout.per_device, layout.width) == (2, 24)
 
 
 def test_a_run_is_laid_out_as_an_earlier_call_has_recorded_it(memory, capsys):
-    work = layouts.laid_out(None, 100, 1, {"lanes": 2, "width": 8}, Work)
+    recorded = {"lanes": 2, "width": 8}
+    work = layouts.laid_out(None, 100, 1, recorded, Work, devices=DEVICES)
     assert shape([work]) == (DEVICES, 1, 2)
     assert not capsys.readouterr().err
-    work = layouts.laid_out(3, 100, 2, None, Work)
+    work = layouts.laid_out(3, 100, 2, None, Work, devices=DEVICES)
     assert shape([work]) == (DEVICES, 2, 3)
     assert capsys.readouterr().err.startswith("4 devices, 2 turns, 3 lanes on a device")

@@ -39,22 +39,47 @@ def test_what_is_free_is_shared_by_devices_on_cpu():
     assert 2**20 < four < one / 2
 
 
+SECOND = {"memory.max": "5000\n", "memory.current": "2000\n"}
+FIRST = {"memory.limit_in_bytes": "5000\n", "memory.usage_in_bytes": "2000\n"}
+
+
 @pytest.mark.parametrize(
-    ("limit", "used", "expected"), [("5000", "2000", 3000), ("max", "2000", None)]
+    ("line", "folder", "files", "expected"),
+    [
+        ("0::/", "", SECOND, 3000),
+        ("0::/outer/name", "", SECOND, 3000),
+        ("0::/slurm/job", "slurm", SECOND, 3000),
+        ("0::/slurm/job", "slurm/job", SECOND | {"memory.max": "max"}, None),
+        ("0::/", "", SECOND | {"memory.stat": "anon 9\ninactive_file 500\n"}, 3500),
+        ("4:cpu,memory:/job", "memory/job", FIRST, 3000),
+        ("4:cpu:/job", "memory/job", FIRST, None),
+    ],
 )
 def test_a_container_may_have_less_than_the_system(
-    tmp_path, monkeypatch, limit, used, expected
+    tmp_path, monkeypatch, line, folder, files, expected
 ):
-    (tmp_path / "memory.max").write_text(limit + "\n")
-    (tmp_path / "memory.current").write_text(used + "\n")
-    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "PROCESS", tmp_path)
+    (tmp_path / "cgroup").write_text(f"{line}\n")
+    group = tmp_path / "groups" / folder
+    group.mkdir(parents=True)
+    for name, text in files.items():
+        (group / name).write_text(text)
     everything = memory.available(jax.devices()[:1])
     assert everything == expected if expected else everything > 2**20
 
 
+def test_a_limited_address_space_is_what_is_left_of_it(monkeypatch):
+    left = 10**7
+    pages = int((memory.PROCESS / "statm").read_text().split()[0])
+    limit = pages * memory.resource.getpagesize() + left
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (limit, limit))
+    assert 0 <= memory.available(jax.devices()[:1]) <= left
+
+
 def test_a_system_that_tells_nothing_is_not_guessed(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "SYSTEM", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    monkeypatch.setattr(memory, "PROCESS", tmp_path)
     assert memory.available(jax.devices()) is None
 
 

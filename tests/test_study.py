@@ -5,13 +5,14 @@ import json
 import shutil
 import signal
 
+import jax
 import pandas as pd
 import pytest
 import studies
 from jax.typing import ArrayLike
 
 from experiments import report, ticket_search
-from experiments.study import command, outputs
+from experiments.study import command, outputs, stages
 from experiments.study.methods import Method
 from jaxticket import audit, controls, files, searches
 from jaxticket.base import OfWeights
@@ -266,6 +267,51 @@ def test_a_layout_that_no_run_has_is_one_line(whole, tmp_path, layout):
     (tmp_path / "config.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="has a layout or parts that no run has"):
         run(tmp_path)
+
+
+class Exhausted:
+    """In place of `stages.run`: memory gives out in the first calls."""
+
+    def __init__(self, times):
+        self.left, self.layouts, self.real = times, [], stages.run
+
+    def __call__(self, work):
+        self.layouts.append((work.layout.mesh.size, work.layout.per_device))
+        self.left -= 1
+        if self.left >= 0:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.")
+        self.real(work)
+
+
+def test_where_memory_gives_out_fewer_devices_take_turns(
+    whole, tmp_path, monkeypatch, capsys
+):
+    run_ = Exhausted(1)
+    monkeypatch.setattr(stages, "run", run_)
+    studies.assert_same(run(tmp_path), whole[1])
+    assert run_.layouts == [(2, 1), (1, 1)]
+    said = "out of memory: again on 1 devices, which changes no number"
+    assert said in capsys.readouterr().err
+
+
+def test_there_are_fewer_lanes_only_where_nobody_has_said_how_many(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(layouts, "usual", lambda searches: 4)
+    run_ = Exhausted(2)
+    monkeypatch.setattr(stages, "run", run_)
+    run(tmp_path / "free", seeds=4, lanes=None, controls=(), rounds=2)
+    assert run_.layouts == [(1, 4), (2, 2), (1, 2)]
+    layout = json.loads((tmp_path / "free" / "config.json").read_text())["layout"]
+    assert layout == {"lanes": 2, "width": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "run", Exhausted(9))
+        given = (*FLAGS, "--lanes=2", f"--output_dir={tmp_path / 'said'}")
+        with pytest.raises(SystemExit) as stopped:
+            studies.shell(patch, "ticket_search", *given)
+    assert stopped.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: out of memory (RESOURCE_EXHAUSTED")
 
 
 def test_what_kills_have_left_is_removed(whole, tmp_path):

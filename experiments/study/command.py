@@ -1,12 +1,13 @@
 """From a command line to a run: flags, devices, and the door of every experiment."""
 
 import dataclasses
+import errno
 import os
 import signal
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,20 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
             if flags.FLAGS.verbosity > 0:
                 raise
             message = " ".join(str(e).split()) or type(e).__name__
+            if getattr(e, "errno", None) == errno.ENOSPC:
+                message += "; what was saved is kept: make room, and go on"
             print(f"error: {message}", file=sys.stderr)
             sys.exit(1)
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
             said = str(e).splitlines()[0]
-            print(f"error: out of memory, lower --lanes ({said})", file=sys.stderr)
+            print(
+                f"error: out of memory ({said}): give fewer --lanes and another "
+                "--output_dir, since a seed's numbers depend on them, or a lower "
+                "--batch_size",
+                file=sys.stderr,
+            )
             sys.exit(1)
         except (resumable.Stopped, signals.Signalled, KeyboardInterrupt):
             print("stopped; the same command goes on from here", file=sys.stderr)
@@ -179,7 +187,7 @@ def run(
     config = resolve(config)
 
     from experiments import report
-    from experiments.study import densities, outputs, stages
+    from experiments.study import densities, outputs
 
     loss = own.loss(config.loss)  # and the network: refused before data are read
     own.model(config.model, 1, config.options("model"))
@@ -197,15 +205,7 @@ def run(
             "data": dataset.checksum,
         }
         folder.check(config, **facts)
-        work = _laid_out(config, dataset, folder)
-        layout = {"lanes": work.layout.per_device, "width": work.layout.width}
-        work.shelf.claim = folder.claim(config, layout, **facts)
-        print(
-            f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
-            f"{config.seeds} seeds, {work.layout.width} searches at a time",
-            file=sys.stderr,
-        )
-        stages.run(work)
+        work = _run(config, dataset, folder, facts)
         if not work.records.rows:
             raise FloatingPointError(
                 f"every seed has diverged, see {folder.path / 'divergence.csv'}: lower "
@@ -219,7 +219,45 @@ def run(
     return work.records.rows
 
 
-def _laid_out(config: Settings, dataset, folder) -> Any:
+def _run(config: Settings, dataset, folder, facts: Mapping[str, Any]) -> Any:
+    """The study, run; where memory gives out, again with less at once.
+
+    On fewer devices, which take turns, no number changes. Lanes that share a device do
+    change numbers: there are fewer only where nobody has said how many.
+    """
+    from experiments.study import stages
+
+    devices, lanes = jax.device_count(), config.lanes
+    while True:
+        work = _laid_out(config, dataset, folder, lanes, devices)
+        layout = {"lanes": work.layout.per_device, "width": work.layout.width}
+        work.shelf.claim = folder.claim(config, layout, **facts)
+        print(
+            f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
+            f"{config.seeds} seeds, {work.layout.width} searches at a time",
+            file=sys.stderr,
+        )
+        try:
+            stages.run(work)
+            return work
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if work.layout.mesh.size > 1:
+                devices = work.layout.mesh.size // 2
+                less = f"on {devices} devices, which changes no number"
+            elif config.lanes is None and layout["lanes"] > 1 and folder.forget():
+                lanes = str(layout["lanes"] // 2)
+                less = f"with {lanes} lanes"
+            else:
+                raise
+        del work  # and what it holds
+        print(f"note: out of memory: again {less}", file=sys.stderr)
+
+
+def _laid_out(
+    config: Settings, dataset, folder, lanes: str | None, devices: int
+) -> Any:
     """The study, compiled, on devices that have the memory."""
     from experiments.study import study
     from jaxticket.engine import layouts
@@ -235,9 +273,10 @@ def _laid_out(config: Settings, dataset, folder) -> Any:
         return work
 
     return layouts.laid_out(
-        config.lanes if config.lanes in (None, "auto") else int(config.lanes),
+        lanes if lanes in (None, "auto") else int(lanes),
         study.searches_of(config),
         config.turns,
         folder.layout,
         make,
+        devices=devices,
     )

@@ -244,6 +244,15 @@ class Folder:
                 "--output_dir"
             )
 
+    def forget(self) -> bool:
+        """Lets a run begin with another layout, where it has not finished anything."""
+        if any(self.path.glob("work/*/outcome.npz")):
+            return False
+        shutil.rmtree(self.path / "work", ignore_errors=True)
+        (self.path / "config.json").unlink()
+        self.about = None
+        return True
+
     def _identities(self) -> list[str]:
         return [call["identity"] for call in (self.about, *self.about["accepted"])]
 

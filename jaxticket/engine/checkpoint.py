@@ -5,11 +5,12 @@ checkpoint here carries the sha256 of its state; one that does not match is skip
 the one before.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,36 @@ class Folder:
         return self
 
     def __exit__(self, *_):
-        if self._manager is not None:
-            self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            try:
+                with self._written():
+                    manager.wait_until_finished()
+                manager.close()
+            finally:
+                logging.getLogger("absl").removeFilter(_is_not_of_orbax)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """One error for all that orbax raises, here or for a save before."""
+        try:
+            yield
+        except Exception as error:
+            for half in self.path.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(half, ignore_errors=True)
+            said = " ".join(str(error).split())
+            said = "the disk is full" if "RESOURCE_EXHAUSTED" in said else said[:200]
+            raise OSError(
+                f"no checkpoint could be written to {self.path} ({said}): the one "
+                "before is kept; make room, and go on with the same command"
+            ) from error
 
     def _open(self):
         import orbax.checkpoint as ocp
 
         if self._manager is None:
+            # Its threads log a dozen tracebacks of one error, which it raises too.
+            logging.getLogger("absl").addFilter(_is_not_of_orbax)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=2, cleanup_tmp_directories=True
             )
@@ -73,8 +95,10 @@ class Folder:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
-        if not manager.save(step, args=args):
+        if step <= (manager.latest_step() or 0):
             raise ValueError(f"step {step} must exceed {manager.latest_step()}")
+        with self._written():
+            manager.save(step, args=args)
 
     def restore(
         self, like: Callable[[int], Any], configs: Sequence[dict]
@@ -127,6 +151,10 @@ class Folder:
     def clear(self) -> None:
         """Removes all checkpoints."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 def _abstract(leaf: Any) -> Any:

@@ -103,14 +103,14 @@ def decide(
     return found
 
 
-def again(recorded: dict, make: Make) -> AnyWork:
+def again(recorded: dict, make: Make, devices: int) -> AnyWork:
     """The work of an earlier call, with as many searches to a program as it had.
 
     On as many devices as there are now: what one is short of, turns make up for.
     """
     per_device, width = recorded["lanes"], recorded["width"]
     sets = width // per_device
-    count = max(n for n in range(1, jax.device_count() + 1) if sets % n == 0)
+    count = max(n for n in range(1, devices + 1) if sets % n == 0)
     devices = jax.devices()[:count]
     return make(lanes.layout(per_device, devices, turns=sets // count))
 
@@ -121,10 +121,19 @@ def laid_out(
     turns: int,
     recorded: dict | None,
     make: Make,
+    *,
+    devices: int,
 ) -> AnyWork:
-    """The work of a run, laid out as an earlier call has recorded it, or decided."""
+    """The work of a run, laid out as an earlier call has recorded it, or decided.
+
+    Args:
+      wanted: see `decide`; so are `searches`, `turns` and `make`.
+      recorded: the `lanes` on a device and the `width` of an earlier call, if there was
+        one.
+      devices: how many may be taken for its work.
+    """
     if recorded is not None:
-        return again(recorded, make)
+        return again(recorded, make, devices)
     work, needs = decide(wanted, searches, turns, make)
     where = work.layout
     print(f"{where.mesh.size} devices, {where.turns} turns, {needs}", file=sys.stderr)

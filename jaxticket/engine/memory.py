@@ -1,13 +1,20 @@
 """Memory: what a compiled program takes on each device, and what a device has."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 from jax.stages import Compiled
 
-# Where Linux tells what is free, in all and to this control group.
-SYSTEM, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+# Where Linux tells what is free, and to which control groups of which limits a process
+# belongs.
+SYSTEM, PROCESS = Path("/proc/meminfo"), Path("/proc/self")
+GROUPS = Path("/sys/fs/cgroup")
 
 
 def footprint(compiled: Compiled) -> int:
@@ -28,10 +35,11 @@ def footprint(compiled: Compiled) -> int:
 def available(devices: Sequence[jax.Device]) -> int | None:
     """Bytes that programs may take on each of some devices; `None` where nobody tells.
 
-    Devices on CPU share what the system, and the container, could give away now.
+    Devices on CPU share what the system, the container, and `ulimit -v` leave now.
     """
     if devices[0].platform == "cpu":
-        free = [x for x in (_system(), _container()) if x is not None]
+        known = (_system(), _address_space(), *_containers())
+        free = [max(0, x) for x in known if x is not None]
         return min(free) // len(devices) if free else None
     stats = devices[0].memory_stats() or {}
     return stats.get("bytes_limit")
@@ -46,12 +54,50 @@ def _system() -> int | None:
     return int(free.split()[1]) * 1024
 
 
-def _container() -> int | None:
-    """What is left below the limit of this control group."""
+def _address_space() -> int | None:
+    """What `ulimit -v` leaves to the process."""
+    if resource is None:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
     try:
-        limit, used = (
-            int((GROUP / name).read_text()) for name in ("memory.max", "memory.current")
-        )
+        pages = int((PROCESS / "statm").read_text().split()[0])
+    except OSError:
+        return None
+    return limit - pages * resource.getpagesize()
+
+
+def _containers() -> Iterator[int | None]:
+    """What is left below the limits of the control groups, of the two versions."""
+    try:
+        lines = (PROCESS / "cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for _, kinds, path in (line.split(":", 2) for line in lines):
+        if not kinds:
+            root, limit, used = GROUPS, "memory.max", "memory.current"
+        elif "memory" in kinds.split(","):
+            root, limit = GROUPS / "memory", "memory.limit_in_bytes"
+            used = "memory.usage_in_bytes"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # A container may see its own group as the root, or under its outer name.
+        for folder in dict.fromkeys((group, *group.parents)):
+            if folder.is_relative_to(root):
+                yield _left(folder, limit, used)
+
+
+def _left(group: Path, limit: str, used: str) -> int | None:
+    """The limit of a group, less what it uses and could not give back."""
+    try:
+        free = int((group / limit).read_text()) - int((group / used).read_text())
     except (OSError, ValueError):  # no such file, or no limit: "max"
         return None
-    return limit - used
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return free
+    known = dict(line.split() for line in lines)
+    return free + int(known.get("inactive_file", 0))
