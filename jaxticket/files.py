@@ -151,6 +151,7 @@ def load_ticket(path: str | Path, like: Ticket) -> tuple[Ticket, dict]:
             state = None if jax.tree.leaves(state) else state
         ticket = _fitting(path, file, Ticket(like.weights, mask, state))
     if file.version == 1:  # which has zeros there
+        _check_nan(path, ticket)
         ticket = _without_pruned(ticket)
     return jax.tree.map(jnp.asarray, ticket), file.about
 
@@ -159,12 +160,28 @@ def _without_pruned(ticket: Ticket) -> Ticket:
     """The ticket with NaN for every value that it prunes, where the dtype has it."""
 
     def forget(w, m):
-        if m is None or not jnp.issubdtype(w.dtype, jnp.inexact):
+        if m is None or not _has_nan(w.dtype):
             return w
-        none = np.full((), np.nan).astype(w.dtype)
-        return np.where(m, w, none) if np.isnan(none) else w
+        return np.where(m, w, np.full((), np.nan).astype(w.dtype))
 
     return ticket._replace(weights=jax.tree.map(forget, ticket.weights, ticket.mask))
+
+
+def _check_nan(path: str | Path, ticket: Ticket) -> None:
+    """Raises a `ValueError` where zeros of a file would be taken for values."""
+    prunable = masks.prunable_like(ticket.weights, ticket.mask)
+    for leaf, m in zip(_expected(prunable), jax.tree.leaves(ticket.mask), strict=True):
+        if not m.all() and not _has_nan(jnp.dtype(leaf.dtype)):
+            raise ValueError(
+                f"{path} lacks what the mask of {leaf.name} prunes, and {leaf.dtype} "
+                "has no NaN to say so"
+            )
+
+
+def _has_nan(dtype: Any) -> bool:
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return False
+    return bool(np.isnan(np.full((), np.nan).astype(dtype)))
 
 
 def _fitting(path: str | Path, file: Archive, like: Any) -> Any:

@@ -14,6 +14,7 @@ import pytest
 import toy
 from cases import CASES, STEPS, assert_same
 
+from experiments.fuzzing import zips
 from jaxticket import (
     Ticket,
     analysis,
@@ -34,26 +35,14 @@ REMEDY = r"not there \(NaN\).*save_ticket\(\.\.\., pruned='keep'\)"
 KEY = jax.random.key(7)
 
 
-@pytest.fixture(params=[1, 2])
-def tickets(request, tmp_path, x64):
+@pytest.fixture
+def tickets(tmp_path, x64):
     """A ticket of density 0.3, and the same from a file that dropped the rest."""
-    ticket = toy.ticket()
     evidence = cases.evidence()._replace(key=KEY)
-    ticket = prune(ticket, "random", 0.3, evidence=evidence)
+    ticket = prune(toy.ticket(), "random", 0.3, evidence=evidence)
     ticket = ticket._replace(model_state={"mean": jnp.arange(6.0)})
-    path = tmp_path / "ticket.npz"
-    if request.param == 1:
-        kept = masks.apply(ticket.mask, ticket.weights)
-        files_of_version_1(path, ticket._replace(weights=kept))
-    else:
-        files.save_ticket(path, ticket)
-    return ticket, files.load_ticket(path, ticket)[0]
-
-
-def files_of_version_1(path, tree):
-    from experiments.fuzzing import zips
-
-    path.write_bytes(zips.first_version(tree, {}))
+    files.save_ticket(tmp_path / "ticket.npz", ticket)
+    return ticket, files.load_ticket(tmp_path / "ticket.npz", ticket)[0]
 
 
 def kept(ticket):
@@ -65,6 +54,14 @@ def test_values_that_are_not_there_are_not_numbers(tickets):
     assert_same(kept(loaded), kept(ticket))
     unknown = jax.tree.map(jnp.isnan, masks.prunable_like(loaded.weights, loaded.mask))
     assert_same(unknown, jax.tree.map(jnp.logical_not, ticket.mask))
+
+
+def test_files_of_version_1_have_none_of_them(tickets, tmp_path):
+    """They have zeros there, which are no values either."""
+    ticket, loaded = tickets
+    path = tmp_path / "first.npz"
+    path.write_bytes(zips.first_version(kept(ticket), {}))
+    assert_same(files.load_ticket(path, ticket)[0], loaded)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -165,25 +162,32 @@ def test_newly_drawn_values_do_not_need_it(tickets):
     assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
+AT_INITIAL = ("gradient_at_initial", "snip_at_initial")
+
+
 @pytest.mark.parametrize("score", scores.__all__)
-def test_a_score_refuses_it_or_prunes_as_if_it_had_not_been_saved(
-    score, iterations, tickets
-):
+def test_a_score_refuses_it_or_prunes_as_if_it_had_not_been_saved(score, tickets):
     evidence = cases.evidence()._replace(key=KEY)
-
-    def pruned(ticket):
-        return prune(ticket, score, 0.5, evidence=evidence, iterations=iterations)
-
-    if score in ("gradient_at_initial", "snip_at_initial"):
+    if score in AT_INITIAL:
         with pytest.raises(
             ValueError, match=f"the score at_initial.* reads .*{REMEDY}"
         ):
-            pruned(tickets[1])
-    else:
-        assert_same(*(kept(pruned(ticket)) for ticket in tickets))
-        ties = scores.ties_at_random(scores.named(score))
-        assert_same(*(kept(prune(t, ties, 0.5, evidence=evidence)) for t in tickets))
+            prune(tickets[1], score, 0.5, evidence=evidence)
+        return
+    for variant in (score, scores.ties_at_random(scores.named(score))):
+        assert_same(*(kept(prune(t, variant, 0.5, evidence=evidence)) for t in tickets))
+
+
+@pytest.mark.parametrize("score", ["magnitude", "movement"])
+def test_so_it_does_in_several_iterations(score, tickets):
+    assert_same(*(kept(prune(t, score, 0.5, iterations=3)) for t in tickets))
+
+
+@pytest.mark.parametrize("score", AT_INITIAL)
+def test_a_score_of_initial_weights_that_are_given_whole_is_as_ever(score, tickets):
+    initial = tickets[0].weights
+    evidence = cases.evidence()._replace(key=KEY, initial=initial)
+    assert_same(*(kept(prune(t, score, 0.5, evidence=evidence)) for t in tickets))
 
 
 @pytest.mark.parametrize("name", starts.__all__)

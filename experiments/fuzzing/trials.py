@@ -69,10 +69,10 @@ def run(number: int, seed: int, folder: Path) -> Iterator[Trial]:
     ticket, about = example()
     path = folder / "mutant.npz"
     files.save_ticket(path, ticket, **about)
-    kept = ticket._replace(weights=masks.apply(ticket.mask, ticket.weights))
-    good = {1: zips.first_version(kept, about), 2: path.read_bytes()}
     like = jax.eval_shape(lambda: ticket)
     intact = _seen(files.load_ticket(path, like))
+    kept = ticket._replace(weights=masks.apply(ticket.mask, ticket.weights))
+    good = {1: zips.first_version(kept, about), 2: path.read_bytes()}
     turns = [(version, kind) for kind in mutants.KINDS for version in good]
     tracemalloc.start()
     try:
@@ -124,7 +124,10 @@ def _seen(found: tuple[Ticket, dict]) -> Any:
 
 def _fits(ticket: Ticket, like: Ticket) -> bool:
     """Whether it is a ticket of the network, be it another."""
-    masks.check(ticket.mask, ticket.weights)
+    try:
+        masks.check(ticket.mask, ticket.weights)
+    except ValueError:
+        return False
     state = ticket.model_state is not None
     pairs = [(ticket.weights, like.weights)]
     pairs += [(ticket.model_state, like.model_state)] if state else []
