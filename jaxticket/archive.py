@@ -83,9 +83,8 @@ def write(
     with zipfile.ZipFile(file, "w") as archive:
 
         def add(name, content):
-            member = zipfile.ZipInfo(
-                f"{name}.npy"
-            )  # of no date: same arrays, same file
+            # Without a date, so that the same arrays are the same file.
+            member = zipfile.ZipInfo(f"{name}.npy")
             archive.writestr(member, content, compress_type=zipfile.ZIP_DEFLATED)
 
         for leaf, stored in arrays:

@@ -213,7 +213,7 @@ ABOUT = {
     "array": (np.arange(3), [0, 1, 2]),
     "jax": (jnp.float32(0.25), 0.25),
     "jax array": (jnp.arange(4).reshape(2, 2), [[0, 1], [2, 3]]),
-    "nested": ({"a": (np.float64(0.1), [np.uint8(7), None, "x"])}, {"a": [0.1, [7, None, "x"]]}),
+    "nested": ({"a": (np.float64(0.1), [np.uint8(7), "x"])}, {"a": [0.1, [7, "x"]]}),
 }  # fmt: skip
 
 
