@@ -128,7 +128,9 @@ class Archive:
             if (dtype, shape) != (np.uint8, (len(content) - at,)):
                 raise ValueError("its index is no text")
             self.version, self.leaves, self.about = _index(content[at:])
-            _same_names(self._members, [INDEX, *(leaf.digest for leaf in self.leaves)])
+            named = {INDEX, *(leaf.digest for leaf in self.leaves)}
+            if unnamed := set(self._members) - named:
+                raise ValueError(f"no leaf names the member {min(unnamed)!r:.80}")
 
     def array(self, leaf: Leaf, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         """What is stored for a leaf of the index.
@@ -254,13 +256,6 @@ def _directory(file: BinaryIO, most: int) -> dict[str, tuple[zipfile.ZipInfo, in
     ):
         raise ValueError("its members overlap")
     return members
-
-
-def _same_names(members: Iterable[str], named: Iterable[str]) -> None:
-    if unnamed := set(members) - set(named):
-        raise ValueError(f"no leaf names the member {min(unnamed)!r:.80}")
-    if missing := set(named) - set(members):
-        raise ValueError(f"it has no member {min(missing):.12}")
 
 
 def _header(content: bytes) -> tuple[np.dtype, tuple[int, ...], int]:

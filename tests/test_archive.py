@@ -303,6 +303,24 @@ def test_a_leaf_that_comes_twice_does_not_fit(path, version):
     refused(path, bad, r"expected m bool\[9\], found a float32\[6\]")
 
 
+@pytest.mark.parametrize(
+    "change", [lambda text: text.view(np.int8), lambda text: text[None]]
+)
+def test_an_index_is_bytes_in_a_row(path, change):
+    given = zips.members(written(2))
+    *others, (name, content) = given
+    bad = zips.npy(change(zips.array(content)))
+    refused(path, zips.packed([*others, (name, bad)]), "its index is no text")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("place", range(3))
+def test_a_member_that_is_missing_is_named(path, version, place):
+    given = zips.members(written(version))
+    lost = given.pop(place)[0].removesuffix(".npy")[:12]
+    refused(path, zips.packed(given), f"it has no member {lost}")
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none_are_refused(path, number):
     given = zips.members(written(1, note="x"))

@@ -165,8 +165,8 @@ def run(
             history, about = files.load(finished, history)
         except ValueError as error:
             raise ValueError(f"{error}; delete {folder} and run again") from error
-        if about["config"] != config:
-            raise ValueError(f"{folder} holds another run: {about['config']}")
+        if about.get("config") != config:
+            raise ValueError(f"{folder} holds another run: {about.get('config')}")
         yield from _replayed(unit, history, len(unit.plan))
         yield history
         return
