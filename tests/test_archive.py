@@ -6,6 +6,7 @@ import struct
 import time
 import tracemalloc
 import zipfile
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +159,29 @@ def test_a_member_that_unpacks_to_much_more_is_refused(path, version, place):
     refused(path, zips.declared(content, place, size, 200, True), "at most|not as long")
     lying = zips.declared(with_zeros(version, place, 2**20), place, size, 200, True)
     refused(path, lying, "is not as long as it says", most=5e5)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (b"\0\0\0\xff\xff" * 2**19, b"", "at most"),  # blocks that hold nothing
+        (b"", b"more", "is not as long as it says"),
+    ],
+)
+def test_a_member_is_packed_in_as_many_bytes_as_it_takes(
+    path, version, before, after, reason
+):
+    given = zips.members(written(version))
+    name, content = given[0]
+    packer = zlib.compressobj(wbits=-15)
+    packed = packer.compress(content) + packer.flush()
+    given[0] = name, before + packed + after
+    bad = zips.packed(given)
+    values = {"method": 8, "size": len(content), "checksum": zlib.crc32(content)}
+    for field, value in values.items():
+        bad = zips.declared(bad, 0, zips.FIELDS[field], value, True)
+    refused(path, bad, reason, most=1e6)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
