@@ -244,6 +244,21 @@ def test_what_a_zip_says_of_its_members_is_checked(path, field, value, reason):
     refused(path, content, reason)
 
 
+@pytest.mark.parametrize("byte", [1, 30])
+def test_a_member_is_where_the_directory_says_and_of_that_name(path, byte):
+    bad = bytearray(written(2))
+    bad[zips.headers(bytes(bad))[0][1] + byte] ^= 1
+    refused(path, bytes(bad), "not where its directory says")
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_every_member_is_an_array_by_its_name(path, place):
+    given = zips.members(written(2))
+    name, content = given[place]
+    given[place] = name.removesuffix(".npy"), content
+    refused(path, zips.packed(given), "or no array")
+
+
 def test_sizes_of_eight_bytes_are_checked_too(path):
     extra = struct.pack("<HHQ", 1, 8, 2**40)
     given = zips.members(written(2))
