@@ -352,6 +352,12 @@ def test_an_index_is_bytes_in_a_row(path, change):
     refused(path, zips.packed([*others, (name, bad)]), "its index is no text")
 
 
+@pytest.mark.parametrize("text", ["[]", "7", '"leaves"', "null"])
+def test_an_index_is_an_object(path, text):
+    bad = zips.packed(zips.with_text(zips.members(written(2)), text))
+    refused(path, bad, "its index is no object")
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("place", range(3))
 def test_a_member_that_is_missing_is_named(path, version, place):
