@@ -55,7 +55,13 @@ def layer_overlaps(mask: Mask, other: Mask) -> Mask:
 
 
 def overlap_with(scores: Scores, mask: Mask) -> Overlap:
-    """The `overlap` of a mask with as many of the highest scores of each layer."""
+    """The `overlap` of a mask with as many of the highest scores of each layer.
+
+    Raises:
+      ValueError: scores of what the mask prunes are NaN, as they are of a ticket from a
+        file without these weights.
+    """
+    scores = masks.known(mask, scores, "overlap_with")
     everything = jax.tree.map(jnp.ones_like, mask)
     return overlap(mask, selection.like(mask)(scores, everything, None))
 

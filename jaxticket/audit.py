@@ -122,7 +122,9 @@ def _are_times(where: str, found: Ticket, given: Ticket, scale: float | None) ->
             wrong = w.tobytes() != v.tobytes()
         else:  # a program rounds the factor and the product as it likes
             expected, near = np.float64(v) * float(scale), 8 * jnp.finfo(w.dtype).eps
-            wrong = not np.allclose(np.float64(w), expected, rtol=float(near), atol=0)
+            wrong = not np.allclose(
+                np.float64(w), expected, rtol=float(near), atol=0, equal_nan=True
+            )
         if wrong:
             raise AuditError(f"{where}: {name} is not what the search was given")
 

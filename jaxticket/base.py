@@ -30,7 +30,8 @@ class Ticket(NamedTuple):
 
     Attributes:
       weights: dense pytree of any structure. Values where the mask is false are kept
-        for the controls; the network runs with `masks.apply(mask, weights)`.
+        for the controls; the network runs with `masks.apply(mask, weights)`. NaN there
+        is a value that is not known, see `files.save_ticket`.
       mask: the same tree with `bool` leaves, `None` for a leaf that is never pruned.
       model_state: what goes with these weights beside them: the batch statistics of
         the same step, say. `None` for a network that has none, or where the loop has

@@ -52,9 +52,14 @@ def reinitialise(key: PRNGKey, ticket: Ticket, init: Init) -> Ticket:
 
 @_differing("mask")
 def shuffle(key: PRNGKey, ticket: Ticket, init: Init | None = None) -> Ticket:
-    """The same weights under each layer's mask permuted: layer counts stay exact."""
+    """The same weights under each layer's mask permuted: layer counts stay exact.
+
+    Raises:
+      ValueError: the ticket is from a file without what it prunes, which this keeps.
+    """
     del init
-    return ticket._replace(mask=_shuffled(key, ticket.mask))
+    weights = masks.known(ticket.mask, ticket.weights, "the control shuffle")
+    return ticket._replace(weights=weights, mask=_shuffled(key, ticket.mask))
 
 
 @_differing("both")
@@ -70,8 +75,13 @@ def signed_constant(ticket: Ticket) -> Ticket:
 
     That of the whole layer, pruned weights included (Zhou et al. 2019). Leaves that are
     never pruned stay as they are.
+
+    Raises:
+      ValueError: the ticket is from a file without what it prunes.
     """
-    return _revalued(ticket, lambda i, w: jnp.sign(w) * jnp.std(w))
+    weights = masks.known(ticket.mask, ticket.weights, "signed_constant")
+    whole = ticket._replace(weights=weights)
+    return _revalued(whole, lambda i, w: jnp.sign(w) * jnp.std(w))
 
 
 def kaiming_constant(
@@ -94,15 +104,17 @@ def kaiming_constant(
         numbers; by default as the names and biases of the layers say.
 
     Raises:
-      ValueError: a prunable leaf of fewer than two dimensions, or density outside
-        (0, 1].
+      ValueError: a prunable leaf of fewer than two dimensions, density outside (0, 1],
+        or a ticket from a file without what it prunes, whose signs this takes.
 
     Reference:
       Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", 2020.
     """
     _check_kernels(ticket, density)
+    weights = masks.known(ticket.mask, ticket.weights, "kaiming_constant")
+    whole = ticket._replace(weights=weights)
     deviations = _kaiming(ticket, density, fan_in)
-    return _revalued(ticket, lambda i, w: jnp.sign(w) * deviations[i].astype(w.dtype))
+    return _revalued(whole, lambda i, w: jnp.sign(w) * deviations[i].astype(w.dtype))
 
 
 def kaiming_normal(
@@ -121,7 +133,8 @@ def kaiming_normal(
       fan_in: see `kaiming_constant`.
 
     Raises:
-      ValueError: see `kaiming_constant`.
+      ValueError: a prunable leaf of fewer than two dimensions, or density outside
+        (0, 1].
     """
     _check_kernels(ticket, density)
     deviations = _kaiming(ticket, density, fan_in)

@@ -1,26 +1,29 @@
-"""Pytrees of arrays in npz files: what is read is checked, and never executed.
+"""Pytrees of arrays, and tickets, in npz files: checked when read, never executed.
 
-Every array is stored under the sha256 of its contents, so a damaged file is noticed and
-equal arrays are stored once. Bool arrays are bit-packed. A file is written beside its
-place and moved there when it is complete.
+The reader says what to expect, and a file that does not hold just that is refused
+before its arrays are touched: see `archive`. Bool arrays are bit-packed. A file is
+written beside its place and moved there when it is complete.
 """
 
 import contextlib
-import hashlib
-import json
+import functools
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import masks
+from jaxticket import archive, masks
+from jaxticket.archive import Archive, Leaf
 from jaxticket.base import Ticket
 
-_INDEX = "index.json"
+Pruned = Literal["drop", "keep"]
+
 _KEY = "key of "  # begins the dtype of random keys, before their kind
 
 
@@ -35,6 +38,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
@@ -52,91 +58,83 @@ def save(path: str | Path, tree: Any, **about: Any) -> None:
       path: the file, by custom ending in `.npz`. Its folder is made where there is
         none.
       tree: pytree of arrays, random keys among them; `None` leaves stay `None`.
-      **about: JSON values to keep with it.
+      **about: JSON values to keep with it; numbers of numpy and jax become Python's.
+
+    Raises:
+      TypeError: a leaf is no array of numbers, or a fact no JSON value: it is named.
+      ValueError: a fact is a number that is not finite, or they take more than half a
+        megabyte.
     """
+    facts = {key: _plain(key, value) for key, value in about.items()}
+    leaves = zip(masks.names(tree), jax.tree.leaves(tree), strict=True)
+    arrays = [_stored(name, leaf) for name, leaf in leaves]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays, leaves = {}, []
-    for name, leaf in zip(masks.names(tree), jax.tree.leaves(tree), strict=True):
-        stored, dtype, shape = _stored(name, leaf)
-        digest = hashlib.sha256(stored.tobytes()).hexdigest()
-        arrays[digest] = stored
-        leaves.append([name, dtype, list(shape), digest])
-    index = json.dumps({"leaves": leaves, "about": about}, allow_nan=False)
-    arrays[_INDEX] = np.frombuffer(index.encode(), np.uint8)
     with replacing(path) as file:
-        np.savez_compressed(file, **arrays)
-
-
-def _stored(name: str, leaf: Any) -> tuple[np.ndarray, str, tuple[int, ...]]:
-    """What stands in the file for a leaf, and its dtype and shape."""
-    if _is_key(leaf):
-        impl = jax.random.key_impl(leaf)
-        return np.asarray(jax.random.key_data(leaf)), f"{_KEY}{impl}", leaf.shape
-    array = np.asarray(leaf)
-    # Of this machine's byte order and in order, or its bytes could not be viewed.
-    array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
-    stored = np.packbits(array) if array.dtype == bool else array
-    if stored.dtype.kind not in "biufcV" or stored.dtype.hasobject:
-        raise TypeError(f"{name} is {array.dtype}: only arrays of numbers are stored")
-    if stored.dtype.kind == "V":  # bfloat16 and its kin: numpy files do not know them
-        stored = stored.reshape(-1).view(np.uint8)
-    return stored, array.dtype.name, array.shape
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+        archive.write(file, arrays, facts)
 
 
 def load(path: str | Path, like: Any) -> tuple[Any, dict]:
-    """Reads a pytree, checked against its checksums and against what is expected.
+    """Reads a pytree, checked against its digests and against what is expected.
 
     Args:
-      path: the file.
+      path: the file, of this version of the format or the one before.
       like: a pytree of that structure, with arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
       `(tree, about)` with numpy arrays, and random keys, in the structure of `like`.
 
     Raises:
-      ValueError: the file is damaged, or its first leaf that does not fit is named.
+      FileNotFoundError: there is no file.
+      ValueError: it is damaged, or its first leaf that does not fit is named.
     """
-    leaves, about = _read(path)
-    expected = zip(masks.names(like), jax.tree.leaves(like), strict=True)
-    found = []
-    for (name, leaf), (there, array) in zip(expected, leaves, strict=False):
-        if name != there or array.shape != leaf.shape or array.dtype != leaf.dtype:
-            raise ValueError(
-                f"{path} does not fit: expected {name} {leaf.dtype}{list(leaf.shape)}, "
-                f"found {there} {array.dtype}{list(array.shape)}"
-            )
-        found.append(array)
-    tree = jax.tree.structure(like)
-    if len(leaves) != tree.num_leaves:
-        raise ValueError(
-            f"{path} does not fit: expected {tree.num_leaves} arrays, "
-            f"found {len(leaves)}"
-        )
-    return tree.unflatten(found), about
+    with archive.opened(path, _expected(like)) as file:
+        return _fitting(path, file, like), file.about
 
 
-def about(path: str | Path) -> dict:
-    """The facts that a file holds about its pytree.
+def about(path: str | Path, like: Any) -> dict:
+    """The facts that a file holds about its pytree, whose arrays are not looked at.
+
+    Args:
+      path: see `load`.
+      like: a pytree of as many leaves.
 
     Raises:
-      ValueError: the file is damaged.
+      FileNotFoundError: there is no file.
+      ValueError: it is damaged.
     """
-    return _read(path)[1]
+    with archive.opened(path, _expected(like)) as file:
+        return file.about
 
 
-def save_ticket(path: str | Path, ticket: Ticket, **about: Any) -> None:
-    """Writes a ticket: its packed mask, the values it keeps, and its model state.
+def save_ticket(
+    path: str | Path, ticket: Ticket, *, pruned: Pruned = "drop", **about: Any
+) -> None:
+    """Writes a ticket: its packed mask, its weights, and its model state.
 
-    The values that the mask prunes are not stored; they come back as zeros.
+    Args:
+      path: the file, see `save`.
+      ticket: what to write.
+      pruned: what becomes of the values that the mask prunes. `drop` leaves them out,
+        and they come back as NaN: what reads them, as a shuffled control does, refuses
+        such a ticket, see `masks.known`. `keep` writes them too. Leaves of a
+        dtype without NaN, as integers, are always written whole.
+      **about: JSON values to keep with it, see `save`.
+
+    Raises:
+      TypeError: see `save`.
+      ValueError: an unknown `pruned`, a mask that does not fit the weights, two leaves
+        of one name; and see `save`.
     """
+    if pruned not in get_args(Pruned):
+        raise ValueError(f"pruned must be one of {get_args(Pruned)}, got {pruned!r}")
     masks.check(ticket.mask, ticket.weights)
-    kept = masks.apply(ticket.mask, ticket.weights)
-    save(path, ticket._replace(weights=kept), **about)
+    [(name, times)] = Counter(masks.names(ticket.weights)).most_common(1) or [("", 0)]
+    if times > 1:
+        raise ValueError(f"{times} leaves are called {name!r}: give each its own name")
+    if pruned == "drop":
+        ticket = _without_pruned(ticket)
+    save(path, ticket, **about)
 
 
 def load_ticket(path: str | Path, like: Ticket) -> tuple[Ticket, dict]:
@@ -149,49 +147,167 @@ def load_ticket(path: str | Path, like: Ticket) -> tuple[Ticket, dict]:
 
     Returns:
       `(ticket, about)`. Where the file was written without a model state, the ticket
-      has none, whatever `like` has.
+      has none, whatever `like` has. Pruned values that the file does not have are NaN,
+      see `save_ticket`; no file of version 1 has them.
 
     Raises:
+      FileNotFoundError: there is no file.
       ValueError: the file is damaged or its first leaf that does not fit is named; it
         does not fit if it has a model state and `like` has none.
     """
-    there = {name for name, _ in _read(path)[0]}
+    masked = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, bool), like.weights)
+    most = Ticket(like.weights, masked, like.model_state)
+    with archive.opened(path, _expected(most)) as file:
+        there = {leaf.name for leaf in file.leaves}
 
-    def shape_of_mask(where, w):
-        found = f"mask/{masks.name(where)}".rstrip("/") in there
-        return jax.ShapeDtypeStruct(w.shape, bool) if found else None
+        def found(where, leaf):
+            return leaf if f"mask/{masks.name(where)}".rstrip("/") in there else None
 
-    mask = jax.tree_util.tree_map_with_path(shape_of_mask, like.weights)
-    state = like.model_state
-    if not any(name.split("/")[0] == "model_state" for name in there):
-        state = None if jax.tree.leaves(state) else state
-    ticket, about = load(path, Ticket(like.weights, mask, state))
-    return jax.tree.map(jnp.asarray, ticket), about
-
-
-def _read(path: str | Path) -> tuple[list[tuple[str, np.ndarray]], dict]:
-    """All leaves of a file, `(name, array)`, after their checksums."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            index = json.loads(file[_INDEX].tobytes())
-            stored = {name: file[name] for name in file.files if name != _INDEX}
-            leaves = [
-                (name, _restored(stored[digest], digest, dtype, tuple(shape)))
-                for name, dtype, shape, digest in index["leaves"]
-            ]
-            return leaves, index["about"]
-    except FileNotFoundError:
-        raise
-    except Exception as e:  # zipfile, zlib, numpy and json raise many types
-        raise ValueError(f"{path} is damaged or is no jaxticket file: {e}") from e
+        mask = jax.tree_util.tree_map_with_path(found, masked)
+        state = like.model_state
+        if not any(name.split("/")[0] == "model_state" for name in there):
+            state = None if jax.tree.leaves(state) else state
+        ticket = _fitting(path, file, Ticket(like.weights, mask, state))
+    if file.version == 1:  # which has zeros there
+        _check_nan(path, ticket)
+        ticket = _without_pruned(ticket)
+    return jax.tree.map(jnp.asarray, ticket), file.about
 
 
-def _restored(stored, digest, dtype, shape):
-    if hashlib.sha256(stored.tobytes()).hexdigest() != digest:
-        raise ValueError(f"checksum differs for {digest[:12]}")
-    if dtype == "bool":
-        size = int(np.prod(shape))
-        return np.unpackbits(stored, count=size).astype(bool).reshape(shape)
-    if dtype.startswith(_KEY):
-        return jax.random.wrap_key_data(stored, impl=dtype.removeprefix(_KEY))
-    return stored.view(jnp.dtype(dtype)).reshape(shape)
+def _without_pruned(ticket: Ticket) -> Ticket:
+    """The ticket with NaN for every value that it prunes, where the dtype has it."""
+
+    def forget(w, m):
+        if m is None or not _has_nan(w.dtype):
+            return w
+        return np.where(m, w, np.full((), np.nan).astype(w.dtype))
+
+    return ticket._replace(weights=jax.tree.map(forget, ticket.weights, ticket.mask))
+
+
+def _check_nan(path: str | Path, ticket: Ticket) -> None:
+    """Raises a `ValueError` where zeros of a file would be taken for values."""
+    prunable = masks.prunable_like(ticket.weights, ticket.mask)
+    for leaf, m in zip(_expected(prunable), jax.tree.leaves(ticket.mask), strict=True):
+        if not m.all() and not _has_nan(jnp.dtype(leaf.dtype)):
+            raise ValueError(
+                f"{path} lacks what the mask of {leaf.name} prunes, and {leaf.dtype} "
+                "has no NaN to say so"
+            )
+
+
+def _has_nan(dtype: Any) -> bool:
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return False
+    return bool(np.isnan(np.full((), np.nan).astype(dtype)))
+
+
+def _fitting(path: str | Path, file: Archive, like: Any) -> Any:
+    """The tree in a file, which holds just the leaves of `like`."""
+    expected = _expected(like)
+    for ours, theirs in zip(expected, file.leaves, strict=False):
+        if ours != theirs._replace(digest=ours.digest):
+            raise ValueError(f"{path} does not fit: expected {ours}, found {theirs}")
+    if len(expected) != len(file.leaves):
+        raise ValueError(
+            f"{path} does not fit: expected {len(expected)} arrays, "
+            f"found {len(file.leaves)}"
+        )
+    leaves, tree = jax.tree.flatten(like)
+    return tree.unflatten(
+        _restored(file.array(leaf, *_layout(ours)), ours)
+        for leaf, ours in zip(file.leaves, leaves, strict=True)
+    )
+
+
+def _expected(like: Any) -> list[Leaf]:
+    """What the index says of a file that fits."""
+    return [
+        Leaf(name, _dtype(leaf), tuple(leaf.shape))
+        for name, leaf in zip(masks.names(like), jax.tree.leaves(like), strict=True)
+    ]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+
+
+def _dtype(leaf: Any) -> str:
+    """What files call the dtype of a leaf."""
+    if not _is_key(leaf):
+        return jnp.dtype(leaf.dtype).name
+    return f"{_KEY}{_kind(leaf.dtype)[0]}"
+
+
+@functools.cache
+def _kind(dtype: Any) -> tuple[str, Any]:
+    """The kind of random keys of a dtype, and the shape and dtype of one's data."""
+    kinds: list[str] = []  # it is known of an array alone: a traced one will do
+
+    def data(key):
+        kinds.append(jax.random.key_impl(key))
+        return jax.random.key_data(key)
+
+    shaped = jax.eval_shape(data, jax.ShapeDtypeStruct((), dtype))
+    return kinds[0], shaped
+
+
+def _is_stored_as_bytes(dtype: np.dtype) -> bool:
+    return dtype.kind == "V"  # bfloat16 and its kin: numpy files do not know them
+
+
+def _stored(name: str, leaf: Any) -> tuple[Leaf, np.ndarray]:
+    """What a file says of a leaf, and what stands there for it."""
+    if _is_key(leaf):
+        data = np.asarray(jax.random.key_data(leaf))
+        return Leaf(name, _dtype(leaf), leaf.shape), data
+    array = np.asarray(leaf)
+    if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.number):
+        raise TypeError(f"{name} is {array.dtype}: only arrays of numbers are stored")
+    # Of this machine's byte order and in order, or its bytes could not be viewed.
+    array = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+    stored = np.packbits(array) if array.dtype == bool else array
+    if _is_stored_as_bytes(stored.dtype):
+        stored = stored.reshape(-1).view(np.uint8)
+    return Leaf(name, _dtype(array), array.shape), stored
+
+
+def _layout(like: Any) -> tuple[np.dtype, tuple[int, ...]]:
+    """dtype and shape of what stands in a file for such a leaf."""
+    if _is_key(like):
+        _, data = _kind(like.dtype)
+        return np.dtype(data.dtype), (*like.shape, *data.shape)
+    dtype, size = np.dtype(like.dtype).newbyteorder("="), math.prod(like.shape)
+    if dtype.kind == "b":
+        return np.dtype(np.uint8), (-(-size // 8),)
+    if _is_stored_as_bytes(dtype):
+        return np.dtype(np.uint8), (size * dtype.itemsize,)
+    return dtype, tuple(like.shape)
+
+
+def _restored(stored: np.ndarray, like: Any) -> Any:
+    if _is_key(like):
+        return jax.random.wrap_key_data(stored, impl=_kind(like.dtype)[0])
+    dtype = np.dtype(like.dtype).newbyteorder("=")
+    if dtype.kind == "b":
+        bits = np.unpackbits(stored, count=math.prod(like.shape))
+        return bits.view(bool).reshape(like.shape)
+    return stored.view(dtype).reshape(like.shape)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A fact as JSON has it; `key` says where it stands."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and not _is_key(value):
+        value = np.asarray(value).tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} is {value}: only finite numbers are kept")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(f"{key}[{i}]", x) for i, x in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _plain(f"{key}[{name!r}]", x) for name, x in value.items()}
+    raise TypeError(
+        f"{key} is a {type(value).__name__}: a fact about a file is a JSON value, of "
+        "numbers, words, lists and dicts with words as keys"
+    )

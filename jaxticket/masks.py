@@ -107,6 +107,42 @@ def apply(mask: Mask, params: Params) -> Params:
     )
 
 
+def known(mask: Mask, params: Params, reader: str) -> Params:
+    """`params`, for what reads the values that `mask` prunes too.
+
+    In a ticket from a file that was written without them they are NaN.
+
+    Args:
+      mask: a mask tree.
+      params: what is read.
+      reader: what reads it, for the message.
+
+    Returns:
+      `params`. In a program that is traced, a leaf that lacks a value is NaN
+      altogether: what comes of it is no number, and not a wrong one.
+
+    Raises:
+      ValueError: a value is not there. The leaf is named.
+    """
+
+    def of_leaf(path, w, m):
+        if m is None or not jnp.issubdtype(w.dtype, jnp.inexact):
+            return w
+        if isinstance(w, jax.core.Tracer) or isinstance(m, jax.core.Tracer):
+            return jnp.where(jnp.any(jnp.isnan(w) & ~m), jnp.nan, w)
+        with jax.ensure_compile_time_eval():  # a trace may be under way
+            lacking = bool(jnp.any(jnp.isnan(w) & ~m))
+        if lacking:
+            raise ValueError(
+                f"{reader} reads what the mask prunes, and of {name(path)!r} that is "
+                "not there (NaN): a file keeps it if it was written by "
+                "save_ticket(..., pruned='keep')"
+            )
+        return w
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params, mask)
+
+
 def scale(mask: Mask, params: Params, factor: ArrayLike) -> Params:
     """`params` with every leaf that `mask` covers multiplied by `factor`."""
     return jax.tree.map(

@@ -37,15 +37,19 @@ def prune(
 
     Raises:
       ValueError: density outside (0, 1], iterations below 1, an unknown name, or
-        evidence that the score needs and does not have.
+        evidence that the score needs and does not have: initial weights from a file
+        without what is pruned among it, where the score runs the network with them.
     """
     if isinstance(density, float | int) and not 0 < density <= 1:
         raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     score, select = scores.named(score), selection.named(select)
+    initial = ticket.weights if evidence.initial is None else evidence.initial
+    initial = scores.known_initial(score, ticket.mask, initial)
     if evidence.initial is None:
-        evidence = evidence._replace(initial=ticket.weights)
+        ticket = ticket._replace(weights=initial)
+    evidence = evidence._replace(initial=initial)
 
     def once(i, mask, fraction):
         key = None if evidence.key is None else jax.random.fold_in(evidence.key, i)

@@ -1,7 +1,9 @@
 """Files: what is written comes back, and what is damaged is noticed."""
 
 import io
+import json
 import os
+import pathlib
 import pickle
 import zipfile
 from typing import NamedTuple
@@ -90,12 +92,21 @@ STATES = {
 }
 
 
+def with_nan(ticket):
+    """The weights of a ticket, with no number for what it prunes."""
+    return jax.tree.map(
+        lambda w, m: w if m is None else jnp.where(m, w, jnp.nan),
+        ticket.weights,
+        ticket.mask,
+    )
+
+
 @pytest.mark.parametrize("lost", [0, 7])
 @pytest.mark.parametrize("state", STATES)
 def test_tickets_come_back_without_what_they_pruned(tmp_path, lost, state):
     ticket = toy.ticket(lost=lost)._replace(model_state=STATES[state])
     files.save_ticket(tmp_path / "t.npz", ticket, round=3)
-    kept = ticket._replace(weights=masks.apply(ticket.mask, ticket.weights))
+    kept = ticket._replace(weights=with_nan(ticket))
     dense = toy.ticket()._replace(model_state=STATES[state])
     for like in (ticket, dense, jax.eval_shape(lambda: dense)):
         found, about = files.load_ticket(tmp_path / "t.npz", like)
@@ -191,6 +202,57 @@ def test_a_ticket_for_other_parameters_is_named(tmp_path):
 def test_only_numbers_are_stored(tmp_path, leaf):
     with pytest.raises(TypeError, match="deep/leaf is .*: only arrays of numbers"):
         files.save(tmp_path / "file", {"deep": {"leaf": leaf}})
+    assert not list(tmp_path.iterdir())
+
+
+ABOUT = {
+    "float": (np.float32(0.5), 0.5),
+    "integer": (np.int64(3), 3),
+    "truth": (np.bool_(True), True),
+    "bfloat16": (bfloat16(1.5), 1.5),
+    "array": (np.arange(3), [0, 1, 2]),
+    "jax": (jnp.float32(0.25), 0.25),
+    "jax array": (jnp.arange(4).reshape(2, 2), [[0, 1], [2, 3]]),
+    "nested": ({"a": (np.float64(0.1), [np.uint8(7), "x"])}, {"a": [0.1, [7, "x"]]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_numbers_of_arrays_are_kept_as_facts(tmp_path, name):
+    given, expected = ABOUT[name]
+    files.save(tmp_path / "a", TREE, fact=given)
+    _, found = files.load(tmp_path / "a", TREE)
+    assert found == {"fact": expected}
+    assert json.dumps(found) == json.dumps({"fact": expected})
+
+
+@pytest.mark.parametrize(
+    ("fact", "error", "message"),
+    [
+        (object(), TypeError, "fact is a object: a fact about a file is a JSON value"),
+        ({"a": [1, {2}]}, TypeError, r"fact\['a'\]\[1\] is a set: a fact"),
+        (pathlib.Path("a"), TypeError, "fact is a PosixPath"),
+        (b"bytes", TypeError, "fact is a bytes"),
+        ({1: 2}, TypeError, "fact is a dict: .* dicts with words as keys"),
+        (1j, TypeError, "fact is a complex"),
+        (np.complex64(1j), TypeError, "fact is a complex"),
+        (np.datetime64(7, "D"), TypeError, "fact is a date"),
+        (jax.random.key(0), TypeError, "fact is a PRNGKeyArray"),
+        (float("nan"), ValueError, "fact is nan: only finite numbers"),
+        (np.float32("inf"), ValueError, "fact is inf: only finite numbers"),
+        ([0.5, -np.inf], ValueError, r"fact\[1\] is -inf: only finite"),
+    ],
+)
+def test_what_is_no_fact_is_named_and_not_written(tmp_path, fact, error, message):
+    for save, tree in ((files.save, TREE), (files.save_ticket, toy.ticket())):
+        with pytest.raises(error, match=message):
+            save(tmp_path / "a", tree, good=1, fact=fact)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ticket_is_written_in_one_of_two_ways(tmp_path):
+    with pytest.raises(ValueError, match=r"pruned must be one of \('drop', 'keep'\)"):
+        files.save_ticket(tmp_path / "t", toy.ticket(), pruned="zero")
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from experiments import report, ticket_search
 from experiments.study import command, outputs, stages
 from experiments.study.methods import Method
-from jaxticket import audit, controls, files, searches
+from jaxticket import audit, controls, searches
 from jaxticket.base import OfWeights
 from jaxticket.engine import layouts, resumable
 
@@ -204,6 +204,7 @@ def test_seeds_and_rounds_are_added_and_only_they_are_run(whole, tmp_path, monke
         "tickets/imp/seed-1-prunings-1.npz",
         "work/anchors/imp/seed-0.npz",
         "work/anchors/dense/seed-1.npz",
+        "work/states/dense/seed-1.npz",
         "work/imp-search-0/outcome.npz",
     ],
 )
@@ -217,7 +218,6 @@ def test_what_is_damaged_or_missing_is_made_again(whole, tmp_path, path, fault, 
         (tmp_path / path).write_bytes(content)
     studies.assert_same(run(tmp_path), whole[1])
     assert files_of(tmp_path) == files_of(whole[0])
-    assert files.about(tmp_path / path)
 
 
 def test_work_is_taken_over_by_the_run_that_it_is_of_and_by_no_other(whole, tmp_path):

@@ -65,11 +65,19 @@ class Shelf:
     def state(self, lane: Lane, like: Any) -> Any:
         return files.load(self._path("states", lane), like)[0]
 
-    def intact(self, lane: Lane, kinds: Iterable[str]) -> bool:
-        """Whether the files of a lane are there, undamaged, and of this run."""
+    def intact(self, lane: Lane, *, kinds: Iterable[str], state: Any = None) -> bool:
+        """Whether the files of a lane are there, undamaged, and of this run.
+
+        Args:
+          lane: whose.
+          kinds: `tickets`, `anchors` or `states`.
+          state: what a state is like.
+        """
         for kind in kinds:
+            path, like = self._path(kind, lane), self.like
+            read = files.load_ticket if kind == "tickets" else files.load
             try:
-                about = files.about(self._path(kind, lane))
+                _, about = read(path, state if kind == "states" else like)
             except (OSError, ValueError):
                 return False
             if about.get("identity") not in self.claim.identities:

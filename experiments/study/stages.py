@@ -223,8 +223,11 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
     begin = functools.partial(_start, study, task, tickets, settings)
     goes_on = task.program != TRAINING
 
-    kinds = ["anchors", "states"] if goes_on else ["anchors"]
-    left = functools.partial(study.shelf.intact, kinds=kinds)
+    left = functools.partial(study.shelf.intact, kinds=["anchors"])
+    if goes_on:
+        state = study.state_like(task.program)
+        kinds = ["anchors", "states"]
+        left = functools.partial(study.shelf.intact, kinds=kinds, state=state)
     for event in _events(study, task, begin, lambda _: task.lanes, progress, left=left):
         match event:
             case Closed(_, view, carry, alive):

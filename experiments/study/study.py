@@ -212,13 +212,17 @@ class Study:
         ]
 
         def kind(name):
-            _, state = jax.eval_shape(self.programs[name].start, *self._like(name))
             factory = hyperparameters.unbound(self.config.METHODS[name].search)
-            leaves, structure = jax.tree.flatten(state)
+            leaves, structure = jax.tree.flatten(self.state_like(name))
             return factory, structure, [(x.shape, x.dtype) for x in leaves]
 
         kinds = {name: kind(name) for name in able}
         return tuple(name for name in able if kinds[name] == kinds[able[0]])
+
+    def state_like(self, name: str) -> Any:
+        """What the state of a lane of a program is like."""
+        _, state = jax.eval_shape(self.programs[name].start, *self._like(name))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
 
     def multipliers(self, group: Sequence[Lane]) -> Any:
         """The settings of the program that trains tickets, see `searches.fixed`."""

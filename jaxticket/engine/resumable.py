@@ -264,7 +264,7 @@ def _outcome(
     if not path.exists():
         return empty(0)
     try:
-        about = files.about(path)
+        about = files.about(path, empty(len(unit.plan)))
         history, _ = files.load(path, empty(len(about["plan"])))
     except (ValueError, KeyError, TypeError) as error:
         _log.warning("it is made again: %s", error)

@@ -35,7 +35,12 @@ from jaxticket.scores.magnitudes import (
     small_init,
     small_init_small_final,
 )
-from jaxticket.scores.score import Score, needed, needs  # noqa: F401  no scores
+from jaxticket.scores.score import (  # noqa: F401  no scores
+    Score,
+    known_initial,
+    needed,
+    needs,
+)
 from jaxticket.scores.sensitivity import gradient, snip
 from jaxticket.scores.synflow import synflow
 from jaxticket.scores.variants import (  # noqa: F401  makers of scores

@@ -3,7 +3,8 @@
 import functools
 from collections.abc import Callable
 
-from jaxticket.base import NO_EVIDENCE, Evidence, Params, Scores
+from jaxticket import masks
+from jaxticket.base import NO_EVIDENCE, Evidence, Mask, Params, Scores
 
 # `weights` are zero where they are pruned; scores of what is pruned play no part.
 Score = Callable[[Params, Evidence], Scores]
@@ -46,3 +47,17 @@ def needs(*members: str) -> Callable[[Score], Score]:
 def needed(score: Score) -> tuple[str, ...]:
     """The members of the evidence that a score has declared."""
     return getattr(score, "needs", ())
+
+
+def known_initial(score: Score, mask: Mask, initial: Params) -> Params:
+    """The initial weights, for a score of a ticket that has `mask`.
+
+    One that needs these and the network may run the two together, what is pruned
+    included, which then must be known, see `masks.known`; else only what is kept
+    matters, leaf by leaf.
+    """
+    members = needed(score)
+    if "initial" in members and {"loss", "forward"} & {*members}:
+        name = getattr(score, "__name__", score)
+        return masks.known(mask, initial, f"the score {name}")
+    return initial

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import pruning, scores, selection
+from jaxticket import masks, pruning, scores, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     OfWeights,
@@ -77,7 +77,8 @@ def imp(
 
     Raises:
       ValueError: density outside (0, 1], a negative `rewind_step`, an unknown `retrain`
-        or name; in `advance`, evidence that the score needs and the loop has not given.
+        or name; in `init` and `advance`, evidence that the score needs and does not
+        have, see `pruning.prune`.
 
     Reference:
       Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, section 2; Frankle et
@@ -94,6 +95,9 @@ def imp(
     train = fixed(optimizer)
 
     def init(key, ticket):
+        masks.check(ticket.mask, ticket.weights)
+        initial = scores.known_initial(score, ticket.mask, ticket.weights)
+        ticket = ticket._replace(weights=initial)
         zero = jnp.zeros((), jnp.int32)
         initial = None if rewind_step == 0 else ticket.weights
         state = train.init(key, ticket)

@@ -69,7 +69,8 @@ def jackpot(
 
     Raises:
       ValueError: a `pruned_score` that is not below 1, an unknown restriction, or one
-        by its name without `steps`.
+        by its name without `steps`; in `init`, a ticket from a file without what it
+        prunes, which is searched too.
 
     Reference:
       Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023, and its code.
@@ -110,13 +111,20 @@ def jackpot(
             return wanted
         return swap(ranks, state.mask, wanted, restriction(step))
 
-    return frozen.search(
+    search = frozen.search(
         optimizer,
         opened=opened,
         choose=choose,
         slope=jnp.sign if absolute else jnp.ones_like,
         kept=masks.layer_counts,
     )
+
+    def init(key, ticket):
+        masks.check(ticket.mask, ticket.weights)
+        weights = masks.known(ticket.mask, ticket.weights, "the search jackpot")
+        return search.init(key, ticket._replace(weights=weights))
+
+    return search._replace(init=init)
 
 
 def swap(scores: Scores, mask: Mask, wanted: Mask, rate: ArrayLike) -> Mask:
