@@ -6,6 +6,7 @@ and what is left of it is looked at. A lane that diverges is marked, and leaves 
 neither a ticket, nor what would have been made of it.
 """
 
+import contextlib
 import functools
 import shutil
 import sys
@@ -228,22 +229,25 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
         state = study.state_like(task.program)
         kinds = ["anchors", "states"]
         left = functools.partial(study.shelf.intact, kinds=kinds, state=state)
-    for event in _events(study, task, begin, lambda _: task.lanes, progress, left=left):
-        match event:
-            case Closed(_, view, carry, alive):
-                for lane, one in _each(task.lanes, view, alive):
-                    audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
-                    whole = Ticket(one.params, one.ticket.mask, one.model_state)
-                    study.shelf.put_anchor(lane, whole)
-                if goes_on:
-                    _, states = carry
-                    for lane, state in _each(task.lanes, states, alive):
-                        study.shelf.put_state(lane, state)
-            case Finished():
-                _trained(study, task, event)
-                cost = _cost(task, event)
-                for lane in _real(task.lanes):
-                    study.records.found(lane, cost)
+    with contextlib.closing(
+        _events(study, task, begin, lambda _: task.lanes, progress, left=left)
+    ) as events:
+        for event in events:
+            match event:
+                case Closed(_, view, carry, alive):
+                    for lane, one in _each(task.lanes, view, alive):
+                        audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
+                        whole = Ticket(one.params, one.ticket.mask, one.model_state)
+                        study.shelf.put_anchor(lane, whole)
+                    if goes_on:
+                        _, states = carry
+                        for lane, state in _each(task.lanes, states, alive):
+                            study.shelf.put_state(lane, state)
+                case Finished():
+                    _trained(study, task, event)
+                    cost = _cost(task, event)
+                    for lane in _real(task.lanes):
+                        study.records.found(lane, cost)
 
 
 def start(study: Study, task: Task, progress: Progress) -> None:
@@ -284,25 +288,28 @@ def search(study: Study, task: Task, progress: Progress) -> None:
         found = lane.prunings in planned.prunings()
         return not found or study.shelf.intact(lane, kinds=("tickets", "anchors"))
 
-    for event in _events(study, task, begin, lanes_of, progress, left=left):
-        match event:
-            case Opened(round_, view, alive):
-                for lane, one in _each(lanes_of(round_), view, alive):
-                    audit.opened(
-                        str(lane),
-                        one.params,
-                        one.ticket,
-                        promises(lane),
-                        model_state=one.model_state,
-                    )
-            case Closed(round_, view, _, alive):
-                given = dict(zip(lanes_of(round_), opened(), strict=True))
-                for lane, one in _each(lanes_of(round_), view, alive):
-                    if lane.prunings in planned.prunings():
-                        ticket = lane._replace(treatment="ticket")
-                        keep(study, ticket, one, given[lane])
-            case Finished():
-                _searched(study, task, event, lanes_of)
+    with contextlib.closing(
+        _events(study, task, begin, lanes_of, progress, left=left)
+    ) as events:
+        for event in events:
+            match event:
+                case Opened(round_, view, alive):
+                    for lane, one in _each(lanes_of(round_), view, alive):
+                        audit.opened(
+                            str(lane),
+                            one.params,
+                            one.ticket,
+                            promises(lane),
+                            model_state=one.model_state,
+                        )
+                case Closed(round_, view, _, alive):
+                    given = dict(zip(lanes_of(round_), opened(), strict=True))
+                    for lane, one in _each(lanes_of(round_), view, alive):
+                        if lane.prunings in planned.prunings():
+                            ticket = lane._replace(treatment="ticket")
+                            keep(study, ticket, one, given[lane])
+                case Finished():
+                    _searched(study, task, event, lanes_of)
 
 
 def _searched(study: Study, task: Task, outcome: Finished, lanes_of: Callable) -> None:
@@ -341,13 +348,16 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
         settings = study.multipliers(task.lanes) if task.program == TRAINING else ()
         return _start(study, task, tickets, settings)
 
-    for event in _events(study, task, begin, lambda _: task.lanes, progress):
-        match event:
-            case Closed(_, view, _, alive):
-                for lane, one in _each(task.lanes, view, alive):
-                    audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
-            case Finished():
-                _trained(study, task, event)
+    with contextlib.closing(
+        _events(study, task, begin, lambda _: task.lanes, progress)
+    ) as events:
+        for event in events:
+            match event:
+                case Closed(_, view, _, alive):
+                    for lane, one in _each(task.lanes, view, alive):
+                        audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
+                case Finished():
+                    _trained(study, task, event)
 
 
 def keep(study: Study, lane: Lane, view, given: Ticket) -> None:
@@ -420,44 +430,57 @@ def _events(
         not, the task is done again, to the same bits.
     """
     alive = np.ones(len(task.lanes), bool)
-    events = _run(study, task, begin, lanes_of)
-    for event in events:
-        match event:
-            case Resumed(history):
-                if not all(map(left, _closed(task, history, lanes_of))):
-                    print(
-                        f"note: what {task.name} has left is damaged or missing: it is "
-                        "made again",
-                        file=sys.stderr,
-                    )
-                    events.close()
-                    shutil.rmtree(_folder(study, task))
-                    again = study, task, begin, lanes_of, progress
-                    yield from _events(*again, left=left)
-                    return
-            case Measured(_, stretch, metrics):
-                group = lanes_of(stretch.round)
-                _diverged(study, task, _columns(group, alive & ~event.alive), stretch)
+    with contextlib.closing(_run(study, task, begin, lanes_of)) as events:
+        for event in events:
+            done = _closed(task, event, lanes_of) if isinstance(event, Resumed) else []
+            if not all(map(left, done)):
+                break
+            if isinstance(event, Measured):
+                group = lanes_of(event.stretch.round)
+                gone = _columns(group, alive & ~event.alive)
+                _diverged(study, task, gone, event.stretch)
                 alive = event.alive
-                here = _columns(group, alive)
-                study.records.evaluated(here, stretch.last, metrics)
-                for lane, i in here.items():
-                    if stretch.ends and abs(metrics["train_loss"][i]) > ABSURD:
-                        print(
-                            f"note: the loss of {lane} is {metrics['train_loss'][i]:g} "
-                            f"in round {stretch.round}: finite, but absurd",
-                            file=sys.stderr,
-                        )
-                shown = [metrics["test_accuracy"][i] for i in here.values()]
-                accuracy = f"{100 * np.mean(shown):.1f}%" if shown else "no seed left,"
-                where = f"{group[0].treatment}, pruned {group[0].prunings} times"
-                text = f"{task.name}, {where}: {accuracy} test"
-                progress.advance(text, say=stretch.ends)
-        yield event
+                _look(study, task, group, event, progress)
+            yield event
+        else:
+            return
+    print(
+        f"note: what {task.name} has left is damaged or missing: it is made again",
+        file=sys.stderr,
+    )
+    shutil.rmtree(_folder(study, task))
+    yield from _events(study, task, begin, lanes_of, progress, left=left)
 
 
-def _closed(task: Task, history: Finished, lanes_of: Callable) -> list[Lane]:
+def _look(
+    study: Study,
+    task: Task,
+    group: Sequence[Lane],
+    event: Measured,
+    progress: Progress,
+) -> None:
+    """Logs and shows a look at the lanes that are alive."""
+    stretch, metrics = event.stretch, event.metrics
+    here = _columns(group, event.alive)
+    study.records.evaluated(here, stretch.last, metrics)
+    for lane, i in here.items():
+        loss = metrics["train_loss"][i]
+        if stretch.ends and abs(loss) > ABSURD:
+            print(
+                f"note: the loss of {lane} is {loss:g} in round {stretch.round}: "
+                "finite, but absurd",
+                file=sys.stderr,
+            )
+    shown = [metrics["test_accuracy"][i] for i in here.values()]
+    accuracy = f"{100 * np.mean(shown):.1f}%" if shown else "no seed left,"
+    where = f"{group[0].treatment}, pruned {group[0].prunings} times"
+    text = f"{task.name}, {where}: {accuracy} test"
+    progress.advance(text, say=stretch.ends)
+
+
+def _closed(task: Task, resumed: Resumed, lanes_of: Callable) -> list[Lane]:
     """The lanes of all rounds that an earlier call has closed, and that were alive."""
+    history = resumed.history
     ends = [i for i, s in enumerate(task.plan[: len(history.seconds)]) if s.ends]
     return [
         lane

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class Folder:
 
     def __exit__(self, *_):
         manager, self._manager = self._manager, None
-        if manager is not None:
+        # A program that ends cannot wait: threads that orbax would start never run.
+        if manager is not None and not sys.is_finalizing():
             try:
                 with self._written():
                     manager.wait_until_finished()
@@ -97,8 +99,23 @@ class Folder:
         )
         if step <= (manager.latest_step() or 0):
             raise ValueError(f"step {step} must exceed {manager.latest_step()}")
+        self._check_room(state)
         with self._written():
             manager.save(step, args=args)
+
+    def _check_room(self, state: Any) -> None:
+        """Refuses a checkpoint that the disk has no room for, before it is begun.
+
+        A disk that fills up on the way is noticed by orbax's threads, with much noise.
+        """
+        needed = sum(x.nbytes for x in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise OSError(
+                f"a checkpoint takes {needed / 1e6:.1f} MB, and {self.path} is on a "
+                f"disk with {free / 1e6:.1f} MB left: the one before is kept; make "
+                "room, and go on with the same command"
+            )
 
     def restore(
         self, like: Callable[[int], Any], configs: Sequence[dict]
