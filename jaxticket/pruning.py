@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks, scores, selection
+from jaxticket import checks, masks, scores, selection
 from jaxticket.base import NO_EVIDENCE, Evidence, Ticket
 
 
@@ -36,14 +36,13 @@ def prune(
       The ticket with its mask reduced.
 
     Raises:
-      ValueError: density outside (0, 1], iterations below 1, an unknown name, or
+      ValueError: density outside (0, 1] or too low to keep anything, iterations below 1, an unknown name, or
         evidence that the score needs and does not have.
     """
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    checks.fraction(density=density)
+    checks.whole(1)(iterations=iterations)
     score, select = scores.named(score), selection.named(select)
+    selection.check_kept(select, density, ticket.mask)
     if evidence.initial is None:
         evidence = evidence._replace(initial=ticket.weights)
 

@@ -4,9 +4,10 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import masks, schedules, selection
+from jaxticket import checks, masks, schedules, selection
 from jaxticket.base import Mask, OfScores, Schedule, Scores, Search
 from jaxticket.searches import frozen
 
@@ -69,22 +70,14 @@ def jackpot(
 
     Raises:
       ValueError: a `pruned_score` that is not below 1, an unknown restriction, or one
-        by its name without `steps`.
+        by its name without `steps`; in `init`, a ticket that keeps everything.
 
     Reference:
       Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023, and its code.
     """
-    if isinstance(pruned_score, float | int) and not abs(pruned_score) < 1:
-        raise ValueError(
-            f"pruned_score must be below 1, what is kept has; got {pruned_score}"
-        )
-
+    checks.between(-1, 1)(pruned_score=pruned_score)  # the scores of what is kept: 1
     if not callable(restriction):
-        if restriction not in get_args(Restriction):
-            raise ValueError(
-                f"restriction must be one of {get_args(Restriction)} or a schedule, "
-                f"got {restriction!r}"
-            )
+        checks.one_of(get_args(Restriction))(restriction=restriction)
         if restriction != "none":
             if steps is None:
                 raise ValueError(
@@ -96,6 +89,12 @@ def jackpot(
 
     def opened(key, ticket):
         del key
+        leaves = jax.tree.leaves(ticket.mask)
+        if all(map(checks.concrete, leaves)) and all(map(np.all, leaves)):
+            raise ValueError(
+                "the ticket keeps every weight, so there is no other mask of its counts "
+                "to find: prune it first, as by prune(ticket, 'magnitude', 0.1)"
+            )
         scores = jax.tree.map(
             lambda m, w: jnp.where(m, 1, pruned_score).astype(w.dtype),
             ticket.mask,
