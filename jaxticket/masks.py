@@ -259,7 +259,7 @@ def check(mask: Mask, params: Params) -> None:
                 f"mask at {path!r} has shape {jnp.shape(leaf)}, "
                 f"the parameter has {jnp.shape(ours[path])}"
             )
-        if jnp.result_type(leaf) != bool:
+        if not _is_bool(leaf):
             hint = "; the mask comes first" if _is_bool(ours[path]) else ""
             raise ValueError(
                 f"mask at {path!r} is {jnp.result_type(leaf)}, expected bool{hint}"
@@ -267,4 +267,4 @@ def check(mask: Mask, params: Params) -> None:
 
 
 def _is_bool(leaf: jax.Array) -> bool:
-    return jnp.result_type(leaf) == bool
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)

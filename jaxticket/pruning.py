@@ -36,8 +36,8 @@ def prune(
       The ticket with its mask reduced.
 
     Raises:
-      ValueError: density outside (0, 1] or too low to keep anything, iterations below 1, an unknown name, or
-        evidence that the score needs and does not have.
+      ValueError: density outside (0, 1] or too low to keep anything, iterations below
+        1, an unknown name, or evidence that the score needs and does not have.
     """
     checks.fraction(density=density)
     checks.whole(1)(iterations=iterations)

@@ -96,9 +96,8 @@ def check_kept(select: Select, density: ArrayLike, mask: Mask) -> None:
     counts = None if jnp.ndim(density) else kept(select, density)
     if counts is None:
         return
-    left = counts(mask)
-    if not (sum(left.values()) if isinstance(left, dict) else left):
-        have = sum(masks.layer_counts(mask).values())
+    left, have = counts(mask), sum(masks.layer_counts(mask).values())
+    if have and not (sum(left.values()) if isinstance(left, dict) else left):
         raise checks.Refused(
             "density",
             f"must keep a weight; {density} keeps none of {have}: give a larger one",

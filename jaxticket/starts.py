@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxticket import checks, controls, scores, selection
-from jaxticket.base import Evidence, PRNGKey, Ticket
+from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
 from jaxticket.pruning import prune
 
@@ -54,10 +54,12 @@ class Start(NamedTuple):
     Attributes:
       ticket: `opening -> ticket`.
       trained: whether that takes a trained dense network.
+      kept: what is known of its counts, see `Promises`.
     """
 
     ticket: Callable[[Opening], Ticket]
     trained: bool = False
+    kept: Callable[[Mask], dict[str, int] | int] | None = None
 
 
 def initial() -> Start:
@@ -178,4 +180,5 @@ def pruned(
             ticket = controls.signed_constant(ticket)
         return ticket._replace(mask=found.mask)
 
-    return Start(start, trained="trained" in (of, weights))
+    kept = selection.kept(select, density)
+    return Start(start, trained="trained" in (of, weights), kept=kept)

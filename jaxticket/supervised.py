@@ -2,8 +2,8 @@
 
 A loss is `(outputs, labels) -> (losses, accuracies)`, a pair of numbers an example, or
 a token of one: what is minimised, and what is reported, of which 1 is the best. An
-attribute `metric` says what the latter is called, else it is "accuracy", and an attribute
-`check` what labels it takes: `(outputs, labels) -> None`, of outputs a shape.
+attribute `metric` says what the latter is called, else it is "accuracy"; an attribute
+`check`, `(outputs, labels) -> None` of the shape of outputs, what labels it takes.
 """
 
 import functools
@@ -61,12 +61,13 @@ def _classes(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
     if wrong.size:
         raise checks.Refused(
             "labels",
-            f"must be classes from 0 to {outputs.shape[-1] - 1}, as many as the network "
-            f"has outputs; got {wrong[0]}",
+            f"must be classes from 0 to {outputs.shape[-1] - 1}, since the network has "
+            f"{outputs.shape[-1]} outputs; got {wrong[0]}",
         )
 
 
 cross_entropy.check = _classes
+
 
 def binary_cross_entropy(
     outputs: jax.Array, labels: jax.Array
@@ -105,6 +106,7 @@ def _as_many(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
 
 
 binary_cross_entropy.check = _bools
+
 
 def squared_error(outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of numbers, of unit variance.
@@ -145,7 +147,9 @@ def check(
             if not finite.all():
                 at = [int(i) for i in np.argwhere(~finite)[0]]
                 found = float(values[tuple(at)])
-                raise checks.Refused(name, f"must be finite numbers; got {found} at {at}")
+                raise checks.Refused(
+                    name, f"must be finite numbers; got {found} at {at}"
+                )
     if outputs is not None and hasattr(loss, "check") and checks.concrete(split.labels):
         loss.check(outputs(), np.asarray(split.labels))
 

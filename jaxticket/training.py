@@ -80,8 +80,8 @@ def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
     for path, leaf in jax.tree_util.tree_leaves_with_path(ticket.weights):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise ValueError(
-                f"{masks.name(path)!r} in the weights is {jnp.result_type(leaf)}, which "
-                "has no gradient: keep it in the model state, or in the loss function"
+                f"{masks.name(path)!r} in the weights is {jnp.result_type(leaf)}, of "
+                "which there is no gradient: put it into the model state, or the loss"
             )
     model = {} if ticket.model_state is None else ticket.model_state
     return Carry(search.init(key, ticket), *owned((model, model)))
@@ -305,11 +305,11 @@ def run(
       A `Result`.
 
     Raises:
-      ValueError: numbers that cannot be, what is no `Ticket` or weights of which there is
-        no gradient, labels that the loss cannot take, `epochs` and `steps` both or neither, a `batch_size`
-        without data or data without one, data whose leaves differ in their rows, a
-        batch larger than the data, or a round that is too short for what the search
-        promises, or to reach its rewinding step.
+      ValueError: numbers that cannot be, `epochs` and `steps` both or neither, a
+        `batch_size` without data or data without one, data whose leaves differ in their
+        rows, a batch larger than the data, no `Ticket`, weights of which there is no
+        gradient, labels that the loss cannot take, or a round that is too short for
+        what the search promises, or never reaches its rewinding step.
     """
     checks.whole(1)(rounds=rounds)
     checks.whole(0)(first_round=first_round)

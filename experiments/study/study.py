@@ -90,6 +90,8 @@ class Study:
         self.planned = {
             name: methods.plan(config, name, epoch_steps) for name in config.methods
         }
+        for planned in self.planned.values():
+            methods.check_kept(config, planned, like.mask)
         self._starts = {
             name: jax.jit(functools.partial(self._start, planned))
             for name, planned in self.planned.items()

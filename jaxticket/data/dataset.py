@@ -55,10 +55,11 @@ def load(
       data_dir: where TFDS data lie prepared; default `~/tensorflow_datasets`.
       cache_dir: where arrays are kept that take long to read or to make; default
         `$JAXTICKET_CACHE`, else `~/.cache/jaxticket`.
-      validation: number of training images to hold out, one of each class at least. Default: 5,000 of 50,000 or
-        more (MNIST 55,000/5,000/10,000, CIFAR-10 45,000/5,000/10,000), else what leaves
-        a round number (MNIST-1D 3,500/500/10,000, which as published has none held out;
-        digits 1,200/237/360) or a sixth.
+      validation: number of training images to hold out, one of each class at least.
+        Default: 5,000 of 50,000 or more (MNIST 55,000/5,000/10,000, CIFAR-10
+        45,000/5,000/10,000), else what leaves a round number (MNIST-1D
+        3,500/500/10,000, which as published has none held out; digits 1,200/237/360) or
+        a sixth.
       test_size: number of test signals of "mnist1d"; other data have what they have.
 
     Raises:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxticket import checks
 from jaxticket.base import PRNGKey
 
-
 MOST = 2**32 - 1  # as large a seed as a key takes
 
 

@@ -17,7 +17,6 @@ from jaxticket import checks, files
 from jaxticket.base import Promises, check_round
 from jaxticket.engine import checkpoint, programs
 
-
 ANY = Promises()  # of a search that any round is long enough for
 
 

@@ -101,7 +101,9 @@ def _check(option: str, value: Any, default: Any) -> None:
         checks.whole(1)(**{option: value})
     elif type(default) is tuple:
         if not isinstance(value, tuple | list):
-            raise checks.Refused(option, f"must be a tuple, as {default}; got {value!r}")
+            raise checks.Refused(
+                option, f"must be a tuple, as {default}; got {value!r}"
+            )
         for width in jax.tree.leaves(value):
             checks.whole(1)(**{option: width})
     elif type(default) is bool and type(value) is not bool:

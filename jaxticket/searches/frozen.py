@@ -82,7 +82,9 @@ def search(
       A `Search` of one round without end. Its ticket holds the given weights, times the
       gain, and the mask.
     """
-    optimizer = optimizing(optimizer, "a tree of scores: `None` where nothing is pruned")
+    optimizer = optimizing(
+        optimizer, "a tree of scores: `None` where nothing is pruned"
+    )
 
     def init(key, ticket):
         masks.check(ticket.mask, ticket.weights)

@@ -89,12 +89,8 @@ def jackpot(
 
     def opened(key, ticket):
         del key
-        leaves = jax.tree.leaves(ticket.mask)
-        if all(map(checks.concrete, leaves)) and all(map(np.all, leaves)):
-            raise ValueError(
-                "the ticket keeps every weight, so there is no other mask of its counts "
-                "to find: prune it first, as by prune(ticket, 'magnitude', 0.1)"
-            )
+        if all(map(checks.concrete, jax.tree.leaves(ticket.mask))):
+            _counts(ticket.mask)
         scores = jax.tree.map(
             lambda m, w: jnp.where(m, 1, pruned_score).astype(w.dtype),
             ticket.mask,
@@ -114,8 +110,18 @@ def jackpot(
         opened=opened,
         choose=choose,
         slope=jnp.sign if absolute else jnp.ones_like,
-        kept=masks.layer_counts,
+        kept=_counts,
     )
+
+
+def _counts(mask: Mask) -> dict[str, int]:
+    """`masks.layer_counts` of a mask beside which there is another one."""
+    if all(map(np.all, jax.tree.leaves(mask))):
+        raise ValueError(
+            "a jackpot has as many weights in each layer as the mask it begins with, "
+            "and that keeps all: prune the ticket first"
+        )
+    return masks.layer_counts(mask)
 
 
 def swap(scores: Scores, mask: Mask, wanted: Mask, rate: ArrayLike) -> Mask:
