@@ -449,12 +449,12 @@ def _largest(keys: jax.Array, k: jax.Array) -> jax.Array:
 
     def byte(i, found):
         found = found << kind(8)
-        shift = ((keys.dtype.itemsize - 1 - i) * 8).astype(kind)
+        shift = jnp.asarray((keys.dtype.itemsize - 1 - i) * 8, kind)
         digits = jnp.clip(keys >> shift, found, found | kind(255)) - found
         digits = digits.astype(jnp.uint8)
 
         def bit(j, low):
-            higher = low | (128 >> j).astype(jnp.uint8)
+            higher = low | jnp.asarray(128 >> j, jnp.uint8)
             return jnp.where(_count(digits >= higher) >= k, higher, low)
 
         return found | jax.lax.fori_loop(0, 8, bit, jnp.uint8(0)).astype(kind)

@@ -120,8 +120,9 @@ def _fan(density: ArrayLike, scale_fan: str) -> ArrayLike:
     if scale_fan == "none":
         return 1.0
     fan = density if scale_fan == "density" else 1 - density
-    if scale_fan == "code":  # which divides by one minus the density
-        checks.between(0, 1)(density=density)
+    if scale_fan == "code":
+        wanted = "below 1 where scale_fan is code, which divides by one minus it"
+        checks.number(wanted, lambda x: x < 1)(density=density)
     return jnp.asarray(fan, jnp.float32)
 
 

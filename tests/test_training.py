@@ -28,15 +28,11 @@ from jaxticket import (
     Search,
     Ticket,
     fixed,
-    imp,
     masks,
     run,
-    supervised,
     training,
 )
-from jaxticket.data import Split
 from jaxticket.engine import lanes
-from jaxticket.models import Model
 
 
 def counted(f):
@@ -324,74 +320,3 @@ def test_the_model_state_of_a_ticket_is_where_training_begins(state):
         ),
     )(ticket)
     assert found == ({"seen": 70 + STEPS} if state else {})
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rounds": 0}, "rounds must be at least 1, got 0"),
-        ({"epochs": -1}, "epochs must be at least 1, got -1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"batch_size": ROWS + 1}, "batch_size 27 is more than the 26 rows of data"),
-    ],
-)
-def test_a_run_that_cannot_be_is_refused(options, message):
-    options = {"rounds": 1, "epochs": EPOCHS, "batch_size": BATCH} | options
-    with pytest.raises(ValueError, match=message):
-        run(imp(cases.ADAMW), noisy, *lane(0), cases.data(), **options)
-
-
-@pytest.mark.parametrize("rewind_step", [STEPS, 100])
-def test_a_rewinding_step_that_no_round_reaches_is_refused(rewind_step):
-    """It would be the initialisation without a word."""
-    search = imp(cases.ADAMW, rewind_step=rewind_step)
-    options = {"rounds": 2, "epochs": EPOCHS, "batch_size": BATCH}
-    message = f"rewind_step {rewind_step} is outside a round of {STEPS} steps"
-    with pytest.raises(ValueError, match=message):
-        run(search, noisy, *lane(0), cases.data(), **options)
-
-
-def of(rows):
-    return {name: np.ones((number, 5)) for name, number in rows.items()}
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (of({"x": 64, "y": 60}), "differ in their rows: 'x' has 64, 'y' has 60"),
-        (of({"x": 26}) | {"deep": [np.ones(26), np.ones(25)]}, "'deep/1' has 25"),
-        (of({"x": 26}) | {"y": np.float32(1)}, "leaf 'y' of the data is a scalar"),
-        (np.float32(1), "leaf '' of the data is a scalar"),
-        ({}, "the data hold no arrays"),
-        (of({"x": 0, "y": 0}), "the data have no rows: 'x' is empty"),
-    ],
-)
-def test_data_that_do_not_fit_are_refused_by_name(data, message):
-    options = {"rounds": 1, "epochs": EPOCHS, "batch_size": BATCH}
-    with pytest.raises(ValueError, match=message):
-        run(imp(cases.ADAMW), noisy, *lane(0), data, **options)
-    with pytest.raises(ValueError, match=message):
-        training.steps(
-            search_of("imp"),
-            noisy,
-            opened(search_of("imp")),
-            jax.random.key(0),
-            data,
-            first=0,
-            last=1,
-            round=0,
-            batch_size=BATCH,
-        )
-
-
-@pytest.mark.parametrize("labels", [7, 9, 0])
-def test_other_numbers_of_images_than_of_labels_are_refused(labels):
-    """By all that look at images; else the last label would serve several."""
-    model = Model(None, lambda params, state, x, **options: (x, state))
-    split = Split(np.ones((8, 4), np.uint8), np.zeros(labels, np.int32))
-    for looks in (
-        lambda: supervised.evaluator(model)({}, {}, split),
-        lambda: supervised.evidence(model, split),
-    ):
-        with pytest.raises(ValueError, match=f"'images' has 8, 'labels' has {labels}"):
-            looks()

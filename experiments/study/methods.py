@@ -222,6 +222,8 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
 def check_kept(config: Settings, planned: Planned, mask: Mask) -> None:
     """Raises a `ValueError` where it is known that a ticket will keep nothing.
 
+    Nothing in all, or of its largest layer: smaller ones are lost at extreme densities.
+
     Args:
       config: what the message is taken from.
       planned: the method.
@@ -230,21 +232,26 @@ def check_kept(config: Settings, planned: Planned, mask: Mask) -> None:
     owners = (planned.name, config.METHODS[planned.name].base)
     given = {f: x for f, x in config.hyper.items() if f.partition(".")[0] in owners}
     where = ", ".join(f"--{flag}={x}" for flag, x in given.items())
+    sizes = dict(
+        zip(masks.names(mask), map(np.size, jax.tree.leaves(mask)), strict=True)
+    )
+    largest = max(sizes, key=sizes.__getitem__)
     for setting, promises in zip(planned.settings, planned.promises, strict=True):
         left = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), mask)
         times = len(planned.prunings()) if promises.rounds else not promises.opens_given
         laws = [planned.start(setting.swept).kept, *[promises.kept] * times]
         for law in filter(None, laws):
             try:
-                left = _first(law(left), left)
+                counts = law(left)
             except ValueError as error:
                 raise ValueError(f"{where or planned.name}: {error}") from None
-            if not sum(masks.layer_counts(left).values()):
+            if not (counts[largest] if isinstance(counts, dict) else counts):
                 raise ValueError(
                     f"{where} {setting.label}".rstrip()
-                    + f": a ticket would keep none of {masks.size(mask)} weights; give "
-                    "a larger density, or fewer rounds"
+                    + f": a ticket would keep none of the {sizes[largest]} weights of "
+                    f"{largest}; give a larger density, or fewer rounds"
                 )
+            left = _first(counts, left)
 
 
 def _first(counts: dict[str, int] | int, mask: Mask) -> Mask:

@@ -116,7 +116,7 @@ def jackpot(
 
 def _counts(mask: Mask) -> dict[str, int]:
     """`masks.layer_counts` of a mask beside which there is another one."""
-    if all(map(np.all, jax.tree.leaves(mask))):
+    if all(np.asarray(leaf).all() for leaf in jax.tree.leaves(mask)):
         raise ValueError(
             "a jackpot has as many weights in each layer as the mask it begins with, "
             "and that keeps all: prune the ticket first"
