@@ -15,7 +15,7 @@ numbers are structure, which cannot be traced.
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -52,7 +52,7 @@ class Check:
     """
 
     wanted: str
-    failing: Callable[[Any], Iterator[Any]]
+    failing: Callable[[Any], Iterable[Any]]
     hint: Callable[[Any], str] = lambda part: ""
 
     def __call__(self, **values: Any) -> None:
@@ -87,12 +87,6 @@ def number(
     return Check(wanted, failing, hint)
 
 
-fraction = number("the fraction kept, in (0, 1]", lambda x: 0 < x <= 1)
-share = number("a share, in [0, 1]", lambda x: 0 <= x <= 1)
-not_negative = number("at least 0 and finite", lambda x: 0 <= x < math.inf)
-finite = number("a finite number", lambda x: -math.inf < x < math.inf)
-
-
 def above(low: float) -> Check:
     """A finite number above another."""
     return number(f"above {low} and finite", lambda x: low < x < math.inf)
@@ -106,6 +100,13 @@ def below(high: float) -> Check:
 def between(low: float, high: float) -> Check:
     """A number between two others, and neither of them."""
     return number(f"between {low} and {high}", lambda x: low < x < high)
+
+
+fraction = number("the fraction kept, in (0, 1]", lambda x: 0 < x <= 1)
+share = number("a share, in [0, 1]", lambda x: 0 <= x <= 1)
+positive = above(0)
+not_negative = number("at least 0 and finite", lambda x: 0 <= x < math.inf)
+finite = number("a finite number", lambda x: -math.inf < x < math.inf)
 
 
 def whole(least: int, most: int = INT32) -> Check:
@@ -151,9 +152,6 @@ def each(check: Check) -> Check:
             yield from check.failing(value)
 
     return Check(f"one or more, each {check.wanted}", failing, check.hint)
-
-
-positive = above(0)
 
 
 def concrete(x: Any) -> bool:

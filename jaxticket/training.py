@@ -153,6 +153,7 @@ def steps(
       `(carry, loss, observed)`: the state before step `last`, and the means over the
       steps of the loss and of what was observed (NaN without any).
     """
+    size = None if data is None else rows(data)
     order_key, noise_key = jax.random.split(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
     gradient = jax.value_and_grad(_held_to_its_form(loss_fn), has_aux=True)
@@ -186,7 +187,6 @@ def steps(
             first, last, lambda at, loop: step(at, None, *loop), (carry, zeros)
         )
     else:
-        size = rows(data)
         per_epoch = size // batch_size
 
         def visit(position, permutation, carry, totals):

@@ -14,8 +14,8 @@ class Line(NamedTuple):
 
 
 FRACTION = "must be the fraction kept, in (0, 1]; got"
-COUNT, PLACE = ("must be a whole number from 1; got",)
-"must be a whole number from 0; got"
+COUNT = "must be a whole number from 1; got"
+PLACE = "must be a whole number from 0; got"
 MANY = "must be a whole number from 1 to 65536; got"
 POSITIVE, NOT_NEGATIVE = "must be above 0 and finite; got", "must be at least 0 and"
 TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
@@ -36,10 +36,10 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
     ("--dataset=own:scattered", "training images must be finite, got nan at"),
     ("--dataset=own:below", "training labels are classes or tokens from 0; got -1"),
     ("--dataset=own:arrays --model=own:linen --batch_size=20",
-     "do not fit data of images float32 [6] and labels float32 [2]: labels"),
+     "do not fit data of images float32 [6] and labels float32 [2]: labels must be"),
     ("--dataset=own:arrays --model=conv_2 --loss=squared_error --batch_size=20",
-     "--model=conv_2 and --loss=squared_error do not fit data of images", "got images"),
-    ("--dataset=own:arrays --model=own:linen --augment --batch_size=20",
+     "--model=conv_2 does not fit images float32 [6]: got images of shape"),
+    ("--dataset=own:arrays --model=own:linen --augment --loss=squared_error",
      "augmentation crops and mirrors images", "leave --augment"),
     ("--dataset=own:short", "as many labels as images", "[40, 6] and labels [39]"),
     ("--dataset=mnist --data_dir={folder}", "no prepared mnist", "--data_dir"),

@@ -426,7 +426,7 @@ CALLS = [
     ),
     ("jackpot", lambda: searches.jackpot(SGD, restriction="cosine"),
      "'cosine' needs steps"),
-    ("jackpot", lambda: searches.jackpot(SGD).init(KEY, toy.ticket()),
+    ("jackpot", lambda: searches.jackpot(SGD).promises.kept(toy.ticket().mask),
      "as many weights in each layer as the mask it begins with", "prune the ticket"),
     ("cs", lambda: searches.continuous_sparsification(SGD, temperature=8.0),
      "temperature 8.0 needs steps"),

@@ -173,7 +173,7 @@ def test_hyper_parameters_from_python():
 @pytest.mark.parametrize(
     ("hyper", "says"),
     [
-        ({"imp.rate": 1}, "there is no --imp.rate; did you mean --imp.r"),
+        ({"imp.rate": 1}, "there is no --imp.rate; did you mean --imp.score?"),
         ({"inp.density": 1}, "there is no --inp.density; did you mean --imp.density?"),
         ({"imp.density": "0.5"}, "--imp.density must be a finite number; got '0.5'"),
         ({"imp.select": ("erk", "equal")}, "--imp.select takes one value; got"),

@@ -28,6 +28,7 @@ from jaxticket import (
     Search,
     Ticket,
     fixed,
+    imp,
     masks,
     run,
     training,
@@ -320,3 +321,23 @@ def test_the_model_state_of_a_ticket_is_where_training_begins(state):
         ),
     )(ticket)
     assert found == ({"seen": 70 + STEPS} if state else {})
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        lambda: jax.enable_x64(True),
+        lambda: jax.debug_nans(True),
+        lambda: jax.debug_infs(True),
+        jax.disable_jit,
+        jax.checking_leaks,
+    ],
+    ids=["enable_x64", "debug_nans", "debug_infs", "disable_jit", "checking_leaks"],
+)
+def test_a_search_runs_under_the_switches_that_users_turn(switch):
+    options = {"rounds": 2, "epochs": 1, "batch_size": ROWS}
+    key, (weights, mask, _) = lane(0)[0], toy.ticket()
+    with switch():
+        ticket = Ticket(weights, mask, {"seen": jnp.zeros((), jnp.int32)})
+        found = run(imp(cases.ADAMW), cases.loss, key, ticket, cases.data(), **options)
+    assert masks.count(found.ticket.mask) == cases.survivors(54, 0.8)

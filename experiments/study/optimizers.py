@@ -83,7 +83,8 @@ def of_gates(
     del every
     if logit_learning_rate is None:
         logit_learning_rate = config.learning_rate
-    checks.positive(logit_learning_rate=logit_learning_rate)
+    else:
+        checks.positive(logit_learning_rate=logit_learning_rate)
     rate = dropping(config, logit_learning_rate)
     decay = config.weight_decay if decay_logits else 0.0
     return gates.optimizer(

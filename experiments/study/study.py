@@ -85,6 +85,7 @@ class Study:
         self.evidence = functools.partial(
             supervised.evidence, model, loss=loss, prepare=prepare
         )
+        own.shapes(config, self.init, dataset.train)
         like = jax.eval_shape(self.network, jax.random.key(0))
         own.check(config, self._loss(), like, dataset.train)
         self.planned = {

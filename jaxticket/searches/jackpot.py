@@ -70,7 +70,7 @@ def jackpot(
 
     Raises:
       ValueError: a `pruned_score` that is not below 1, an unknown restriction, or one
-        by its name without `steps`; in `init`, a ticket that keeps everything.
+        by its name without `steps`; from its promise of counts, a mask that keeps all.
 
     Reference:
       Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023, and its code.
@@ -89,8 +89,6 @@ def jackpot(
 
     def opened(key, ticket):
         del key
-        if all(map(checks.concrete, jax.tree.leaves(ticket.mask))):
-            _counts(ticket.mask)
         scores = jax.tree.map(
             lambda m, w: jnp.where(m, 1, pruned_score).astype(w.dtype),
             ticket.mask,
