@@ -39,7 +39,8 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
      "do not fit data of images float32 [6] and labels float32 [2]: labels must be"),
     ("--dataset=own:arrays --model=conv_2 --loss=squared_error --batch_size=20",
      "--model=conv_2 does not fit images float32 [6]: got images of shape"),
-    ("--dataset=own:arrays --model=own:linen --augment --loss=squared_error",
+    ("--dataset=own:arrays --model=own:linen --augment --batch_size=9"
+     " --loss=squared_error",
      "augmentation crops and mirrors images", "leave --augment"),
     ("--dataset=own:short", "as many labels as images", "[40, 6] and labels [39]"),
     ("--dataset=mnist --data_dir={folder}", "no prepared mnist", "--data_dir"),
