@@ -36,8 +36,9 @@ from experiments.benchmarks import (
     zoo_steps,
 )
 from experiments.benchmarks.bench import QUICK, Bench, Sizes
-from experiments.study import command, settings
+from experiments.study import command, rules, settings
 from experiments.study.settings import setting
+from jaxticket import checks
 
 SECTIONS = {
     "ceiling": ceiling.rows,
@@ -55,7 +56,7 @@ SECTIONS = {
     "states": states.rows,
     "pytorch": pytorch.rows,
 }
-NUMBERS = settings.each(settings.least(1))
+NUMBERS = checks.each(rules.MANY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,25 +75,29 @@ class Config:
     )
     batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare", NUMBERS)
     weights: list[int] = setting(
-        (1_000_000, 10_000_000), "sizes of networks to select masks for", NUMBERS
+        (1_000_000, 10_000_000),
+        "sizes of networks to select masks for",
+        checks.each(checks.whole(1)),
     )
     repeats: int = setting(
-        5, "of every measurement; whole searches half as many", settings.least(1)
+        5, "of every measurement; whole searches half as many", rules.MANY
     )
     limit: float = setting(
         20.0,
         "seconds after which no more repetitions of a comparison begin",
-        settings.not_negative,
+        checks.not_negative,
     )
     roofline: bool = setting(
         False, "in models, also the memory traffic against that of a copy"
     )
     data_dir: str | None = setting(
-        None, "folder of prepared TFDS data, to search on MNIST instead of noise"
+        None,
+        "folder of prepared TFDS data, to search on MNIST instead of noise",
+        rules.FOLDER_THERE,
     )
     quick: bool = setting(False, "toy sizes: whether it runs, not how fast")
     output: str | None = setting(
-        None, "JSON file for the rows and the environment", settings.in_a_folder
+        None, "JSON file for the rows and the environment", rules.IN_A_FOLDER
     )
 
 
@@ -106,8 +111,6 @@ def experiment(config: Config) -> list[measure.Row]:
       ValueError: bad settings, before anything is measured.
     """
     settings.check(config)
-    if not config.sections:
-        raise ValueError(f"--sections needs at least one of {', '.join(SECTIONS)}")
     settings.names("sections", config.sections, SECTIONS)
     command.use_devices(compilation_cache=False)
     bench = Bench(
@@ -136,7 +139,9 @@ def experiment(config: Config) -> list[measure.Row]:
             taken = time.perf_counter() - begun
             terminal.print(printing.rows(f"{name} ({taken:.0f} s)", rows), "")
         if config.output is not None:
-            printing.write(Path(config.output), dataclasses.asdict(config), found)
+            printing.write(
+                Path(config.output).expanduser(), dataclasses.asdict(config), found
+            )
     return found
 
 

@@ -38,7 +38,7 @@ from functools import partial
 from typing import ClassVar
 
 from experiments import ticket_search
-from experiments.study import command
+from experiments.study import command, rules, settings
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from jaxticket import searches
@@ -122,7 +122,7 @@ class Config(ticket_search.Config):
     }
 
     output_dir: str = setting(
-        "runs/continuous_sparsification", "where everything is written"
+        "runs/continuous_sparsification", settings.WRITTEN, rules.FOLDER
     )
 
 

@@ -35,7 +35,7 @@ from absl import flags
 
 from experiments import report
 from experiments.reports import drawings
-from experiments.study import command, lock, outputs, records, settings
+from experiments.study import command, lock, outputs, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import files
 from jaxticket.engine import checkpoint
@@ -251,11 +251,11 @@ def trials(config: "Config") -> Iterator[dict[str, Any]]:
 class Config:
     """How many faults, and where the counts go."""
 
-    kills: int = setting(100, "how many faults strike, at the least", settings.least(1))
+    kills: int = setting(100, "how many faults strike, at the least", rules.COUNT)
     seed: int = setting(0, "of the faults")
     doors: list[str] = setting(tuple(DOORS), f"of {', '.join(DOORS)}, with commas")
     output: str | None = setting(
-        None, "JSON file for the counts and every fault", settings.in_a_folder
+        None, "JSON file for the counts and every fault", rules.IN_A_FOLDER
     )
 
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from experiments.fuzzing import trials
-from experiments.study import command, outputs, settings
+from experiments.study import command, outputs, rules, settings
 from experiments.study.settings import setting
 from jaxticket import files
 
@@ -26,7 +26,7 @@ from jaxticket import files
 class Config:
     """How many files to damage, and where to say what became of them."""
 
-    mutants: int = setting(2000, "how many files to damage", settings.least(1))
+    mutants: int = setting(2000, "how many files to damage", rules.COUNT)
     seed: int = setting(0, "decides how each is damaged")
     output_dir: str = setting("runs/fuzz", "folder for fuzz.json, the counts")
 

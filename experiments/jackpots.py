@@ -47,11 +47,12 @@ from experiments.study import (
     methods,
     optimizers,
     records,
+    rules,
     settings,
 )
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, masks, scores, searches, starts, supervised
+from jaxticket import analysis, checks, masks, scores, searches, starts, supervised
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 
@@ -148,23 +149,23 @@ class Config(settings.Frozen):
     batch_statistics: str = setting(
         "free",
         "those of normalisations move in a search (free, as released) or not: frozen",
-        settings.one_of(("free", "frozen")),
+        checks.one_of(("free", "frozen")),
     )
     tune_epochs: int | None = setting(
         None,
         "passes that train the weights of every mask found; 0: none",
-        settings.least(0),
+        checks.whole(0),
     )
     tune_steps: int | None = setting(
-        None, "the same in optimiser steps", settings.least(0)
+        None, "the same in optimiser steps", checks.whole(0)
     )
     tune_learning_rate: float = setting(
-        0.01, "learning rate of that training", settings.above_zero
+        0.01, "learning rate of that training", checks.positive
     )
     pretrained: str | None = setting(
         None, "safetensors file of the dense network's weights, in PyTorch's names"
     )
-    output_dir: str = setting("runs/jackpots", "where everything is written")
+    output_dir: str = setting("runs/jackpots", settings.WRITTEN, rules.FOLDER)
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)

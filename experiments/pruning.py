@@ -32,10 +32,10 @@ from typing import ClassVar, Self
 
 from experiments import ticket_search
 from experiments.continuous_sparsification import PARALLEL
-from experiments.study import command, methods, settings
+from experiments.study import command, methods, rules, settings
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import searches
+from jaxticket import checks, searches
 
 DENSITIES = {"density": (0.5, 0.2, 0.1, 0.05, 0.02)}
 METHODS = methods.registry() | {
@@ -132,14 +132,13 @@ class Config(settings.Settings):
     search_share: float = setting(
         0.75,
         "share of the steps that a search takes; fine-tuning takes the others",
-        settings.share,
+        checks.between(0, 1),
     )
-    output_dir: str = setting("runs/pruning", "where everything is written")
+    output_dir: str = setting("runs/pruning", settings.WRITTEN, rules.FOLDER)
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)
-        if config.steps < 2:
-            raise ValueError(f"--steps must be at least 2, got {config.steps}")
+        checks.whole(2)(**{"--steps": config.steps})
         first = min(max(1, round(config.search_share * config.steps)), config.steps - 1)
         return dataclasses.replace(config, search_steps=first)
 

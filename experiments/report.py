@@ -24,8 +24,9 @@ from experiments.reports import (
     statistics,
     tables,
 )
-from experiments.study import command, records
-from jaxticket import files
+from experiments.study import command, records, rules, settings
+from experiments.study.settings import setting
+from jaxticket import checks, files
 
 
 def show(folder: str | Path, *, margin: float | None = None) -> None:
@@ -103,23 +104,24 @@ def _setting(x: Any) -> str:
 class Config:
     """Which run to report on."""
 
-    output_dir: str = dataclasses.field(
-        default="runs/ticket_search", metadata={"help": "folder of the run"}
+    output_dir: str = setting(
+        "runs/ticket_search", "folder of the run", rules.FOLDER_THERE
     )
-    margin: float | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "points of accuracy that a ticket may fall short of the dense "
-            "network and still match it; default: as the run was told"
-        },
+    margin: float | None = setting(
+        None,
+        "points of accuracy that a ticket may fall short of the dense network and "
+        "still match it; default: as the run was told",
+        checks.positive,
     )
 
 
 def experiment(config: Config) -> None:
     """Makes the report of a finished run again."""
-    write(config.output_dir, margin=config.margin)
-    show(config.output_dir, margin=config.margin)
-    print(f"report: {Path(config.output_dir) / 'report.html'}")
+    settings.check(config)
+    folder = Path(config.output_dir).expanduser()
+    write(folder, margin=config.margin)
+    show(folder, margin=config.margin)
+    print(f"report: {folder / 'report.html'}")
 
 
 if __name__ == "__main__":

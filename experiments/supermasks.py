@@ -38,7 +38,7 @@ from typing import ClassVar
 
 from experiments import ticket_search
 from experiments.continuous_sparsification import PARALLEL
-from experiments.study import command, methods, optimizers, settings
+from experiments.study import command, methods, optimizers, rules, settings
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from jaxticket import searches, starts
@@ -178,7 +178,7 @@ class Config(settings.Frozen):
         None: ANY,
     }
 
-    output_dir: str = setting("runs/supermasks", "where everything is written")
+    output_dir: str = setting("runs/supermasks", settings.WRITTEN, rules.FOLDER)
 
 
 def experiment(config: Config) -> list[dict]:

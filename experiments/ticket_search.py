@@ -39,10 +39,10 @@ import dataclasses
 from functools import partial
 from typing import ClassVar, Self
 
-from experiments.study import command, methods, settings
+from experiments.study import command, methods, rules, settings
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import controls, searches, starts
+from jaxticket import checks, controls, searches, starts
 
 AT_INITIALISATION = partial(starts.pruned, of="initial", weights="initial")
 METHODS = {
@@ -188,12 +188,12 @@ class Config(settings.Settings):
         None, f"any of {tuple(controls.__all__)}, with commas; may be empty"
     )
     rounds: int | None = setting(
-        None, "trainings of a search; it prunes between them", settings.least(1)
+        None, "trainings of a search; it prunes between them", rules.MANY
     )
     rewind_step: int | None = setting(
-        None, "step of the first round that tickets start from", settings.least(0)
+        None, "step of the first round that tickets start from", checks.whole(0)
     )
-    rewind_epoch: int | None = setting(None, "the same, in epochs", settings.least(0))
+    rewind_epoch: int | None = setting(None, "the same, in epochs", checks.whole(0))
     resume_schedule: bool | None = setting(
         None,
         "rewound trainings begin at --rewind_step of the schedule, not at step 0; "
@@ -208,17 +208,18 @@ class Config(settings.Settings):
         None,
         "accuracies at the step of the lowest validation loss (early_stopping), or "
         "after the last step (last): what the report compares",
-        settings.one_of(("early_stopping", "last")),
+        checks.one_of(("early_stopping", "last")),
     )
     final_density: float | None = setting(
         None,
         "density after the last pruning of IMP, whatever --imp.density says",
-        settings.density,
+        checks.fraction,
     )
-    output_dir: str = setting("runs/ticket_search", "where everything is written")
+    output_dir: str = setting("runs/ticket_search", settings.WRITTEN, rules.FOLDER)
 
     def filled(self) -> Self:
-        settings.names("controls", self.controls, controls.__all__)
+        if self.controls:
+            settings.names("controls", self.controls, controls.__all__)
         if self.final_density is None:
             return self
         if self.rounds < 2:

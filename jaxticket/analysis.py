@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import masks, selection
+from jaxticket import checks, masks, selection
 from jaxticket.base import Mask, Scores
 
 TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
@@ -39,6 +39,7 @@ def overlap(mask: Mask, other: Mask) -> Overlap:
     All three are zero where `mask` keeps nothing.
     """
     mean, variance = 0.0, 0.0
+    masks.together(jnp.logical_and, mask, other)  # of one network
     ours, theirs = (jax.tree.leaves(tree) for tree in (mask, other))
     for m, o in zip(ours, theirs, strict=True):
         n, k, j = max(m.size, 1), masks.count([m]), masks.count([o])
@@ -51,7 +52,7 @@ def overlap(mask: Mask, other: Mask) -> Overlap:
 
 def layer_overlaps(mask: Mask, other: Mask) -> Mask:
     """The `overlap` of every layer by itself: a mask tree of `Overlap`."""
-    return jax.tree.map(lambda m, o: overlap([m], [o]), mask, other)
+    return masks.together(lambda m, o: overlap([m], [o]), mask, other)
 
 
 def overlap_with(scores: Scores, mask: Mask) -> Overlap:
@@ -115,6 +116,7 @@ def verdict(difference: Interval, *, margin: float, density: float) -> str:
       "worse" where it lies below 0; "unclear" between. "unknown" where a number is NaN,
       "one seed" where there is no interval, "not sparser" of all the weights.
     """
+    checks.positive(margin=margin)
     if math.isnan(difference.mean) or math.isnan(density):
         return "unknown"
     if density >= 1:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import calls
+from jaxticket import calls, checks
 
 Params = Any  # a pytree of arrays
 Mask = Any  # the same tree: a bool leaf, or None where a leaf is never pruned
@@ -80,6 +80,8 @@ class Promises(NamedTuple):
         pruning, or their sum; exact, in Python's numbers. The ticket before is the last
         round's, or the given one in the first round and where there are no `rounds`.
         `None`: the counts are an outcome.
+      least_steps: how many a round must have, or what is promised of its ticket does
+        not hold.
       scale: what the ticket's prunable weights are times those that `weights` says;
         `None`: each has a factor of its own.
     """
@@ -93,6 +95,7 @@ class Promises(NamedTuple):
     opens_given: bool = False
     random: bool = False
     kept: Callable[[Mask], dict[str, int] | int] | None = None
+    least_steps: int = 1
     scale: ArrayLike | None = 1.0
 
 
@@ -128,6 +131,39 @@ class Search(NamedTuple):
     params: Callable[[State], Params]
     ticket: Callable[[State], Ticket]
     promises: Promises = Promises()
+
+
+def optimizing(
+    optimizer: optax.GradientTransformation, form: str = "a tree like the parameters"
+) -> optax.GradientTransformationExtraArgs:
+    """An optimiser that says what it trains where its masks or labels do not fit that.
+
+    Args:
+      optimizer: of a search.
+      form: of what the search has it train.
+
+    Raises:
+      ValueError: it is no optimiser; in `init`, one that does not fit.
+    """
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise checks.Refused(
+            "optimizer",
+            f"must be an optax.GradientTransformation, as optax.adam(1e-3); got "
+            f"{optimizer!r}",
+        )
+    extended = optax.with_extra_args_support(optimizer)
+
+    def init(params):
+        try:
+            return extended.init(params)
+        except ValueError as error:
+            raise checks.Refused(
+                "optimizer",
+                f"has a mask or labels that do not fit what it trains, {form}: "
+                + " ".join(str(error).split()),
+            ) from error
+
+    return extended._replace(init=init)
 
 
 def trained_by(
@@ -227,14 +263,10 @@ def as_optax(
       ValueError: several rounds without `round_steps`, a number below 1, a rewinding
         step that a round never reaches, or `update` called without `params`.
     """
-    unknown = round_steps is None
-    if rounds < 1 or (rounds > 1 if unknown else round_steps < 1):
-        raise ValueError(
-            "as_optax needs rounds >= 1 and, for more than one, round_steps >= 1; "
-            f"got rounds={rounds}, round_steps={round_steps}"
-        )
-    if not unknown:
-        check_rewind(search.promises, round_steps)
+    checks.whole(1)(rounds=rounds)
+    if round_steps is not None or rounds > 1:
+        checks.whole(1)(round_steps=round_steps)
+        check_round(search.promises, round_steps)
 
     def init(params):
         del params
@@ -265,11 +297,17 @@ def as_optax(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def check_rewind(promises: Promises, steps: int) -> None:
-    """Raises a `ValueError` where a round of `steps` steps never reaches the anchor's.
+def check_round(promises: Promises, steps: int) -> None:
+    """Raises a `ValueError` where a round of `steps` steps is too short for a search.
 
-    The search would then rewind to what it was opened with, without a word.
+    It would rewind to what it was opened with, or leave more weights than it promises,
+    without a word.
     """
+    if promises.least_steps > steps:
+        raise ValueError(
+            f"steps {steps} are too few for a round: the search prunes up to step "
+            f"{promises.least_steps}; take longer rounds, or an earlier stop"
+        )
     if promises.rewind_step >= steps:
         raise ValueError(
             f"rewind_step {promises.rewind_step} is outside a round of {steps} steps: "

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import kernels, masks, selection
+from jaxticket import checks, kernels, masks, selection
 from jaxticket.base import Mask, ModelState, Params, PRNGKey, Ticket
 
 __all__ = ["reinitialise", "shuffle", "random"]
@@ -147,8 +147,7 @@ def kaiming_normal(
 
 
 def _check_kernels(ticket: Ticket, density: ArrayLike) -> None:
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    checks.fraction(density=density)
     for path, leaf in jax.tree_util.tree_leaves_with_path(ticket.mask):
         if leaf.ndim < 2:
             raise ValueError(

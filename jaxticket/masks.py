@@ -36,8 +36,9 @@ def full(params: Params, prunable: Predicate | None = None) -> Mask:
       A mask tree, true everywhere.
 
     Raises:
-      ValueError: a leaf is no array, or none is prunable.
+      ValueError: a leaf is no array, two have one name, or none is prunable.
     """
+    names(params)  # by which all else knows the leaves
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     for path, leaf in leaves:
         if not hasattr(leaf, "dtype"):
@@ -95,12 +96,50 @@ def only(mask: Mask, prunable: Predicate) -> Mask:
 
 def prunable_like(tree: Params, mask: Mask) -> Params:
     """The leaves of `tree` that `mask` covers, `None` in place of the others."""
-    return jax.tree.map(lambda leaf, m: None if m is None else leaf, tree, mask)
+    try:
+        return jax.tree.map(lambda leaf, m: None if m is None else leaf, tree, mask)
+    except ValueError:
+        _check_alike(tree, mask)
+        raise
+
+
+def together(f: Callable, tree: Params, other: Params) -> Params:
+    """`jax.tree.map(f, tree, other)` of arrays of the same shapes.
+
+    Raises:
+      ValueError: the trees are of two networks; it names the first leaf that differs.
+    """
+
+    def fitting(x, y):
+        if x is not None and y is not None and jnp.shape(x) != jnp.shape(y):
+            raise ValueError
+        return f(x, y)
+
+    try:
+        return jax.tree.map(fitting, tree, other)
+    except ValueError:
+        _check_alike(tree, other)
+        raise
+
+
+def _check_alike(tree: Params, other: Params) -> None:
+    """Raises a `ValueError` for the first leaf that two trees do not have alike."""
+    ours, theirs = (
+        dict(zip(names(each), map(jnp.shape, jax.tree.leaves(each)), strict=True))
+        for each in (tree, other)
+    )
+    for name_ in [*theirs, *ours]:
+        if ours.get(name_) != theirs.get(name_):
+            one, two = (x.get(name_, "missing") for x in (ours, theirs))
+            raise ValueError(
+                f"two trees are not of one network: {name_!r} is {one} in the first "
+                f"and {two} in the second; take both from the same parameters"
+            )
 
 
 def apply(mask: Mask, params: Params) -> Params:
     """`params` with a true zero wherever the mask is false, whatever stood there."""
-    return jax.tree.map(
+    return _under(
         lambda w, m: w if m is None else jnp.where(m, w, jnp.zeros((), w.dtype)),
         params,
         mask,
@@ -145,9 +184,26 @@ def known(mask: Mask, params: Params, reader: str) -> Params:
 
 def scale(mask: Mask, params: Params, factor: ArrayLike) -> Params:
     """`params` with every leaf that `mask` covers multiplied by `factor`."""
-    return jax.tree.map(
+    return _under(
         lambda w, m: w if m is None else w * jnp.asarray(factor, w.dtype), params, mask
     )
+
+
+def _under(
+    f: Callable[[jax.Array, jax.Array | None], jax.Array], params: Params, mask: Mask
+) -> Params:
+    """`f(weights, mask)` of every leaf; the first that does not fit is named."""
+
+    def fitting(w, m):
+        if m is not None and (not _is_bool(m) or m.shape != w.shape):
+            raise ValueError
+        return f(w, m)
+
+    try:
+        return jax.tree.map(fitting, params, mask)
+    except (AttributeError, ValueError, TypeError):
+        check(mask, params)
+        raise
 
 
 def count(mask: Mask) -> jax.Array:
@@ -181,13 +237,13 @@ def overlap(mask: Mask, other: Mask) -> jax.Array:
 
     Two independent masks overlap by about the density of `other`, layer by layer.
     """
-    both = jax.tree.map(jnp.logical_and, mask, other)
+    both = together(jnp.logical_and, mask, other)
     return count(both) / jnp.maximum(count(mask), 1)
 
 
 def nested(inner: Mask, outer: Mask) -> jax.Array:
     """Whether `outer` keeps every weight that `inner` keeps: bool scalar."""
-    return count(jax.tree.map(lambda i, o: i & ~o, inner, outer)) == 0
+    return count(together(lambda i, o: i & ~o, inner, outer)) == 0
 
 
 def name(path: tuple) -> str:
@@ -196,8 +252,16 @@ def name(path: tuple) -> str:
 
 
 def names(tree: Params) -> list[str]:
-    """The name of every leaf, in the order of `jax.tree.leaves`."""
-    return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    """The name of every leaf, in the order of `jax.tree.leaves`.
+
+    Raises:
+      ValueError: two have one name, as `{"a/b": w}` beside `{"a": {"b": w}}`.
+    """
+    found = [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    if len(set(found)) < len(found):
+        twice = next(each for each in found if found.count(each) > 1)
+        raise ValueError(f"two leaves are called {twice!r}: rename one of their keys")
+    return found
 
 
 def check(mask: Mask, params: Params) -> None:
@@ -219,8 +283,10 @@ def check(mask: Mask, params: Params) -> None:
             raise ValueError(f"mask has no leaf {path!r}: give a bool array or None")
         leaf = theirs[path]
         if path not in ours or (ours[path] is None and leaf is not None):
+            swapped = path in ours and not _is_bool(leaf)
+            hint = "; the mask comes first" if swapped else ""
             raise ValueError(
-                f"mask has a leaf {path!r}, where the parameters have none"
+                f"mask has a leaf {path!r}, where the parameters have none{hint}"
             )
         if leaf is None:
             continue
@@ -229,5 +295,12 @@ def check(mask: Mask, params: Params) -> None:
                 f"mask at {path!r} has shape {jnp.shape(leaf)}, "
                 f"the parameter has {jnp.shape(ours[path])}"
             )
-        if leaf.dtype != bool:
-            raise ValueError(f"mask at {path!r} is {leaf.dtype}, expected bool")
+        if not _is_bool(leaf):
+            hint = "; the mask comes first" if _is_bool(ours[path]) else ""
+            raise ValueError(
+                f"mask at {path!r} is {jnp.result_type(leaf)}, expected bool{hint}"
+            )
+
+
+def _is_bool(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks, scores, selection
+from jaxticket import checks, masks, scores, selection
 from jaxticket.base import NO_EVIDENCE, Evidence, Ticket
 
 
@@ -36,17 +36,17 @@ def prune(
       The ticket with its mask reduced.
 
     Raises:
-      ValueError: density outside (0, 1], iterations below 1, an unknown name, or
-        evidence that the score needs and does not have: initial weights from a file
-        without what is pruned among it, where the score runs the network with them.
+      ValueError: density outside (0, 1] or too low to keep anything, iterations below
+        1, an unknown name, or evidence that the score needs and does not have: initial
+        weights from a file without what is pruned among it, where the score runs the
+        network with them.
     """
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    checks.fraction(density=density)
+    checks.whole(1)(iterations=iterations)
     score, select = scores.named(score), selection.named(select)
     initial = ticket.weights if evidence.initial is None else evidence.initial
     initial = scores.known_initial(score, ticket.mask, initial)
+    selection.check_kept(select, density, ticket.mask)
     if evidence.initial is None:
         ticket = ticket._replace(weights=initial)
     evidence = evidence._replace(initial=initial)

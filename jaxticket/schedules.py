@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from jaxticket import checks
 from jaxticket.base import Schedule
 
 
@@ -22,19 +23,26 @@ def position(name: str, at: int | float, steps: int | None) -> int:
     Raises:
       ValueError: outside the round, or a fraction of a round of unknown length.
     """
-    whole = isinstance(at, numbers.Integral) or (at > 1 and float(at).is_integer())
-    if whole or at == 0:
-        if at < 0 or (steps is not None and at > steps):
-            raise ValueError(f"{name} must be a step of a round of {steps}, got {at}")
+    if steps is not None:
+        checks.whole(1)(steps=steps)
+    most = checks.INT32 if steps is None else steps
+    _place(most)(**{name: at})
+    if isinstance(at, numbers.Integral) or at > 1:
         return int(at)
-    if not 0 <= at <= 1:
-        raise ValueError(
-            f"{name} is a fraction of a round, in [0, 1], or a whole number of steps; "
-            f"got {at}"
-        )
-    if steps is None:
-        raise ValueError(f"{name}={at} is a fraction of a round: give its steps")
-    return round(at * steps)
+    if steps is None and at > 0:
+        raise checks.Refused(name, f"{at} is a fraction of a round: give its steps")
+    return round(at * (steps or 0))
+
+
+def _place(steps: int) -> checks.Check:
+    """A whole number of the steps of a round, or a fraction of it."""
+    wanted = "a fraction of a round, up to 1.0, or a step from 0"
+    limit = "" if steps == checks.INT32 else f" to {steps}"
+    return checks.number(
+        wanted + limit,
+        lambda x: 0 <= x <= 1 or (1 < x <= steps and x == int(x)),
+        rounds=False,
+    )
 
 
 def temperature(final: ArrayLike, steps: int, *, epoch_steps: int = 1) -> Schedule:
@@ -54,8 +62,8 @@ def temperature(final: ArrayLike, steps: int, *, epoch_steps: int = 1) -> Schedu
       Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020, sec.
       3.
     """
-    if steps < 1 or epoch_steps < 1:
-        raise ValueError(f"steps and epoch_steps must be >= 1: {steps}, {epoch_steps}")
+    checks.positive(final=final)
+    checks.whole(1)(steps=steps, epoch_steps=epoch_steps)
     last = max(-(-steps // epoch_steps) - 1, 1)
     return lambda step: (
         jnp.asarray(final, jnp.float32)
@@ -74,8 +82,9 @@ def cubic_density(
     Reference:
       Zhu and Gupta, "To Prune, or Not to Prune", 2017, eq. 1, in densities.
     """
-    if not 0 <= start < stop:
-        raise ValueError(f"needs 0 <= start < stop, got {start} and {stop}")
+    checks.fraction(initial=initial, final=final)
+    checks.whole(0)(start=start)
+    checks.whole(start + 1)(stop=stop)
 
     def schedule(step):
         left = 1 - jnp.clip((step - start) / (stop - start), 0, 1)
@@ -92,8 +101,8 @@ def drop_fraction(initial: ArrayLike, stop: int) -> Schedule:
     Reference:
       Evci et al., "Rigging the Lottery", 2020, section 3.
     """
-    if stop < 1:
-        raise ValueError(f"stop must be at least 1, got {stop}")
+    checks.share(initial=initial)
+    checks.whole(1)(stop=stop)
     return lambda step: (
         initial / 2 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / stop, 1.0)))
     )
@@ -125,8 +134,7 @@ def quartic(steps: int, *, epoch_steps: int = 1) -> Schedule:
 
 def _passed(steps: int, epoch_steps: int) -> Schedule:
     """The fraction of the epochs that lie before the one of a step."""
-    if steps < 1 or epoch_steps < 1:
-        raise ValueError(f"steps and epoch_steps must be >= 1: {steps}, {epoch_steps}")
+    checks.whole(1)(steps=steps, epoch_steps=epoch_steps)
     epochs = -(-steps // epoch_steps)
     return lambda step: jnp.minimum((step // epoch_steps) / epochs, 1.0)
 

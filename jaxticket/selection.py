@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import kernels, masks, meshes
+from jaxticket import checks, kernels, masks, meshes
 from jaxticket.base import Mask, Scores
 
 Select = Callable[[Scores, Mask, ArrayLike], Mask]
@@ -35,8 +35,7 @@ def named(select: Select | str) -> Select:
     """
     if callable(select):
         return select
-    if select not in NAMES:
-        raise ValueError(f"select must be one of {[*NAMES]}, got {select!r}")
+    checks.one_of(NAMES)(select=select)
     return NAMES[select]
 
 
@@ -88,6 +87,21 @@ def kept(
     ):
         return by_layer
     return None
+
+
+def check_kept(select: Select, density: ArrayLike, mask: Mask) -> None:
+    """Raises a `ValueError` where it is known that a density keeps no weight at all."""
+    if not all(map(checks.concrete, [density, *jax.tree.leaves(mask)])):
+        return
+    counts = None if jnp.ndim(density) else kept(select, density)
+    if counts is None:
+        return
+    left, have = counts(mask), sum(masks.layer_counts(mask).values())
+    if have and not (sum(left.values()) if isinstance(left, dict) else left):
+        raise checks.Refused(
+            "density",
+            f"must keep a weight; {density} keeps none of {have}: give a larger one",
+        )
 
 
 def global_top(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
@@ -154,7 +168,7 @@ class _Like:
 
     def __call__(self, scores, mask, density):
         del density
-        counts = jax.tree.map(
+        counts = masks.together(
             lambda alive, kept: jnp.minimum(masks.count([alive]), masks.count([kept])),
             mask,
             self.reference,
@@ -196,8 +210,8 @@ def at_rates(
 
     def of(mask):
         names = masks.names(mask)
-        if unknown := set(rates) - set(names):
-            raise ValueError(f"no prunable leaf {sorted(unknown)}: there are {names}")
+        for name in rates:
+            checks.one_of(names)(**{"a name in rates": name})
         return rates
 
     return _rates(of, rates.values(), per_round)
@@ -261,11 +275,12 @@ class _Rates:
 
 
 def _rates(of, rates, per_round) -> Allocation:
-    if per_round is not None and not 0 < per_round < 1:
-        raise ValueError(f"per_round is the fraction kept, in (0, 1); got {per_round}")
+    if per_round is not None:
+        checks.between(0, 1)(per_round=per_round)
+    most = math.inf if per_round is None else 1 / (1 - per_round)
+    can_be = checks.number(f"at least 0 and below {most:.6g}", lambda x: 0 <= x < most)
     for rate in rates:
-        if rate < 0 or (per_round is not None and (1 - per_round) * rate >= 1):
-            raise ValueError(f"no layer can be pruned at rate {rate}")
+        can_be(rate=rate)
     return _Rates(of, per_round)
 
 
@@ -294,7 +309,7 @@ def uniform(*, first: str | None = None) -> Allocation:
             if first is not None and f"{name}/".startswith(f"{first}/")
         ]
         if first is not None and not whole:
-            raise ValueError(f"no prunable leaf {first!r}: there are {names}")
+            checks.one_of(names)(first=first)
         return _proportional(mask, density, [1.0] * len(names), whole)
 
     return allocation
@@ -343,9 +358,8 @@ def keep(alive: jax.Array, density: ArrayLike) -> jax.Array:
       alive: int32 scalar, the number of weights to choose from.
       density: in [0, 1], a Python number or a traced float.
     """
+    checks.share(density=density)
     if isinstance(density, float | int):
-        if not 0 <= density <= 1:
-            raise ValueError(f"density must be in [0, 1], got {density}")
         fixed = jnp.uint32(round(density * 2**31))
     else:
         # Half precision cannot hold 2**31, nor can JAX's default integer.
@@ -381,7 +395,12 @@ def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
       A mask tree with exactly `k` true entries.
     """
     alive, tree = jax.tree.flatten(mask)
-    scores = jax.tree.leaves(masks.prunable_like(scores, mask))
+    if not alive:
+        raise ValueError("the mask covers no leaf: there is nothing to keep")
+    if all(map(checks.concrete, [k, *alive])):
+        checks.whole(0, sum(int(np.count_nonzero(leaf)) for leaf in alive))(k=k)
+    scores = masks.together(lambda s, m: None if m is None else s, scores, mask)
+    scores = jax.tree.leaves(scores)
     dtype = jnp.result_type(*scores)
     keys = [
         _ordered(meshes.gathered(s).astype(dtype), meshes.gathered(m)).ravel()
@@ -430,12 +449,12 @@ def _largest(keys: jax.Array, k: jax.Array) -> jax.Array:
 
     def byte(i, found):
         found = found << kind(8)
-        shift = ((keys.dtype.itemsize - 1 - i) * 8).astype(kind)
+        shift = jnp.asarray((keys.dtype.itemsize - 1 - i) * 8, kind)
         digits = jnp.clip(keys >> shift, found, found | kind(255)) - found
         digits = digits.astype(jnp.uint8)
 
         def bit(j, low):
-            higher = low | (128 >> j).astype(jnp.uint8)
+            higher = low | jnp.asarray(128 >> j, jnp.uint8)
             return jnp.where(_count(digits >= higher) >= k, higher, low)
 
         return found | jax.lax.fori_loop(0, 8, bit, jnp.uint8(0)).astype(kind)

@@ -26,6 +26,7 @@ from jax.tree_util import (
     tree_map_with_path,
 )
 
+from jaxticket import checks
 from jaxticket.base import Params
 
 Axes = Mapping[str, int | Sequence[int]] | Callable[[tuple, jax.Array], Any]
@@ -84,21 +85,21 @@ def apart(params: Params, axes: Axes) -> Params:
     def split(path, leaf):
         along = axes(path, leaf) if callable(axes) else named(path, leaf)
         along = () if along is None else along
-        along = (along,) if isinstance(along, int) else tuple(along)
-        if any(not -leaf.ndim <= axis < leaf.ndim for axis in along):
-            name = keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"{name!r} has shape {leaf.shape}: no layers lie along {along}"
-            )
+        along = tuple(along) if isinstance(along, tuple | list) else (along,)
+        layers = checks.whole(-leaf.ndim, leaf.ndim - 1)
+        name = keystr(path, simple=True, separator="/")
+        for axis in along:
+            layers(**{f"the axis of {name!r}, of shape {leaf.shape},": axis})
         return _split(leaf, sorted({axis % leaf.ndim for axis in along}))
 
     found = tree_map_with_path(split, params)
-    if not callable(axes) and (unknown := set(axes) - used):
-        names = [
-            keystr(path, simple=True, separator="/")
-            for path, _ in tree_leaves_with_path(params)
-        ]
-        raise ValueError(f"no leaf is named {sorted(unknown)}: there are {names}")
+    names = [
+        keystr(path, simple=True, separator="/")
+        for path, _ in tree_leaves_with_path(params)
+    ]
+    if not callable(axes):
+        for name in set(axes) - used:
+            checks.one_of(names)(**{"a name in axes": name})
     return found
 
 

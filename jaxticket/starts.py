@@ -9,13 +9,13 @@ are hyper-parameters of the method that starts there, beside those of its search
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import controls, scores, selection
-from jaxticket.base import Evidence, PRNGKey, Ticket
+from jaxticket import checks, controls, scores, selection
+from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
 from jaxticket.pruning import prune
 
@@ -54,10 +54,12 @@ class Start(NamedTuple):
     Attributes:
       ticket: `opening -> ticket`.
       trained: whether that takes a trained dense network.
+      kept: what is known of its counts, see `Promises`.
     """
 
     ticket: Callable[[Opening], Ticket]
     trained: bool = False
+    kept: Callable[[Mask], dict[str, int] | int] | None = None
 
 
 def initial() -> Start:
@@ -113,11 +115,14 @@ def kaiming_normal(
 
 
 def _fan(density: ArrayLike, scale_fan: str) -> ArrayLike:
+    checks.fraction(density=density)
+    checks.one_of(("none", "density", "code"))(scale_fan=scale_fan)
     if scale_fan == "none":
         return 1.0
     fan = density if scale_fan == "density" else 1 - density
-    if isinstance(fan, float) and not fan > 0:
-        raise ValueError("scale_fan=code divides by one minus the density: give it < 1")
+    if scale_fan == "code":
+        wanted = "below 1 where scale_fan is code, which divides by one minus it"
+        checks.number(wanted, lambda x: x < 1)(density=density)
     return jnp.asarray(fan, jnp.float32)
 
 
@@ -148,10 +153,11 @@ def pruned(
       ties: go to the first weight, or at random.
       shuffle: a random mask of the same layer densities instead.
     """
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    checks.fraction(density=density)
+    checks.whole(1)(iterations=iterations)
+    checks.positive(temperature=temperature)
+    checks.one_of(get_args(Network))(of=of, weights=weights)
+    checks.one_of(("first", "random"))(ties=ties)
     chosen, select = scores.named(score), selection.named(select)
     if ties == "random":
         chosen = scores.ties_at_random(chosen)
@@ -175,4 +181,5 @@ def pruned(
             ticket = controls.signed_constant(ticket)
         return ticket._replace(mask=found.mask)
 
-    return Start(start, trained="trained" in (of, weights))
+    kept = selection.kept(select, density)
+    return Start(start, trained="trained" in (of, weights), kept=kept)

@@ -2,21 +2,25 @@
 
 A loss is `(outputs, labels) -> (losses, accuracies)`, a pair of numbers an example, or
 a token of one: what is minimised, and what is reported, of which 1 is the best. An
-attribute `metric` says what the latter is called, else it is "accuracy".
+attribute `metric` says what the latter is called, else it is "accuracy"; an attribute
+`check`, `(outputs, labels) -> None` of the shape of outputs, what labels it takes.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxticket import checks
 from jaxticket.base import Evidence, ModelState, Params, PRNGKey
 from jaxticket.data import Split
 from jaxticket.models.model import Model
-from jaxticket.training import EvidenceFn, LossFn, check_sizes, rows
+from jaxticket.training import EvidenceFn, LossFn, rows
 
 IMAGES = 10_000  # that scores look at, unless told otherwise
 LOSSES = ("cross_entropy", "binary_cross_entropy", "squared_error")
@@ -45,6 +49,26 @@ def cross_entropy(outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax
     return losses, jnp.argmax(outputs, axis=-1) == labels
 
 
+def _classes(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
+    """Raises a `ValueError` for labels that are no classes of the outputs'."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise checks.Refused(
+            "labels",
+            f"must be whole numbers, the classes; got {labels.dtype}: convert them, or "
+            "take another loss",
+        )
+    wrong = labels[(labels < 0) | (labels >= outputs.shape[-1])]
+    if wrong.size:
+        raise checks.Refused(
+            "labels",
+            f"must be classes from 0 to {outputs.shape[-1] - 1}, since the network has "
+            f"{outputs.shape[-1]} outputs; got {wrong[0]}",
+        )
+
+
+cross_entropy.check = _classes
+
+
 def binary_cross_entropy(
     outputs: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -63,6 +87,27 @@ def binary_cross_entropy(
     return losses.mean(-1), right.mean(-1)
 
 
+def _bools(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
+    """Raises a `ValueError` for labels that are no truth value an output."""
+    wrong = labels[~np.isin(labels, (0, 1))]
+    if wrong.size:
+        raise checks.Refused("labels", f"must be 0 or 1, or bools; got {wrong[0]}")
+    _as_many(outputs, labels)
+
+
+def _as_many(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
+    """Raises a `ValueError` for other numbers of labels than of outputs."""
+    if math.prod(labels.shape[1:]) != math.prod(outputs.shape[1:]):
+        raise checks.Refused(
+            "labels",
+            f"must be as many of an example as the network has outputs, "
+            f"{[*outputs.shape[1:]]}; got {[*labels.shape[1:]]}",
+        )
+
+
+binary_cross_entropy.check = _bools
+
+
 def squared_error(outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of numbers, of unit variance.
 
@@ -79,6 +124,34 @@ def squared_error(outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax
 
 
 squared_error.metric = "variance explained"
+squared_error.check = _as_many
+
+
+def check(
+    split: Split,
+    loss: Loss | None = None,
+    outputs: Callable[[], jax.ShapeDtypeStruct] | None = None,
+) -> None:
+    """Raises a `ValueError` for data that are wrong; what is traced passes.
+
+    Args:
+      split: images and as many labels.
+      loss: says what labels it takes, if it has a `check`.
+      outputs: `() -> shape` of what the network makes of a batch.
+    """
+    rows(split)
+    for name, values in (("images", split.images), ("labels", split.labels)):
+        is_float = jnp.issubdtype(values.dtype, jnp.floating)
+        if is_float and checks.concrete(values):
+            finite = np.isfinite(np.asarray(values))
+            if not finite.all():
+                at = [int(i) for i in np.argwhere(~finite)[0]]
+                found = float(values[tuple(at)])
+                raise checks.Refused(
+                    name, f"must be finite numbers; got {found} at {at}"
+                )
+    if outputs is not None and hasattr(loss, "check") and checks.concrete(split.labels):
+        loss.check(outputs(), np.asarray(split.labels))
 
 
 def objective(
@@ -116,6 +189,15 @@ def objective(
         losses, _ = loss(outputs.astype(jnp.float32), batch.labels)
         return losses.mean(), model_state
 
+    def outputs_of(network, split):
+        def apply(network, images):
+            return model.apply(*network, prepare(images), train=False)[0]
+
+        return jax.eval_shape(apply, network, split.images[:1])
+
+    loss_fn.check = lambda network, split: check(
+        split, loss, lambda: outputs_of(network, split)
+    )
     return loss_fn
 
 
@@ -134,7 +216,11 @@ def evaluator(
     numbers of images than of labels are a `ValueError`.
     """
 
+    checks.whole(1)(batch_size=batch_size)
+    known = objective(model, loss, prepare=prepare).check
+
     def evaluate(params, model_state, split):
+        known((params, model_state), split)
         size = rows(split)
         batch = min(batch_size, size)
         batches = -(-size // batch)
@@ -192,7 +278,8 @@ def evidence(
     Raises:
       ValueError: numbers below 1, or other numbers of images than of labels.
     """
-    check_sizes(images=images, batch_size=batch_size)
+    checks.whole(1)(images=images, batch_size=batch_size)
+    check(split)
     size = min(images, rows(split))
     batch = min(batch_size, size)
     number = size // batch
@@ -202,6 +289,8 @@ def evidence(
     one = jax.eval_shape(prepare, split.images[:1])
 
     def of(model_state, temperature=1.0):
+        checks.positive(temperature=temperature)
+
         def apply(*args, **options):
             outputs, state = model.apply(*args, **options)
             return outputs / temperature, state

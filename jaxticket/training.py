@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import calls, masks, meshes, order
+from jaxticket import calls, checks, masks, meshes, order
 from jaxticket.base import (
     NO_EVIDENCE,
     Evidence,
@@ -27,13 +27,15 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
-    check_rewind,
+    check_round,
     owned,
 )
 
 Batch = Any  # what one row of the data is, with a leading axis
 # What a score may look at, given the model state of the moment; see `Evidence`.
 EvidenceFn = Callable[[ModelState], Evidence]
+# An attribute `check`, `((params, model_state), data) -> None`, says what is wrong with
+# data whose values are known; params and model state are shapes.
 LossFn = Callable[[Params, ModelState, Batch, PRNGKey], tuple[jax.Array, ModelState]]
 
 
@@ -68,7 +70,23 @@ class Result(NamedTuple):
 
 
 def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
-    """Opens a search, with the model state of its ticket."""
+    """Opens a search, with the model state of its ticket.
+
+    Raises:
+      ValueError: no `Ticket`, or weights of which there is no gradient.
+    """
+    if not isinstance(ticket, Ticket):
+        raise checks.Refused(
+            "ticket",
+            "must be a Ticket, as Ticket(weights, masks.full(weights)); got "
+            f"{type(ticket).__name__}",
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(ticket.weights):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"{masks.name(path)!r} in the weights is {jnp.result_type(leaf)}, of "
+                "which there is no gradient: put it into the model state, or the loss"
+            )
     model = {} if ticket.model_state is None else ticket.model_state
     return Carry(search.init(key, ticket), *owned((model, model)))
 
@@ -139,9 +157,10 @@ def steps(
       `(carry, loss, observed)`: the state before step `last`, and the means over the
       steps of the loss and of what was observed (NaN without any).
     """
+    size = None if data is None else rows(data)
     order_key, noise_key = jax.random.split(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    gradient = jax.value_and_grad(_held_to_its_form(loss_fn), has_aux=True)
     rewind_step = search.promises.rewind_step
 
     def step(position, batch, carry, totals):
@@ -172,7 +191,6 @@ def steps(
             first, last, lambda at, loop: step(at, None, *loop), (carry, zeros)
         )
     else:
-        size = rows(data)
         per_epoch = size // batch_size
 
         def visit(position, permutation, carry, totals):
@@ -195,6 +213,41 @@ def steps(
         )
     loss, observed = jax.tree.map(lambda total: total / (last - first), totals)
     return carry, loss, observed
+
+
+def _held_to_its_form(loss_fn: LossFn) -> LossFn:
+    """The loss function, which must return a scalar and a model state like its own."""
+
+    def checked(params, model_state, batch, key):
+        found = loss_fn(params, model_state, batch, key)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise ValueError(
+                "the loss function must return (loss, model_state); got "
+                f"{_form(found)}: return the model state that came where it has none"
+            )
+        loss, new = found
+        if _form(loss) != "float[]":
+            raise ValueError(
+                f"the loss must be one float; got {_form(loss)}: take its mean"
+            )
+        ours, theirs = (jax.tree.map(_form, state) for state in (new, model_state))
+        if jax.tree.flatten(ours) != jax.tree.flatten(theirs):
+            raise ValueError(
+                "the loss function must return a model state like the one that came; "
+                f"got {ours} for {theirs}"
+            )
+        return found
+
+    return checked
+
+
+def _form(x: Any) -> str:
+    """An array by its kind and shape, anything else by its type."""
+    if not hasattr(x, "dtype") and not isinstance(x, bool | int | float):
+        return type(x).__name__
+    kind = getattr(x, "dtype", None) or jnp.result_type(x)
+    kind = "float" if jnp.issubdtype(kind, jnp.floating) else str(kind)
+    return f"{kind}{[*jnp.shape(x)]}"
 
 
 def run(
@@ -256,13 +309,16 @@ def run(
       A `Result`.
 
     Raises:
-      ValueError: numbers below 1, `epochs` and `steps` both or neither, a `batch_size`
-        without data or data without one, data whose leaves differ in their rows, a
-        batch larger than the data, or a rewinding step that a round never reaches.
+      ValueError: numbers that cannot be, `epochs` and `steps` both or neither, a
+        `batch_size` without data or data without one, data whose leaves differ in their
+        rows, a batch larger than the data, no `Ticket`, weights of which there is no
+        gradient, labels that the loss cannot take, or a round that is too short for
+        what the search promises, or never reaches its rewinding step.
     """
-    check_sizes(rounds=rounds)
+    checks.whole(1)(rounds=rounds)
+    checks.whole(0)(first_round=first_round)
     length, every = _length(data, epochs, steps, every, batch_size)
-    check_rewind(search.promises, length)
+    check_round(search.promises, length)
     search_key, data_key = jax.random.split(key)
 
     def round_(carry, index):
@@ -288,9 +344,12 @@ def run(
             stop=stop,
         )
 
+    carry = start(search, search_key, ticket) if carry is None else carry
+    if hasattr(loss_fn, "check"):
+        loss_fn.check(_network_of(search, carry), data)
     carry, (losses, records, taken, finite) = jax.lax.scan(
         round_,
-        start(search, search_key, ticket) if carry is None else carry,
+        carry,
         jnp.arange(first_round, first_round + rounds, dtype=jnp.int32),
     )
     where = jnp.argmin(finite)  # the first that was not
@@ -316,6 +375,11 @@ def _floats(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
+def _network_of(search: Search, carry: Carry) -> tuple[Params, ModelState]:
+    """The shapes of what the network runs with."""
+    return jax.eval_shape(lambda c: (search.params(c.search), c.model), carry)
+
+
 def _length(data, epochs, steps, every, batch_size) -> tuple[int, int]:
     """The steps of a round, and of what counts as an epoch."""
     if (epochs is None) == (steps is None):
@@ -324,7 +388,7 @@ def _length(data, epochs, steps, every, batch_size) -> tuple[int, int]:
         )
     numbers = {"epochs": epochs, "steps": steps, "every": every}
     numbers["batch_size"] = batch_size
-    check_sizes(**{name: n for name, n in numbers.items() if n is not None})
+    checks.whole(1)(**{name: n for name, n in numbers.items() if n is not None})
     if data is None:
         if epochs is not None or batch_size is not None:
             raise ValueError(
@@ -340,7 +404,9 @@ def _length(data, epochs, steps, every, batch_size) -> tuple[int, int]:
             f"batch_size {batch_size} is more than the {size} rows of data"
         )
     per_epoch = size // batch_size
-    return steps or epochs * per_epoch, every or per_epoch
+    length = steps or epochs * per_epoch
+    checks.whole(1)(**{f"epochs={epochs}, in steps,": length})
+    return length, every or per_epoch
 
 
 def _round(
@@ -454,9 +520,10 @@ def patience(epochs: int, *, tolerance: float = 0.0) -> Callable[..., jax.Array]
       tolerance: what a loss must be lower by to count as better.
 
     Raises:
-      ValueError: `epochs` below 1.
+      ValueError: `epochs` below 1, or a negative tolerance.
     """
-    check_sizes(epochs=epochs)
+    checks.whole(1)(epochs=epochs)
+    checks.not_negative(tolerance=tolerance)
 
     def stop(epoch, losses):
         place = jnp.arange(len(losses), dtype=jnp.int32)
@@ -493,10 +560,3 @@ def rows(data: Batch) -> int:
     if size == 0:
         raise ValueError(f"the data have no rows: {first!r} is empty")
     return size
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raises a `ValueError` that names the first of the numbers that is below 1."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")

@@ -50,6 +50,22 @@ def arrays(*, kind: str = "numbers", count: int = 120):
     return (x[: count // 2], y[: count // 2]), (x[count // 2 :], y[count // 2 :])
 
 
+def scattered():
+    (x, y), test = arrays(kind="class")
+    x[3, 1] = np.nan
+    return (x, y), test
+
+
+def below():
+    (x, y), test = arrays(kind="class")
+    return (x, y - 1), test
+
+
+def short():
+    (x, y), test = arrays(kind="class", count=80)
+    return (x, y[:-1]), test
+
+
 def pairless():
     return 3
 

@@ -177,9 +177,13 @@ def shell(patch, name, *given, experiment=None):
         for kind, f in command._DEFINE.items()
     }
     patch.setattr(command, "_DEFINE", define)
-    patch.setattr(command, "flags", types.SimpleNamespace(FLAGS=values))
-    patch.setattr(command.app, "run", lambda run: run(values([name, *given])))
+    named = types.SimpleNamespace(FLAGS=values, Error=flags.Error)
+    patch.setattr(command, "flags", named)
+    patch.setattr(
+        command.app, "run", lambda run, flags_parser: run(flags_parser([name, *given]))
+    )
     patch.setattr(command.logging, "set_verbosity", lambda _: None)
+    patch.setattr(sys, "argv", [name, *given])
     command.main(experiment or door(name).experiment, door(name).Config)
     return values
 

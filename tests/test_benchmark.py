@@ -47,21 +47,6 @@ def test_section_gives_rows(section, tmp_path, capsys, monkeypatch):
     assert {"jax", "python", "cores"} <= set(written["environment"])
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sections": ("lenett",)}, "--sections: no 'lenett', choose of ceiling"),
-        ({"sections": ()}, "at least one number|at least one of"),
-        ({"seeds": (0,)}, "--seeds must be at least 1"),
-        ({"repeats": 0}, "--repeats must be at least 1"),
-        ({"output": "/nowhere/rows.json"}, "in a folder that exists"),
-    ],
-)
-def test_bad_settings(settings, message):
-    with pytest.raises(ValueError, match=message):
-        benchmark.experiment(benchmark.Config(**settings))
-
-
 def test_work_is_timed_by_turns():
     order = []
     works = {name: lambda name=name: order.append(name) for name in "ab"}

@@ -4,7 +4,6 @@ Most look at `cases.story`: all states of a search that ran compiled, several se
 keys side by side, in double precision.
 """
 
-import re
 from typing import get_args
 
 import cases
@@ -26,7 +25,6 @@ from jaxticket import (
     hyperparameters,
     imp,
     iss,
-    l0,
     masks,
     searches,
 )
@@ -278,50 +276,6 @@ def test_a_mask_that_does_not_fit_is_refused_by_its_name(name, kernel, message):
         CASES[name].make().init(key, ticket._replace(mask=mask))
 
 
-@pytest.mark.parametrize(
-    ("factory", "options"),
-    [
-        (fixed, {"multiplier": 0.0}),
-        (imp, {"density": 0.0}),
-        (imp, {"density": 1.5}),
-        (imp, {"rewind_step": -1}),
-        (imp, {"retrain": "rewound"}),
-        (imp, {"select": "topmost"}),
-        (imp, {"score": "size"}),
-        (continuous_sparsification, {"penalty": -0.1}),
-        (continuous_sparsification, {"rewind_step": -1}),
-        (continuous_sparsification, {"between": "papers"}),
-        (continuous_sparsification, {"weights": "late"}),
-        (iss, {"penalty": -0.1}),
-        (iss, {"rewind_step": -1}),
-        (iss, {"weights": "late"}),
-        (l0, {"penalty": -0.1}),
-        (l0, {"rewind_step": -1}),
-        (l0, {"weights": "late"}),
-        (l0, {"temperature": 0}),
-        (l0, {"low": 0.0}),
-        (l0, {"high": 1.0}),
-        (gradual, {"final_density": 0.0}),
-        (gradual, {"initial_density": 1.1}),
-        (gradual, {"every": 0}),
-        (gradual, {"every": 5}),
-        (gradual, {"start": 4}),
-        (gradual, {"start": 2.5}),
-        (gradual, {"stop": 0.2}),
-        (gradual, {"stop": 5}),
-        (gradual, {"select": "topmost"}),
-    ],
-)
-def test_a_number_that_cannot_be_is_refused_by_its_name(factory, options):
-    needs = {"gradual": {"every": 2}, "continuous_sparsification": {"steps": STEPS}}
-    name = factory.__name__
-    ((argument, value),) = options.items()
-    with pytest.raises(ValueError, match=f"(?s){argument}.*{re.escape(repr(value))}"):
-        cases.make(name, **(needs.get(name, {}) | options))()
-
-
-def test_a_fraction_of_a_round_needs_its_steps():
-    with pytest.raises(ValueError, match="stop=1.0 is a fraction of a round"):
-        gradual(cases.ADAMW, every=2)
+def test_steps_of_a_round_need_no_length_of_it():
     kept = gradual(cases.ADAMW, every=2, start=1, stop=5).promises.kept
     assert kept({"w": np.ones((4, 5), bool)}) == {"w": 2}

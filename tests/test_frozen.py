@@ -180,21 +180,3 @@ def test_edge_popup_draws_scores_by_fan_in():
         assert np.abs(s).max() <= bound
         assert np.abs(s).max() > 0.95 * bound
         assert abs(s.mean()) < 4 * bound / math.sqrt(3 * s.size)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: jackpot(SGD, pruned_score=1.0), "pruned_score.*got 1.0"),
-        (lambda: jackpot(SGD, pruned_score=-1.5), "pruned_score.*got -1.5"),
-        (lambda: edge_popup(SGD, density=1.3), "density.*got 1.3"),
-        (lambda: edge_popup(SGD, density=0.0), "density.*got 0.0"),
-        (lambda: supermask(SGD, read="mean"), "read must be one of.*got 'mean'"),
-        (lambda: supermask(SGD, constant_factor=True), "constant_factor.*rescale"),
-        (lambda: jackpot(SGD, restriction="cubic"), "restriction must.*got 'cubic'"),
-        (lambda: jackpot(SGD, restriction="cosine"), "'cosine' needs steps"),
-    ],
-)
-def test_what_cannot_be_is_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

@@ -81,12 +81,6 @@ def test_one_lane_has_no_batch_axis():
     np.testing.assert_array_equal(product(x, y), np.full((2, 3, 5), 4.0))
 
 
-@pytest.mark.parametrize(("per_device", "turns"), [(0, 1), (1, 0)])
-def test_no_lanes_are_refused(per_device, turns):
-    with pytest.raises(ValueError, match="must be at least 1"):
-        lanes.layout(per_device, turns=turns)
-
-
 @each_method
 def test_devices_do_not_talk(name):
     layout, program = spread(name, 4)

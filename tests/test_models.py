@@ -91,11 +91,6 @@ def test_too_small_images_are_refused(name, shape, smallest):
         init_shapes(models.create(name), *shape)
 
 
-def test_unknown_shortcut():
-    with pytest.raises(ValueError, match="shortcut is 'none'; it must be 'projection'"):
-        init_shapes(models.create("resnet_20", shortcut="none"), 8, 8, 3)
-
-
 NARROW = {  # with every kind of layer that the network has
     **dict.fromkeys(("lenet_5", "conv_2", "conv_4", "conv_6"), {"hidden": (32,)}),
     **dict.fromkeys(("resnet_20", "resnet_32"), {"width": 4, "blocks": (1, 1)}),
@@ -133,19 +128,6 @@ def test_dropout_needs_training_and_follows_the_key():
     assert (first == again).all()
     assert (first != other).any()
     assert (first != still).any()
-
-
-def test_unknown_name():
-    with pytest.raises(
-        ValueError, match=r"conv_2, .*did you mean 'lenet_300_100'"
-    ) as e:
-        models.create("lenet300100")
-    assert "\n" not in str(e.value)
-
-
-def test_an_option_that_a_network_does_not_have_is_named():
-    with pytest.raises(ValueError, match="conv_2 has no width; it has hidden"):
-        models.create("conv_2", width=3)
 
 
 def test_import_is_light():

@@ -55,29 +55,6 @@ def test_numbers_are_standardised_by_the_training_set():
     assert len(found.validation.labels) == 10
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"y": [0, 1]}, "as many labels as images"),
-        ({"x": np.zeros((0, 2)), "y": []}, "as many labels as images, and some"),
-        ({"y": [0, 1, -1]}, "from 0; got -1"),
-        ({"y": ["a", "b", "c"]}, "must be numbers, got <U1"),
-        ({"x": [[1.0], [np.nan], [2.0]]}, r"must be finite, got nan at \[1, 0\]"),
-        ({"x": [[1.0], [1e300], [2.0]]}, "do not fit into float32"),
-        ({"y": [0, 1, 2**40]}, "do not fit into int32"),
-        ({"x": np.array([[None]] * 3)}, "must be numbers, got object"),
-        ({"x": np.zeros((3, 5))}, r"of one kind; got float32 \[5\] and float32 \[1\]"),
-        ({"y": [0.5, 1.0, 0.0]}, "training and test labels must be of one kind"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(change, says):
-    good = {"x": np.ones((3, 1)), "y": [0, 1, 2]}
-    test = data.Split(np.ones((2, 1)), [0, 1])
-    train = good | change
-    with pytest.raises(ValueError, match=says):
-        data.of_splits("own", data.Split(train["x"], train["y"]), test, validation=1)
-
-
 @pytest.mark.parametrize("what", ["missing", "short", "text", "pickle", "names"])
 def test_files_that_cannot_be_read_are_refused(tmp_path, what):
     path = tmp_path / "own.npz"
@@ -157,38 +134,6 @@ def test_whatever_network_is_given_becomes_a_model():
     zoo = own.model("lenet_300_100", 4, {"hidden": "5,6", "dropout": "0.5"})
     params, _ = zoo.init(jax.random.key(0), x)
     assert params["fc_1"]["kernel"].shape == (5, 6)
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"model": "nowhere:net"}, "--model=nowhere:net: No module named 'nowhere'"),
-        ({"model": "own:net"}, "--model=own:net: own has no 'net'"),
-        ({"model": "own:nothing"}, "no network: {'outputs': 1}; give a"),
-        ({"model": "lenet"}, "--model must be one of"),
-        ({"model": "own:linen", "hyper": {"model.widht": "3"}},
-         "no --model.widht; its options are: width, bias"),
-        ({"model": "own:linen", "hyper": {"model.width": "wide"}},
-         "--model.width takes a int, got 'wide'"),
-        ({"model": "lenet_300_100", "hyper": {"model.width": "3"}},
-         "no --model.width; its options are: hidden, dropout, dtype"),
-        ({"hyper": {"dataset.size": "3"}}, "no --dataset.size; its options are: none"),
-        ({"dataset": "own:nothing"},
-         r"--dataset=own:nothing\(outputs\): missing a required argument"),
-        ({"dataset": "own:pairless"}, "must return training and test .* got int"),
-        ({"loss": "own:nowhere"}, "--loss=own:nowhere: own has no 'nowhere'"),
-        ({"loss": "hinge"}, "--loss must be one of cross_entropy,"),
-        ({"dataset": "own:arrays", "model": "own:linen"},
-         r"do not fit data of images float32 \[6\] and labels float32 \[2\]"),
-        ({"dataset": "own:arrays", "model": "conv_2", "loss": "squared_error"},
-         "images"),
-        ({"dataset": "own:arrays", "augment": True, "model": "own:linen"}, "images"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused_before_any_work(tmp_path, settings, says):
-    with pytest.raises(ValueError, match=says):
-        studies.run("ticket_search", tmp_path / "run", **(SHORT | settings))
-    assert not (tmp_path / "run").exists()
 
 
 # Studies.

@@ -129,26 +129,3 @@ def test_scores_and_selections_go_by_name():
         select=selection.per_layer(selection.equal),
     )
     jax.tree.map(np.testing.assert_array_equal, found, alike)
-
-
-@pytest.mark.parametrize(
-    ("score", "select", "message"),
-    [
-        ("size", "equal", "score must be one of .*'magnitude'.*got 'size'"),
-        ("magnitude", "all", "select must be one of .*'global_top'.*got 'all'"),
-    ],
-)
-def test_an_unknown_name_is_refused(score, select, message):
-    with pytest.raises(ValueError, match=message):
-        prune(toy.ticket(), score, 0.5, select=select)
-
-
-@pytest.mark.parametrize("density", [1.3, 0.0, 0, -0.5])
-def test_a_density_outside_0_to_1_is_an_error(density):
-    with pytest.raises(ValueError, match=rf"in \(0, 1\]; got {density}"):
-        prune(toy.ticket(), scores.magnitude, density)
-
-
-def test_no_iterations_are_an_error():
-    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
-        prune(toy.ticket(), scores.magnitude, 0.5, iterations=0)

@@ -223,22 +223,3 @@ def test_the_exchange_is_the_only_branch_under_vmap(method, also_train):
     lanes = jax.random.split(jax.random.key(0), 3), jnp.array([0.1, 0.5, 0.9])
     program = jax.jit(jax.vmap(update, in_axes=(0, 0, None))).lower(*lanes, 0)
     assert program.as_text().count("stablehlo.case") == 1
-
-
-@methods
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("density", 0.0),
-        ("density", 1.1),
-        ("drop", -0.1),
-        ("drop", 1.1),
-        ("every", 0),
-        ("stop", 0),
-        ("stop", 0.75),
-        ("select", "topmost"),
-    ],
-)
-def test_a_number_that_cannot_be_is_refused_by_its_name(method, argument, value):
-    with pytest.raises(ValueError, match=f"{argument}.*{value}"):
-        SEARCHES[method](optimizer(), **NUMBERS | {argument: value})

@@ -108,19 +108,6 @@ def test_plan_covers_every_step_once_and_resumes_the_schedule():
     ]
 
 
-@pytest.mark.parametrize(
-    "numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0)], ids=["rounds", "steps", "every"]
-)
-def test_plan_refuses_numbers_below_one(numbers):
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
-        resumable.stretches(*numbers)
-
-
-def test_plan_refuses_to_begin_after_the_end():
-    with pytest.raises(ValueError, match="a round of 10 steps cannot begin at step 10"):
-        resumable.stretches(2, 10, 4, resume=10)
-
-
 @pytest.fixture(scope="module")
 def whole(parts, tmp_path_factory):
     return run(parts, tmp_path_factory.mktemp("whole"))

@@ -248,12 +248,6 @@ def test_the_memory_of_a_gradient_does_not_depend_on_the_number_of_images():
     assert needed(2000) < 1.1 * needed(200)
 
 
-def test_evidence_of_no_images_is_refused():
-    split = Split(np.zeros((9, 4), np.float32), np.zeros(9, np.int32))
-    with pytest.raises(ValueError, match="images must be at least 1, got 0"):
-        supervised.evidence(classifier(), split, images=0)
-
-
 def test_makers_need_what_their_score_needs_too():
     made = scores.ties_at_random(scores.at_initial(scores.snip))
     assert scores.needed(made) == ("key", "initial", "loss")

@@ -163,10 +163,8 @@ def test_keep_is_exact_for_traced_densities(dtype):
 
 
 @pytest.mark.parametrize("density", [-0.1, 1.3])
-def test_a_density_outside_0_to_1_is_an_error(density):
-    with pytest.raises(ValueError, match=f"in \\[0, 1\\], got {density}"):
-        selection.keep(jnp.int32(10), density)
-    clipped = selection.keep(jnp.int32(10), jnp.float32(density))  # cannot raise
+def test_a_traced_density_outside_0_to_1_is_clamped(density):
+    clipped = jax.jit(selection.keep)(jnp.int32(10), jnp.float32(density))
     assert clipped == (0 if density < 0 else 10)
 
 
@@ -312,13 +310,6 @@ def test_without_a_name_no_layer_is_the_first():
     layers = {"stem": {"kernel": mask["stem"]}, "stem_2": mask["head"]}
     found = selection.uniform(first="stem")(layers, 0.75)
     np.testing.assert_allclose(jax.tree.leaves(found), [1.0, 0.5], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"no prunable leaf 'st': there are \['block"):
-        selection.uniform(first="st")(mask, 0.4)
-
-
-def test_at_rates_names_what_it_does_not_know():
-    with pytest.raises(ValueError, match=r"no prunable leaf \['z'\]: there are \['a'"):
-        selection.at_rates({"z": 0.5})(ones(), 0.8)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -362,8 +353,6 @@ def test_like_of_another_network_is_an_error():
 def test_a_name_stands_for_its_selection_and_a_function_for_itself():
     assert selection.named("global_top") is selection.global_top
     assert selection.named(selection.top) is selection.top
-    with pytest.raises(ValueError, match=r"one of \['global_top', .*got 'erdos'"):
-        selection.named("erdos")
 
 
 KNOWN = {
@@ -413,20 +402,6 @@ def test_nothing_is_known_of_other_counts():
     foreign = functools.partial(selection.global_top)
     for select in (*map(selection.named, ["uniform", "erk"]), foreign):
         assert selection.kept(select, 0.5) is None
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"per_round": 1.0}, "per_round is the fraction kept, in .0, 1.; got 1.0"),
-        ({"per_round": 0}, "per_round is the fraction kept, in .0, 1.; got 0"),
-        ({"conv": -0.5}, "no layer can be pruned at rate -0.5"),
-        ({"conv": 6, "per_round": 0.8}, "no layer can be pruned at rate 6"),
-    ],
-)
-def test_rates_that_cannot_be_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        selection.lottery(**options)
 
 
 # The numbers of the papers.

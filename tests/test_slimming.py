@@ -243,11 +243,3 @@ def test_what_has_no_channels_is_refused(refused):
     mask = masks.full(params) | {"conv_0": {"kernel": None}}
     with pytest.raises(ValueError, match="layers"):
         refused(params, mask)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("density", 0.0), ("density", 1.5), ("penalty", -1.0)]
-)
-def test_a_number_that_cannot_be_is_refused(option, value):
-    with pytest.raises(ValueError, match=f"{option}.*got {value}"):
-        slimming(SGD, **{option: value})

@@ -120,18 +120,6 @@ def test_a_function_or_the_longest_name_says_where_layers_lie():
     assert masks.names(masks.full(layers)) == [f"blocks/w/{i}" for i in range(3)]
 
 
-@pytest.mark.parametrize(
-    ("axes", "message"),
-    [
-        ({"block": 0}, r"no leaf is named \['block'\]: there are \['blocks'\]"),
-        ({"blocks": 3}, r"'blocks' has shape \(3, 20, 20\): no layers lie along"),
-    ],
-)
-def test_what_is_no_stack_is_refused(axes, message):
-    with pytest.raises(ValueError, match=message):
-        stacks.apart(blocks(), axes)
-
-
 def test_a_ticket_of_layers_is_kept_in_a_file(tmp_path):
     layers = stacks.apart(blocks(), {"blocks": 0})
     ticket = prune(Ticket(layers, masks.full(layers)), "magnitude", 0.4)

@@ -31,12 +31,9 @@ from jaxticket import (
     imp,
     masks,
     run,
-    supervised,
     training,
 )
-from jaxticket.data import Split
 from jaxticket.engine import lanes
-from jaxticket.models import Model
 
 
 def counted(f):
@@ -327,71 +324,20 @@ def test_the_model_state_of_a_ticket_is_where_training_begins(state):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "switch",
     [
-        ({"rounds": 0}, "rounds must be at least 1, got 0"),
-        ({"epochs": -1}, "epochs must be at least 1, got -1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"batch_size": ROWS + 1}, "batch_size 27 is more than the 26 rows of data"),
+        lambda: jax.enable_x64(True),
+        lambda: jax.debug_nans(True),
+        lambda: jax.debug_infs(True),
+        jax.disable_jit,
+        jax.checking_leaks,
     ],
+    ids=["enable_x64", "debug_nans", "debug_infs", "disable_jit", "checking_leaks"],
 )
-def test_a_run_that_cannot_be_is_refused(options, message):
-    options = {"rounds": 1, "epochs": EPOCHS, "batch_size": BATCH} | options
-    with pytest.raises(ValueError, match=message):
-        run(imp(cases.ADAMW), noisy, *lane(0), cases.data(), **options)
-
-
-@pytest.mark.parametrize("rewind_step", [STEPS, 100])
-def test_a_rewinding_step_that_no_round_reaches_is_refused(rewind_step):
-    """It would be the initialisation without a word."""
-    search = imp(cases.ADAMW, rewind_step=rewind_step)
-    options = {"rounds": 2, "epochs": EPOCHS, "batch_size": BATCH}
-    message = f"rewind_step {rewind_step} is outside a round of {STEPS} steps"
-    with pytest.raises(ValueError, match=message):
-        run(search, noisy, *lane(0), cases.data(), **options)
-
-
-def of(rows):
-    return {name: np.ones((number, 5)) for name, number in rows.items()}
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (of({"x": 64, "y": 60}), "differ in their rows: 'x' has 64, 'y' has 60"),
-        (of({"x": 26}) | {"deep": [np.ones(26), np.ones(25)]}, "'deep/1' has 25"),
-        (of({"x": 26}) | {"y": np.float32(1)}, "leaf 'y' of the data is a scalar"),
-        (np.float32(1), "leaf '' of the data is a scalar"),
-        ({}, "the data hold no arrays"),
-        (of({"x": 0, "y": 0}), "the data have no rows: 'x' is empty"),
-    ],
-)
-def test_data_that_do_not_fit_are_refused_by_name(data, message):
-    options = {"rounds": 1, "epochs": EPOCHS, "batch_size": BATCH}
-    with pytest.raises(ValueError, match=message):
-        run(imp(cases.ADAMW), noisy, *lane(0), data, **options)
-    with pytest.raises(ValueError, match=message):
-        training.steps(
-            search_of("imp"),
-            noisy,
-            opened(search_of("imp")),
-            jax.random.key(0),
-            data,
-            first=0,
-            last=1,
-            round=0,
-            batch_size=BATCH,
-        )
-
-
-@pytest.mark.parametrize("labels", [7, 9, 0])
-def test_other_numbers_of_images_than_of_labels_are_refused(labels):
-    """By all that look at images; else the last label would serve several."""
-    model = Model(None, lambda params, state, x, **options: (x, state))
-    split = Split(np.ones((8, 4), np.uint8), np.zeros(labels, np.int32))
-    for looks in (
-        lambda: supervised.evaluator(model)({}, {}, split),
-        lambda: supervised.evidence(model, split),
-    ):
-        with pytest.raises(ValueError, match=f"'images' has 8, 'labels' has {labels}"):
-            looks()
+def test_a_search_runs_under_the_switches_that_users_turn(switch):
+    options = {"rounds": 2, "epochs": 1, "batch_size": ROWS}
+    key, (weights, mask, _) = lane(0)[0], toy.ticket()
+    with switch():
+        ticket = Ticket(weights, mask, {"seen": jnp.zeros((), jnp.int32)})
+        found = run(imp(cases.ADAMW), cases.loss, key, ticket, cases.data(), **options)
+    assert masks.count(found.ticket.mask) == cases.survivors(54, 0.8)

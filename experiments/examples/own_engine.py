@@ -72,7 +72,7 @@ def main(
             jnp.stack([stream.search for stream in streams]), tickets, ()
         ),
         round_keys=keys.of_rounds(streams),
-        plan=resumable.stretches(ROUNDS, STEPS, EVERY),
+        plan=resumable.stretches(ROUNDS, STEPS, EVERY, promises=search.promises),
     )
     for event in resumable.run(
         program, unit, data, folder, config={"density": 0.5}, save_seconds=save_seconds

@@ -1,7 +1,6 @@
 """Reads the files of a run: those of today, and those of earlier versions."""
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import pandas as pd
 
 from experiments.study import records
 from experiments.study.records import Lane
+from jaxticket import checks
 
 MARGIN = 0.5
 LATER = (  # columns that files of earlier versions lack
@@ -81,8 +81,7 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         margin = about["config"].get("margin", MARGIN) if margin is None else margin
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the config of a run: {error!r}") from error
-    if not (isinstance(margin, int | float) and 0 < margin < math.inf):
-        raise ValueError(f"--margin must be above 0 and finite, got {margin}")
+    checks.positive(**{"--margin": margin})
     last = about["config"].get("compare") == "last" or not about.get("verdicts", True)
     return Run(
         about=about,

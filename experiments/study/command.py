@@ -98,7 +98,16 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
             print(f"{lost} trainings or searches have diverged, see divergence.csv")
             sys.exit(DIVERGED)
 
-    app.run(run)
+    app.run(run, flags_parser=_read)
+
+
+def _read(arguments: list[str]) -> list[str]:
+    """Parses the command line; what cannot be read becomes one line too."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _define(kind: type, name: str, default: Any, text: str) -> None:
@@ -183,8 +192,12 @@ def run(
     Raises:
       ValueError: bad settings, before any training.
     """
-    use_devices(compilation_cache=config.compilation_cache)
     config = resolve(config)
+    use_devices(compilation_cache=config.compilation_cache)
+    try:
+        jax.devices()
+    except RuntimeError as error:  # of a platform that is not there
+        raise ValueError(f"JAX has no device: {error}") from None
 
     from experiments import report
     from experiments.study import densities, outputs

@@ -13,12 +13,14 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.study import optimizers
+from experiments.study.rules import MANY
 from experiments.study.settings import Settings
-from jaxticket import hyperparameters, searches, starts
-from jaxticket.base import Promises, Search
+from jaxticket import base, checks, hyperparameters, masks, searches, starts
+from jaxticket.base import Mask, Promises, Search
 from jaxticket.hyperparameters import Hyper
 
 OPTIONS = ("model.", "dataset.")  # what is told in the same way to what is no method
@@ -189,6 +191,10 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
             start(each)
             if method.search:
                 search(each)
+    except checks.Refused as error:
+        if error.name not in values:
+            raise ValueError(f"--{name}.*: {error}") from None
+        raise checks.Refused(_flag(config, name, error.name), error.why) from None
     except ValueError as error:
         raise ValueError(f"--{name}.*: {error}") from None
     # Numbers of the program, which may round otherwise.
@@ -203,8 +209,13 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     follows = rounds is None and first.rounds
     if rounds is None:
         rounds = config.rounds if follows else 1
-    elif rounds < 1:
-        raise ValueError(f"--{name}.rounds must be at least 1; got {rounds}")
+    else:
+        MANY(**{_flag(config, name, "rounds"): rounds})
+    for setting, each in zip(settings, promises, strict=True):
+        try:
+            base.check_round(each, config.search_steps)
+        except ValueError as error:
+            raise ValueError(f"--{name}.* {setting.label}: {error}") from None
     return Planned(
         name,
         tuple(settings),
@@ -217,6 +228,58 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     )
 
 
+def check_kept(config: Settings, planned: Planned, mask: Mask) -> None:
+    """Raises a `ValueError` where it is known that a ticket will keep nothing.
+
+    Nothing in all, or of its largest layer: smaller ones are lost at extreme densities.
+
+    Args:
+      config: what the message is taken from.
+      planned: the method.
+      mask: of the dense network, or its shapes.
+    """
+    owners = (planned.name, config.METHODS[planned.name].base)
+    given = {f: x for f, x in config.hyper.items() if f.partition(".")[0] in owners}
+    where = ", ".join(f"--{flag}={x}" for flag, x in given.items())
+    sizes = dict(
+        zip(masks.names(mask), map(np.size, jax.tree.leaves(mask)), strict=True)
+    )
+    largest = max(sizes, key=sizes.__getitem__)
+    for setting, promises in zip(planned.settings, planned.promises, strict=True):
+        left = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), mask)
+        times = len(planned.prunings()) if promises.rounds else not promises.opens_given
+        laws = [planned.start(setting.swept).kept, *[promises.kept] * times]
+        for law in filter(None, laws):
+            try:
+                counts = law(left)
+            except ValueError as error:
+                raise ValueError(f"{where or planned.name}: {error}") from None
+            if not (counts[largest] if isinstance(counts, dict) else counts):
+                raise ValueError(
+                    f"{where} {setting.label}".rstrip()
+                    + f": a ticket would keep none of the {sizes[largest]} weights of "
+                    f"{largest}; give a larger density, or fewer rounds"
+                )
+            left = _first(counts, left)
+
+
+def _first(counts: dict[str, int] | int, mask: Mask) -> Mask:
+    """A mask of as many weights, whichever."""
+    leaves, tree = jax.tree.flatten(mask)
+    if not isinstance(counts, dict):
+        whole = np.concatenate([leaf.ravel() for leaf in leaves])
+        whole[np.flatnonzero(whole)[counts:]] = False
+        parts = np.split(whole, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    else:
+        parts = [
+            np.arange(leaf.size) < n
+            for leaf, n in zip(leaves, counts.values(), strict=True)
+        ]
+    return tree.unflatten(
+        part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
+    )
+
+
 def _known(methods: Mapping[str, Method], flag: str) -> None:
     """Raises a `ValueError` for a flag that no method has."""
     owner, _, name = flag.partition(".")
@@ -225,6 +288,13 @@ def _known(methods: Mapping[str, Method], flag: str) -> None:
     near = difflib.get_close_matches(flag, flags(methods), n=1)
     hint = f"; did you mean --{near[0]}?" if near else ""
     raise ValueError(f"there is no --{flag}{hint}")
+
+
+def _flag(config: Settings, name: str, value: str) -> str:
+    """The flag that a value of a method is given by: its own, or of its base."""
+    owners = [name, config.METHODS[name].base]
+    given = [each for each in owners if f"{each}.{value}" in config.hyper]
+    return f"--{(given or owners)[0]}.{value}"
 
 
 def _call(factory: Callable, values: Mapping[str, Any], *args: Any) -> Any:
@@ -250,20 +320,18 @@ def _value(config: Settings, name: str, method: Method, hyper: Hyper) -> Any:
     for owner in filter(None, (method.base, name)):
         found = config.METHODS[owner].preset.get(hyper.name, found)
         found = config.hyper.get(f"{owner}.{hyper.name}", found)
-    flag = f"--{name}.{hyper.name}"
+    flag = _flag(config, name, hyper.name)
     if found is inspect.Parameter.empty:
         raise ValueError(f"give {flag}: {hyper.help}")
     if isinstance(found, list | tuple):
         if not hyper.swept and len(found) != 1:
-            raise ValueError(f"{flag} takes one value, got {found}")
+            raise checks.Refused(flag, f"takes one value; got {found}")
         if len(set(found)) < len(found) or not found:
-            raise ValueError(f"{flag} needs different values, got {found}")
+            raise checks.Refused(flag, f"needs different values; got {found}")
         found = found[0] if len(found) == 1 else tuple(found)
     for value in found if isinstance(found, tuple) else (found,):
-        if isinstance(value, float | np.floating) and not np.isfinite(value):
-            raise ValueError(f"{flag} must be finite, got {value}")
-        if hyper.choices and value not in hyper.choices:
-            raise ValueError(
-                f"{flag}: no {value!r}, choose of {', '.join(hyper.choices)}"
-            )
+        if hyper.kind is float and value is not None:
+            checks.finite(**{flag: value})
+        if hyper.choices:
+            checks.one_of(hyper.choices)(**{flag: value})
     return found

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from experiments.study.settings import Check, Settings, above_zero, not_negative
-from jaxticket import schedules
+from experiments.study.settings import Settings
+from jaxticket import checks, schedules
 from jaxticket.base import Schedule
 from jaxticket.searches import gates
 
@@ -83,7 +83,8 @@ def of_gates(
     del every
     if logit_learning_rate is None:
         logit_learning_rate = config.learning_rate
-    _check("logit_learning_rate", logit_learning_rate, above_zero)
+    else:
+        checks.positive(logit_learning_rate=logit_learning_rate)
     rate = dropping(config, logit_learning_rate)
     decay = config.weight_decay if decay_logits else 0.0
     return gates.optimizer(
@@ -110,20 +111,14 @@ def of_scores(
         it shrinks scores ten times as much.
       score_schedule: course of the learning rate over the search: cosine or constant.
     """
-    _check("score_learning_rate", score_learning_rate, above_zero)
-    _check("score_decay", score_decay, not_negative)
+    checks.positive(score_learning_rate=score_learning_rate)
+    checks.not_negative(score_decay=score_decay)
     course = schedules.cosine(config.search_steps, epoch_steps=every)
     if score_schedule == "constant":
         course = jnp.ones_like
     return optimizer(
         "momentum", lambda step: score_learning_rate * course(step), score_decay
     )
-
-
-def _check(name: str, value: ArrayLike, check: Check) -> None:
-    """Raises a `ValueError` for a Python number that cannot be; others are traced."""
-    if isinstance(value, float | int) and (wanted := check(value)):
-        raise ValueError(f"{name} must be {wanted}; got {value}")
 
 
 KINDS = {"weights": of_weights, "gates": of_gates, "scores": of_scores}

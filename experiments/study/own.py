@@ -85,6 +85,22 @@ def dataset(config: Settings) -> data.Dataset:
     return data.of_splits(name, train, test, validation=config.validation)
 
 
+def shapes(config: Settings, init: Callable, split: data.Split) -> None:
+    """Tries to make the network for the data, without computing.
+
+    Raises:
+      ValueError: it takes other images; it says what each is.
+    """
+    try:
+        jax.eval_shape(init, jax.random.key(0))
+    except (TypeError, ValueError, AssertionError, IndexError) as error:
+        images = split.images
+        raise ValueError(
+            f"--model={config.model} does not fit images {images.dtype} "
+            f"{list(images.shape[1:])}: {error}"
+        ) from None
+
+
 def check(config: Settings, loss_fn: LossFn, like: Ticket, split: data.Split) -> None:
     """Tries the network and the loss on one row of the data, without computing.
 
@@ -94,6 +110,7 @@ def check(config: Settings, loss_fn: LossFn, like: Ticket, split: data.Split) ->
     row = jax.tree.map(lambda x: x[:1], split)
     key = jax.random.key(0)
     try:
+        loss_fn.check((like.weights, like.model_state), split)
         jax.eval_shape(loss_fn, like.weights, like.model_state, row, key)
     except (TypeError, ValueError, AssertionError, IndexError) as error:
         raise ValueError(

@@ -5,77 +5,25 @@ A setting is a field of a configuration with its help and its check; it becomes 
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from jaxticket import data, models, supervised
+from experiments.study import rules
+from experiments.study.rules import COUNT, FOLDER, MANY
+from jaxticket import checks, data, models, supervised
+from jaxticket.checks import Check
+from jaxticket.engine import keys
 
-Check = Callable[[Any], str | None]  # value -> what it should be, if it is not
 DATASET, SEEDS = "mnist1d", 5  # unless something else is said
 MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
+PATHS = ("output_dir", "data_dir", "cache_dir", "pretrained")
+WRITTEN = "where everything is written"
 
 
 def setting(default: Any, help: str, check: Check | None = None) -> Any:
     """A field of a configuration, which becomes a flag with this help."""
     return dataclasses.field(default=default, metadata={"help": help, "check": check})
-
-
-def one_of(choices: Sequence[str]) -> Check:
-    return lambda x: None if x in choices else f"one of {', '.join(choices)}"
-
-
-def named(choices: Sequence[str]) -> Check:
-    """One of the names, or a function of the user's."""
-    return lambda x: one_of((*choices, "package.module:function"))(
-        "package.module:function" if ":" in x else x
-    )
-
-
-def least(bound: int) -> Check:
-    return lambda x: None if x >= bound else f"at least {bound}"
-
-
-def each(check: Check) -> Check:
-    """Of a list, which holds at least one."""
-
-    def all_of(values):
-        wanted = [check(x) for x in values] or ["at least one number"]
-        return next(filter(None, wanted), None)
-
-    return all_of
-
-
-def in_a_folder(path: str) -> str | None:
-    there = Path(path).absolute().parent.is_dir()
-    return None if there else "in a folder that exists"
-
-
-def above_zero(x: float) -> str | None:
-    return None if 0 < x < math.inf else "above 0 and finite"
-
-
-def not_negative(x: float) -> str | None:
-    return None if 0 <= x < math.inf else "at least 0 and finite"
-
-
-def density(x: float) -> str | None:
-    return None if 0 < x <= 1 else "the fraction kept, in (0, 1]"
-
-
-def share(x: float) -> str | None:
-    return None if 0 < x < 1 else "between 0 and 1"
-
-
-def drops(values: Sequence[float]) -> str | None:
-    good = all(0 < x < 1 or (1 <= x < math.inf and x == int(x)) for x in values)
-    return None if good else "steps from 1, or fractions of a training below 1"
-
-
-def lanes(x: str | int) -> str | None:
-    good = x == "auto" or (str(x).isdecimal() and int(x) >= 1)
-    return None if good else "a number from 1, or auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,112 +68,114 @@ class Settings:
         "flags, as --dataset.test_size=1000 of mnist1d",
     )
     data_dir: str | None = setting(
-        None, "folder of prepared TFDS data sets; default: that of TFDS"
+        None,
+        "folder of prepared TFDS data sets; default: that of TFDS",
+        rules.FOLDER_THERE,
     )
     cache_dir: str | None = setting(
-        None, "where arrays that take long to read or make are kept"
+        None, "where arrays that take long to read or make are kept", FOLDER
     )
     validation: int | None = setting(
-        None, "training images held out for validation", least(1)
+        None, "training images held out for validation", COUNT
     )
     normalization: str = setting(
         "standard",
         f"one of {data.NORMALIZATIONS}",
-        one_of(data.NORMALIZATIONS),
+        checks.one_of(data.NORMALIZATIONS),
     )
     augment: bool | None = setting(None, "random flips and 4-pixel crops in every step")
     model: str | None = setting(
         None,
         f"one of {models.NAMES}, or package.module:function; its options are flags, as "
         "--model.dropout=0.1",
-        named(models.NAMES),
+        rules.named(models.NAMES),
     )
     loss: str = setting(
         "cross_entropy",
         f"one of {supervised.LOSSES}, or package.module:function of outputs and labels",
-        named(supervised.LOSSES),
+        rules.named(supervised.LOSSES),
     )
     dtype: str = setting(
         "float32",
         "what the network computes in: float32 or bfloat16; weights are float32",
-        one_of(("float32", "bfloat16")),
+        checks.one_of(("float32", "bfloat16")),
     )
     prunable: str | None = setting(
         None,
         "kernels, hidden: those but the output layer's, convolutions alone (without "
         "those of shortcuts), or all: biases and scales too",
-        one_of(("kernels", "hidden", "convolutions", "all")),
+        checks.one_of(("kernels", "hidden", "convolutions", "all")),
     )
     methods: list[str] | None = setting(None, "which methods, with commas")
     seeds: int | None = setting(
-        None, "how many seeds; default 5, or what suits data set and model", least(1)
+        None, "how many seeds; default 5, or what suits data set and model", MANY
     )
-    first_seed: int = setting(0, "the first of them", least(0))
+    first_seed: int = setting(0, "the first of them", checks.whole(0, keys.MOST))
     lanes: str | None = setting(
         None,
         "searches vmapped side by side on each device, part of a seed's identity; or "
         "auto: what is fastest in a short trial. Default: 1 on CPU, up to 16 elsewhere",
-        lanes,
+        rules.LANES,
     )
     turns: int = setting(
         1,
         "sets of lanes that take turns in one program on a device; changes no number",
-        least(1),
+        MANY,
     )
     epochs: int | None = setting(
-        None, "passes over the training data in a training", least(1)
+        None, "passes over the training data in a training", COUNT
     )
     steps: int | None = setting(
-        None, "optimiser steps of a training, not epochs", least(1)
+        None, "optimiser steps of a training, not epochs", COUNT
     )
     search_epochs: int | None = setting(
-        None, "passes in a round of a search; default: those of a training", least(1)
+        None, "passes in a round of a search; default: those of a training", COUNT
     )
-    search_steps: int | None = setting(None, "the same in optimiser steps", least(1))
+    search_steps: int | None = setting(None, "the same in optimiser steps", COUNT)
     eval_every: int | None = setting(
-        None, "steps between evaluations; default an epoch", least(1)
+        None, "steps between evaluations; default an epoch", COUNT
     )
-    batch_size: int | None = setting(None, "images per step", least(1))
+    batch_size: int | None = setting(None, "images per step", COUNT)
     optimizer: str | None = setting(
         None,
         "adam (with decoupled decay), sgd, momentum or nesterov",
-        one_of(("adam", "sgd", "momentum", "nesterov")),
+        checks.one_of(("adam", "sgd", "momentum", "nesterov")),
     )
     learning_rate: float | None = setting(
-        None, "learning rate of the weights", above_zero
+        None, "learning rate of the weights", checks.positive
     )
     learning_rate_drops: list[float] | None = setting(
         None,
         "where the learning rate falls to a tenth, with commas: steps of a training, "
         "or, below 1, fractions of it",
-        drops,
+        rules.DROPS,
     )
-    weight_decay: float | None = setting(None, "of the weights", not_negative)
+    weight_decay: float | None = setting(None, "of the weights", checks.not_negative)
     schedules_every: str = setting(
         "epoch",
         "schedules of searches (temperatures, rates) move every epoch or every step",
-        one_of(("epoch", "step")),
+        checks.one_of(("epoch", "step")),
     )
     margin: float = setting(
         0.5,
         "points of accuracy that a ticket may fall short of the dense network and "
         "still match it (non-inferiority)",
-        above_zero,
+        checks.positive,
     )
     on_divergence: str = setting(
         "mark",
         "what a seed that is not finite any more does: mark (it is left out, and said; "
         "the others go on) or stop the run",
-        one_of(("mark", "stop")),
+        checks.one_of(("mark", "stop")),
     )
     accept: list[str] | None = setting(
         None,
         "what a run that goes on may have had otherwise, as jax or device: see "
         "config.json, which will say it",
     )
-    output_dir: str = setting("runs", "where everything is written")
+    output_dir: str = setting("runs", WRITTEN, FOLDER)
     save_seconds: float = setting(
-        30.0, "seconds between checkpoints within a round", not_negative
+        30.0, "seconds between checkpoints within a round", checks.not_negative
     )
     compilation_cache: bool = setting(True, "keep compiled programs for the next run")
     hyper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -242,6 +192,7 @@ class Settings:
     def in_steps(self, epoch_steps: int) -> Self:
         """With all lengths in steps, once it is known how many an epoch has."""
         steps = self.steps or self.epochs * epoch_steps
+        checks.whole(1)(**{"--steps": steps})
         searching = self.search_steps
         if searching is None:
             searching = (
@@ -249,14 +200,26 @@ class Settings:
                 if self.search_epochs is None
                 else self.search_epochs * epoch_steps
             )
+        checks.whole(1)(**{"--search_steps": searching})
+        drops = self.learning_rate_drops
+        for drop in drops:
+            if drop >= max(steps, 1):
+                raise checks.Refused(
+                    "--learning_rate_drops",
+                    f"must lie within a training, of {steps} steps; got {drop}",
+                )
+        places = [round(x * steps) if x < 1 else int(x) for x in drops]
+        if places != sorted(places):
+            raise checks.Refused(
+                "--learning_rate_drops",
+                f"must be in their order; got {drops}, of {steps} steps at {places}",
+            )
         return dataclasses.replace(
             self,
             steps=steps,
             search_steps=searching,
             eval_every=self.eval_every or epoch_steps,
-            learning_rate_drops=tuple(
-                round(x * steps) if x < 1 else int(x) for x in self.learning_rate_drops
-            ),
+            learning_rate_drops=tuple(places),
         )
 
     def trains(self, promises) -> bool:
@@ -307,18 +270,21 @@ def resolve(config: Settings) -> Settings:
     hyper = {**preset.pop("hyper", {}), **config.hyper}
     opened = {name: x for name, x in preset.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, hyper=hyper, **opened)
-    config = config.filled()
     check(config)
+    config = config.filled()
+    check(config)  # what that has filled in
     names("methods", config.methods, config.METHODS)
-    if not config.methods:
-        raise ValueError(f"--methods needs at least one of {', '.join(config.METHODS)}")
-    return config
+    checks.whole(0, keys.MOST - config.seeds + 1)(**{"--first_seed": config.first_seed})
+    paths = {n: x for n in PATHS if (x := getattr(config, n, None)) is not None}
+    return dataclasses.replace(
+        config, **{name: str(Path(x).expanduser()) for name, x in paths.items()}
+    )
 
 
 def _preset(config: Settings) -> Mapping[str, Any]:
     """Values for what is left open: of the recipe named, or of data set and model."""
     if config.preset is not None:
-        names("preset", [config.preset], config.RECIPES)
+        checks.one_of(config.RECIPES)(**{"--preset": config.preset})
         return config.RECIPES[config.preset]
     dataset = config.dataset or DATASET
     model = config.model or MODELS.get(dataset, "lenet_300_100")
@@ -334,14 +300,12 @@ def check(config: Any) -> None:
     """
     for field in dataclasses.fields(config):
         value, check = getattr(config, field.name), field.metadata.get("check")
-        if check and value is not None and (wanted := check(value)):
-            raise ValueError(f"--{field.name} must be {wanted}; got {value}")
+        if check and value is not None:
+            check(**{f"--{field.name}": value})
 
 
 def names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:
-    """Checks a list of names."""
-    for name in given:
-        if name not in allowed:
-            raise ValueError(f"--{what}: no {name!r}, choose of {', '.join(allowed)}")
+    """Checks a list of names, of which there is at least one."""
+    checks.each(checks.one_of(allowed))(**{f"--{what}": given})
     if len(set(given)) < len(given):
-        raise ValueError(f"--{what}: one is given twice in {', '.join(given)}")
+        raise checks.Refused(f"--{what}", f"names one twice: {', '.join(given)}")

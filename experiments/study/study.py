@@ -87,11 +87,14 @@ class Study:
         self.evidence = functools.partial(
             supervised.evidence, model, loss=loss, prepare=prepare
         )
+        own.shapes(config, self.init, dataset.train)
         like = jax.eval_shape(self.network, jax.random.key(0))
         own.check(config, self._loss(), like, dataset.train)
         self.planned = {
             name: methods.plan(config, name, epoch_steps) for name in config.methods
         }
+        for planned in self.planned.values():
+            methods.check_kept(config, planned, like.mask)
         self._starts = {
             name: jax.jit(functools.partial(self._start, planned))
             for name, planned in self.planned.items()

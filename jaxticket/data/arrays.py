@@ -36,7 +36,7 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, ...]:
       ValueError: it is no such file, or lacks an array.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
+        with np.load(Path(path).expanduser(), allow_pickle=False) as file:
             for names in NAMES:
                 if {*names} <= {*file.files}:
                     return tuple(file[name] for name in names)

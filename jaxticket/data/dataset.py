@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxticket import checks
 from jaxticket.data import arrays, cache, digits, mnist1d, tfds_source
 
+MOST_MADE = 10**6  # test signals: 10 minutes
 SEED = 2020  # of the held-out images: every run, of any method, shares one split
 OPTIONS = {"mnist1d": {"test_size": mnist1d.TEST_SIZE}}  # of `load`, by data set
 HELD_OUT = {"mnist1d": 500, "digits": 237}  # they leave 3,500 and 1,200
@@ -53,20 +55,23 @@ def load(
       data_dir: where TFDS data lie prepared; default `~/tensorflow_datasets`.
       cache_dir: where arrays are kept that take long to read or to make; default
         `$JAXTICKET_CACHE`, else `~/.cache/jaxticket`.
-      validation: number of training images to hold out. Default: 5,000 of 50,000 or
-        more (MNIST 55,000/5,000/10,000, CIFAR-10 45,000/5,000/10,000), else what leaves
-        a round number (MNIST-1D 3,500/500/10,000, which as published has none held out;
-        digits 1,200/237/360) or a sixth.
+      validation: number of training images to hold out, one of each class at least.
+        Default: 5,000 of 50,000 or more (MNIST 55,000/5,000/10,000, CIFAR-10
+        45,000/5,000/10,000), else what leaves a round number (MNIST-1D
+        3,500/500/10,000, which as published has none held out; digits 1,200/237/360) or
+        a sixth.
       test_size: number of test signals of "mnist1d"; other data have what they have.
 
     Raises:
       ValueError: an unknown name, or a number of images that there are not.
     """
-    if test_size is not None and (name != "mnist1d" or test_size < 1):
+    if test_size is not None and name != "mnist1d":
         raise ValueError(
-            f"test_size is a number of signals to make, from 1, of mnist1d alone; got "
-            f"{test_size} of {name}"
+            f"test_size {test_size} is for 'mnist1d' alone, whose signals are made; "
+            f"leave it out for {name!r}"
         )
+    if test_size is not None:
+        checks.whole(1, MOST_MADE)(test_size=test_size)
     if name.endswith(".npz"):
         images, labels, *test = arrays.read(name)
         train, test = Split(images, labels), Split(*test)
@@ -92,7 +97,8 @@ def of_splits(
         shifted and scaled to mean 0 and deviation 1 in the training set, each by
         itself, so that losses do not depend on their unit.
       test: likewise.
-      validation: number of training images to hold out; default: see `load`.
+      validation: number of training images to hold out, one of each class at least;
+        default: see `load`.
 
     Raises:
       ValueError: arrays that do not fit together, or a value that is no number.
@@ -115,6 +121,9 @@ def of_splits(
             split._replace(labels=(split.labels - mean) / scale)
             for split in (train, test)
         )
+    if validation is not None and _are_classes(train.labels):
+        number = len(np.unique(train.labels))
+        checks.whole(number, len(train.labels) - 1)(validation=validation)
     if validation is None:
         validation = _default_validation(name, len(train.labels))
     held_out = _hold_out(train.labels, validation)
@@ -154,12 +163,8 @@ def _default_validation(name: str, count: int) -> int:
 def _hold_out(labels: np.ndarray, count: int) -> np.ndarray:
     """Which `count` images to hold out, bool `[n]`: by class, largest remainder."""
     total = len(labels)
-    if not (isinstance(count, int | np.integer) and 0 < count < total):
-        raise ValueError(
-            f"validation is the number of the {total} training images to hold out, "
-            f"from 1 to {total - 1}; got {count!r}"
-        )
-    if labels.ndim > 1 or not np.issubdtype(labels.dtype, np.integer):
+    checks.whole(1, total - 1)(validation=count)
+    if not _are_classes(labels):
         labels = np.zeros(total, int)  # no classes to be fair to
     _, sizes = np.unique(labels, return_counts=True)
     quotas, remainders = np.divmod(sizes * int(count), total)
@@ -172,6 +177,10 @@ def _hold_out(labels: np.ndarray, count: int) -> np.ndarray:
     held_out = np.zeros(total, bool)
     held_out[np.concatenate(chosen)] = True
     return held_out
+
+
+def _are_classes(labels: np.ndarray) -> bool:
+    return labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
 
 
 def _checksum(arrays: Iterable[np.ndarray]) -> str:

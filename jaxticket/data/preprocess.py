@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxticket import checks
+
 NORMALIZATIONS = ("standard", "unit", "l2")
 
 # Mean and standard deviation by channel, of what is stored, as the papers' code has
@@ -38,9 +40,10 @@ def normalizer(
     Returns:
       `[b, ...]` as stored -> float32 of the same shape.
     """
-    if kind not in NORMALIZATIONS:
-        raise ValueError(f"no normalization {kind!r}: one of {NORMALIZATIONS}")
+    checks.one_of(NORMALIZATIONS)(kind=kind)
     stored = np.asarray(train_images)
+    if not stored.size:
+        raise ValueError(f"train_images must be some; got shape {[*stored.shape]}")
     if stored.dtype == np.int32:
         return jnp.asarray  # tokens
     if kind == "l2":
@@ -81,6 +84,7 @@ def augment(
     Raises:
       ValueError: signals, which can be neither cropped nor mirrored.
     """
+    checks.whole(0)(pad=pad)
     images = jnp.asarray(images)
     if images.ndim != 4:
         raise ValueError(

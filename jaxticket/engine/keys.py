@@ -7,7 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxticket import checks
 from jaxticket.base import PRNGKey
+
+MOST = 2**32 - 1  # as large a seed as a key takes
 
 
 class Keys(NamedTuple):
@@ -20,7 +23,9 @@ class Keys(NamedTuple):
 
 
 def of_seed(seed: int) -> Keys:
-    """They depend on the seed alone."""
+    """They depend on the seed alone, a whole number up to `MOST`."""
+    if checks.concrete(seed):
+        checks.whole(0, MOST)(seed=seed)
     return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(0), seed), 4))
 
 

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxticket import checks
+
 # XLA moves code out of loops earlier in a program for several devices than in one for a
 # single device, and then fuses and rounds otherwise: without, both give the same bits,
 # as fast.
@@ -47,10 +49,7 @@ def layout(
     Raises:
       ValueError: fewer than one lane or turn.
     """
-    if per_device < 1 or turns < 1:
-        raise ValueError(
-            f"lanes and turns must be at least 1, got {per_device} and {turns}"
-        )
+    checks.whole(1)(per_device=per_device, turns=turns)
     devices = jax.devices() if devices is None else devices
     return Layout(Mesh(np.array(devices), ("lanes",)), per_device, turns)
 

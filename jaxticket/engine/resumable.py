@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxticket import files, training
+from jaxticket import checks, files
+from jaxticket.base import Promises, check_round
 from jaxticket.engine import checkpoint, programs
 
 _log = logging.getLogger(__name__)
+ANY = Promises()  # of a search that any round is long enough for
 
 
 class Stretch(NamedTuple):
@@ -38,6 +40,7 @@ def stretches(
     begin: int = 0,
     resume: int = 0,
     look: bool = False,
+    promises: Promises = ANY,
 ) -> list[Stretch]:
     """The plan of a run: rounds of `steps` steps, a look after `every` of them.
 
@@ -49,10 +52,12 @@ def stretches(
       resume: the step with which every other round begins.
       look: look before the first step too, in a stretch of no steps; then one round may
         have no others.
+      promises: of the search, which a round may be too short for.
     """
     if look and steps == 0:
         return [Stretch(0, 0, 0, True)]
-    training.check_sizes(rounds=rounds, steps=steps, every=every)
+    checks.whole(1)(rounds=rounds, steps=steps, every=every)
+    check_round(promises, steps)
     if not (0 <= begin < steps and 0 <= resume < steps):
         raise ValueError(
             f"a round of {steps} steps cannot begin at step {max(begin, resume)}: "

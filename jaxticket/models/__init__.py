@@ -4,11 +4,13 @@ Importing this imports no network library; `create` imports flax.
 """
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
+from jaxticket import checks
 from jaxticket.models import pretrained
 from jaxticket.models.model import (
     Model,
@@ -71,11 +73,14 @@ def create(name: str, num_classes: int = 10, **options) -> Model:
     Raises:
       ValueError: for an unknown name, or an option that the network does not have.
     """
-    if unknown := {*options} - {*defaults(name)}:
+    known = defaults(name)
+    if unknown := {*options} - {*known}:
         raise ValueError(
-            f"{name} has no {', '.join(sorted(unknown))}; it has "
-            f"{', '.join(defaults(name))}"
+            f"{name} has no {', '.join(sorted(unknown))}; it has {', '.join(known)}"
         )
+    checks.whole(1)(num_classes=num_classes)
+    for option, value in options.items():
+        _check(option, value, known[option])
     return from_linen(_factory(name)(num_classes, **options))
 
 
@@ -87,9 +92,24 @@ def defaults(name: str) -> dict[str, Any]:
     return {name: getattr(network, name) for name in names if name not in own}
 
 
+def _check(option: str, value: Any, default: Any) -> None:
+    """Widths and the like are whole numbers from 1, fractions dropped below 1."""
+    if type(default) is float:
+        dropped = checks.number("at least 0 and below 1", lambda x: 0 <= x < 1)
+        dropped(**{option: value})
+    elif type(default) is int:
+        checks.whole(1)(**{option: value})
+    elif type(default) is tuple:
+        if not isinstance(value, tuple | list):
+            raise checks.Refused(
+                option, f"must be a tuple, as {default}; got {value!r}"
+            )
+        for width in jax.tree.leaves(value):
+            checks.whole(1)(**{option: width})
+    elif type(default) is bool and type(value) is not bool:
+        raise checks.Refused(option, f"must be True or False; got {value!r}")
+
+
 def _factory(name: str) -> Callable:
-    if name not in NAMES:
-        close = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"no model {name!r}; there are {', '.join(NAMES)}{hint}")
+    checks.one_of(NAMES)(model=name)
     return getattr(importlib.import_module("jaxticket.models.zoo"), name)

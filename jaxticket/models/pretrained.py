@@ -55,6 +55,7 @@ def load(
         first name that does not is given, in the order of the layers.
     """
     _check_name(name)
+    path = Path(path).expanduser()
     if Path(path).suffix.lower() in _PICKLED:
         raise ValueError(_conversion(Path(path)))
     from safetensors import SafetensorError, safe_open

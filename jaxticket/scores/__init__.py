@@ -14,6 +14,7 @@ and `ties_at_random` make further ones of them. A score of one's own is a functi
         return jax.tree.map(lambda w, g: -w * g, weights, grads)
 """
 
+from jaxticket import checks
 from jaxticket.scores.criteria import (
     gradient_at_initial,
     large_final,
@@ -83,6 +84,5 @@ def named(score: Score | str) -> Score:
     """
     if callable(score):
         return score
-    if score not in NAMES:
-        raise ValueError(f"score must be one of {[*NAMES]}, got {score!r}")
+    checks.one_of(NAMES)(score=score)
     return NAMES[score]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import schedules
+from jaxticket import checks, schedules
 from jaxticket.base import OfGates, Schedule, Search
 from jaxticket.searches import gates
 
@@ -70,9 +70,10 @@ def continuous_sparsification(
       Savarese et al., "Winning the Lottery with Continuous Sparsification", 2020,
       Algorithm 2.
     """
-    if between not in get_args(Between):
-        raise ValueError(f"between must be one of {get_args(Between)}, got {between!r}")
+    checks.one_of(get_args(Between))(between=between)
+    checks.finite(initial_logit=initial_logit)
     if not callable(temperature):
+        checks.positive(temperature=temperature)
         if steps is None:
             raise ValueError(
                 f"temperature {temperature} needs steps, the number of them in a "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import kernels, masks, selection
+from jaxticket import checks, kernels, masks, selection
 from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
@@ -48,11 +48,11 @@ def edge_popup(
     Reference:
       Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", 2020.
     """
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    checks.fraction(density=density)
     select = selection.named(select)
 
     def opened(key, ticket):
+        selection.check_kept(select, density, ticket.mask)
         prunable = masks.prunable_like(ticket.weights, ticket.mask)
         draws = gates.uniform(key, jnp.zeros((), jnp.int32), prunable, -1.0, 1.0)
         scores = jax.tree.map(

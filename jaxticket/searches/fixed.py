@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks
+from jaxticket import checks, masks
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -17,6 +17,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    optimizing,
     owned,
     trained_by,
 )
@@ -61,9 +62,8 @@ def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
     Raises:
       ValueError: a multiplier that is not positive.
     """
-    if isinstance(multiplier, float | int) and not multiplier > 0:
-        raise ValueError(f"multiplier must be positive, got {multiplier}")
-    optimizer = optax.with_extra_args_support(optimizer)
+    checks.positive(multiplier=multiplier)
+    optimizer = optimizing(optimizer)
 
     def init(key, ticket):
         del key

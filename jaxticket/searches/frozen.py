@@ -20,6 +20,7 @@ from jaxticket.base import (
     State,
     Step,
     Ticket,
+    optimizing,
     owned,
     trained_by,
 )
@@ -81,7 +82,9 @@ def search(
       A `Search` of one round without end. Its ticket holds the given weights, times the
       gain, and the mask.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = optimizing(
+        optimizer, "a tree of scores: `None` where nothing is pruned"
+    )
 
     def init(key, ticket):
         masks.check(ticket.mask, ticket.weights)

@@ -10,7 +10,7 @@ import optax
 from jax.tree_util import GetAttrKey, tree_flatten_with_path, tree_map_with_path
 from jax.typing import ArrayLike
 
-from jaxticket import masks
+from jaxticket import checks, masks
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -23,12 +23,14 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    optimizing,
     owned,
     trained_by,
 )
 from jaxticket.searches.fixed import remember
 
 Weights = Literal["anchor", "trained"]
+GATED = "the pair `Gated(weights, logits)`; `Gated(True, False)` is a mask of weights"
 
 
 class Gated(NamedTuple):
@@ -142,13 +144,10 @@ def search(
     Raises:
       ValueError: a negative penalty or `rewind_step`, an unknown `weights`.
     """
-    if isinstance(penalty, float | int) and penalty < 0:
-        raise ValueError(f"penalty must be at least 0, got {penalty}")
-    if rewind_step < 0:
-        raise ValueError(f"rewind_step must be at least 0, got {rewind_step}")
-    if weights not in get_args(Weights):
-        raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
-    optimizer = optax.with_extra_args_support(optimizer)
+    checks.not_negative(penalty=penalty)
+    checks.whole(0)(rewind_step=rewind_step)
+    checks.one_of(get_args(Weights))(weights=weights)
+    optimizer = optimizing(optimizer, GATED)
 
     def at(step):
         if temperature is None:

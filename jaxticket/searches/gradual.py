@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks, schedules, scores, selection
+from jaxticket import checks, masks, schedules, scores, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -17,6 +17,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    optimizing,
     owned,
     trained_by,
 )
@@ -74,12 +75,8 @@ def gradual(
     Reference:
       Zhu and Gupta, "To Prune, or Not to Prune", 2017, eq. 1.
     """
-    densities = {"final_density": final_density, "initial_density": initial_density}
-    for name, density in densities.items():
-        if isinstance(density, float | int) and not 0 < density <= 1:
-            raise ValueError(f"{name} is the fraction kept, in (0, 1]; got {density}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+    checks.fraction(final_density=final_density, initial_density=initial_density)
+    checks.whole(1)(every=every)
     first = schedules.position("start", start, steps)
     last = schedules.position("stop", stop, steps)
     last -= max(last - first, 0) % every
@@ -89,7 +86,7 @@ def gradual(
             f"of {steps} steps, got {stop}"
         )
     select = selection.named(select)
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = optimizing(optimizer)
     density = schedules.cubic_density(initial_density, final_density, first, last)
 
     def opening(weights, allowed):
@@ -101,6 +98,7 @@ def gradual(
         del key
         weights, mask, *_ = ticket
         masks.check(mask, weights)
+        selection.check_kept(select, final_density, mask)
         inner = optimizer.init(masks.apply(mask, weights))
         return owned(GradualState(weights, opening(weights, mask), inner, mask))
 
@@ -144,5 +142,5 @@ def gradual(
 
     # The schedule computes in arrays: what it is given is rounded to their floats.
     kept = selection.kept(select, jnp.asarray(final_density, float))
-    promises = Promises(rounds=True, kept=kept)
+    promises = Promises(rounds=True, kept=kept, least_steps=last)
     return Search(init, update, advance, params, ticket, promises)

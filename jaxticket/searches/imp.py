@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks, pruning, scores, selection
+from jaxticket import checks, masks, pruning, scores, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     OfWeights,
@@ -85,12 +85,9 @@ def imp(
       al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", 2020, Algorithm
       2; Renda et al., "Comparing Rewinding and Fine-tuning", 2020.
     """
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
-    if rewind_step < 0:
-        raise ValueError(f"rewind_step must be at least 0, got {rewind_step}")
-    if retrain not in get_args(Retrain):
-        raise ValueError(f"retrain must be one of {get_args(Retrain)}, got {retrain!r}")
+    checks.fraction(density=density)
+    checks.whole(0)(rewind_step=rewind_step)
+    checks.one_of(get_args(Retrain))(retrain=retrain)
     score, select = scores.named(score), selection.named(select)
     train = fixed(optimizer)
 

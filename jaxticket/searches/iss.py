@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxticket import checks
 from jaxticket.base import OfGates, Search
 from jaxticket.searches import gates
 
@@ -60,6 +61,9 @@ def iss(
       baseline of its early versions; Zhou et al., "Deconstructing Lottery Tickets",
       2019, section 5.
     """
+    checks.finite(initial_logit=initial_logit)
+    if not callable(off):
+        checks.share(off=off)
     is_off = off if callable(off) else lambda s: jax.nn.sigmoid(s) < off
 
     def full(logits):

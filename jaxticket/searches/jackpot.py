@@ -4,9 +4,10 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import masks, schedules, selection
+from jaxticket import checks, masks, schedules, selection
 from jaxticket.base import Mask, OfScores, Schedule, Scores, Search
 from jaxticket.searches import frozen
 
@@ -70,22 +71,15 @@ def jackpot(
     Raises:
       ValueError: a `pruned_score` that is not below 1, an unknown restriction, or one
         by its name without `steps`; in `init`, a ticket from a file without what it
-        prunes, which is searched too.
+        prunes, which is searched too; from its promise of counts, a mask that keeps
+        all.
 
     Reference:
       Zhang et al., "Lottery Jackpots Exist in Pre-trained Models", 2023, and its code.
     """
-    if isinstance(pruned_score, float | int) and not abs(pruned_score) < 1:
-        raise ValueError(
-            f"pruned_score must be below 1, what is kept has; got {pruned_score}"
-        )
-
+    checks.between(-1, 1)(pruned_score=pruned_score)  # the scores of what is kept: 1
     if not callable(restriction):
-        if restriction not in get_args(Restriction):
-            raise ValueError(
-                f"restriction must be one of {get_args(Restriction)} or a schedule, "
-                f"got {restriction!r}"
-            )
+        checks.one_of(get_args(Restriction))(restriction=restriction)
         if restriction != "none":
             if steps is None:
                 raise ValueError(
@@ -116,7 +110,7 @@ def jackpot(
         opened=opened,
         choose=choose,
         slope=jnp.sign if absolute else jnp.ones_like,
-        kept=masks.layer_counts,
+        kept=_counts,
     )
 
     def init(key, ticket):
@@ -125,6 +119,16 @@ def jackpot(
         return search.init(key, ticket._replace(weights=weights))
 
     return search._replace(init=init)
+
+
+def _counts(mask: Mask) -> dict[str, int]:
+    """`masks.layer_counts` of a mask beside which there is another one."""
+    if all(np.asarray(leaf).all() for leaf in jax.tree.leaves(mask)):
+        raise ValueError(
+            "a jackpot has as many weights in each layer as the mask it begins with, "
+            "and that keeps all: prune the ticket first"
+        )
+    return masks.layer_counts(mask)
 
 
 def swap(scores: Scores, mask: Mask, wanted: Mask, rate: ArrayLike) -> Mask:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxticket import checks
 from jaxticket.base import OfGates, Search
 from jaxticket.searches import gates
 
@@ -64,12 +65,10 @@ def l0(
       One gate for each weight; the released code has one for each unit or filter, and
       keeps the logits in [log 0.01, log 100], as here.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not low < 0:
-        raise ValueError(f"low must be below 0, got {low}")
-    if not high > 1:
-        raise ValueError(f"high must be above 1, got {high}")
+    checks.finite(initial_logit=initial_logit)
+    checks.positive(temperature=temperature)
+    checks.below(0)(low=low)
+    checks.above(1)(high=high)
     shift = temperature * math.log(-low / high)
 
     def rectified(concrete):

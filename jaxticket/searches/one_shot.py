@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from jax.typing import ArrayLike
 
-from jaxticket import pruning, scores, selection
+from jaxticket import checks, pruning, scores, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     Evidence,
@@ -57,8 +57,7 @@ def one_shot(
       2015; Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, section 2, which
       return to the initial weights instead.
     """
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
+    checks.fraction(density=density)
     score, select = scores.named(score), selection.named(select)
     if missing := {"loss", "forward"} & set(scores.needed(score)):
         raise ValueError(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks, pruning, scores, selection
+from jaxticket import checks, masks, pruning, scores, selection
 from jaxticket.base import NO_EVIDENCE, OfWeights, Params, Promises, Search
 from jaxticket.searches.fixed import fixed
 
@@ -92,10 +92,7 @@ def slimming(
       2017, as in Liu et al., "Rethinking the Value of Network Pruning", 2019, which
       keep 0.3 (VGG) or 0.6 (the others) of the channels.
     """
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
-    if isinstance(penalty, float | int) and not penalty >= 0:
-        raise ValueError(f"penalty must be at least 0, got {penalty}")
+    checks.fraction(density=density)
     train = fixed(optax.chain(shrink(penalty, layers), optimizer))
     score, select = scales(layers), channels(layers)
 
@@ -125,6 +122,7 @@ def shrink(
       penalty: weight of the L1 norm of the scales. May be traced.
       layers: which leaves are scales.
     """
+    checks.not_negative(penalty=penalty)
 
     def update(grads, state, params):
         scales = {scale for _, scale, *_ in layers(params)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks
+from jaxticket import checks, masks
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -16,10 +16,11 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    optimizing,
     owned,
     trained_by,
 )
-from jaxticket.searches.gates import Gated
+from jaxticket.searches.gates import GATED, Gated
 
 
 class SoftThresholdState(NamedTuple):
@@ -54,7 +55,8 @@ def soft_threshold(optimizer: OfGates, *, initial_logit: ArrayLike = -3200.0) ->
       Sparsity", 2020. Which layers the paper leaves dense is not known: here every leaf
       with a mask has a threshold.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    checks.finite(initial_logit=initial_logit)
+    optimizer = optimizing(optimizer, GATED)
 
     def realise(gated, mask):
         def shrink(w, s, alive):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import masks, schedules, selection
+from jaxticket import checks, masks, schedules, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -174,12 +174,9 @@ def _search(
     also_train: bool,
 ) -> Search:
     """Sparse training that grows what has the highest `growth(grads, state)`."""
-    if isinstance(density, float | int) and not 0 < density <= 1:
-        raise ValueError(f"density is the fraction kept, in (0, 1]; got {density}")
-    if isinstance(drop, float | int) and not 0 <= drop <= 1:
-        raise ValueError(f"drop is a fraction of a layer, in [0, 1]; got {drop}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+    checks.fraction(density=density)
+    checks.share(drop=drop)
+    checks.whole(1)(every=every)
     last = schedules.position("stop", stop, steps)
     fraction = schedules.drop_fraction(jnp.clip(drop, 0, 1), last)
     select = selection.named(select)
@@ -187,6 +184,7 @@ def _search(
 
     def init(key, ticket):
         masks.check(ticket.mask, ticket.weights)
+        selection.check_kept(select, density, ticket.mask)
         first, key = jax.random.split(key)
         zero = jnp.zeros((), jnp.int32)
         kernels = masks.prunable_like(ticket.weights, ticket.mask)

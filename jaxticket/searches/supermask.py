@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import masks
+from jaxticket import checks, masks
 from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
@@ -52,8 +52,8 @@ def supermask(
       Zhou et al., "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask",
       2019, section 5, and its code.
     """
-    if read not in get_args(Read):
-        raise ValueError(f"read must be one of {get_args(Read)}, got {read!r}")
+    checks.finite(initial_logit=initial_logit)
+    checks.one_of(get_args(Read))(read=read)
     if constant_factor and not rescale:
         raise ValueError("constant_factor=True is for rescale=True alone")
 
