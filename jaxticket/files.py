@@ -9,7 +9,6 @@ import contextlib
 import functools
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -39,7 +38,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        if error.errno and not error.filename:  # a full disk does not say where
+            error.filename = str(path)
         raise
     finally:
         beside.unlink(missing_ok=True)
@@ -129,9 +129,7 @@ def save_ticket(
     if pruned not in get_args(Pruned):
         raise ValueError(f"pruned must be one of {get_args(Pruned)}, got {pruned!r}")
     masks.check(ticket.mask, ticket.weights)
-    [(name, times)] = Counter(masks.names(ticket.weights)).most_common(1) or [("", 0)]
-    if times > 1:
-        raise ValueError(f"{times} leaves are called {name!r}: give each its own name")
+    masks.names(ticket.weights)  # refuses two of one name
     if pruned == "drop":
         ticket = _without_pruned(ticket)
     save(path, ticket, **about)

@@ -52,7 +52,8 @@ def kept(
 
     Returns:
       `mask -> counts`: of the mask to select from, what each layer keeps of it, by
-      name, or all layers together for `global_top`. `None` where it depends on how a
+      name, or all layers together where they share it: for `global_top`, and for
+      `linear` if modules have several leaves. `None` where it depends on how a
       program rounds (`uniform`, `erk`) or where nothing is known of a function.
     """
 
@@ -72,9 +73,14 @@ def kept(
         return {n: min(have[n], theirs[n]) for n in have}
 
     def on_a_line(mask):
-        have, sizes = masks.layer_counts(mask), jax.tree.leaves(mask)
-        lost = [leaf.size - whole(leaf.size, density) for leaf in sizes]
-        return {n: max(have[n] - k, 0) for n, k in zip(have, lost, strict=True)}
+        have, leaves = [*masks.layer_counts(mask).items()], jax.tree.leaves(mask)
+        found = {}
+        for places in _modules(mask):
+            size = sum(leaves[i].size for i in places)
+            there = sum(have[i][1] for i in places)
+            left = max(there - size + whole(size, density), 0)
+            found[have[places[0]][0]] = left
+        return found if len(found) == len(have) else sum(found.values())
 
     if select is global_top:
         return lambda mask: whole(sum(masks.layer_counts(mask).values()), density)
@@ -110,18 +116,35 @@ def global_top(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
 
 
 def linear(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
-    """Every layer loses the fraction `1 - density` of all that it ever had.
+    """Every module loses the fraction `1 - density` of all that it ever had.
 
-    Of iterated pruning: after `n` times a layer keeps `1 - n (1 - density)`, where
+    A module is what stands together in the tree: a kernel with its bias, of which the
+    lowest scores go, whichever has them. A leaf at the top is one by itself.
+
+    Of iterated pruning: after `n` times a module keeps `1 - n (1 - density)`, where
     `equal` leaves it `density ** n`. What is fewer than half a weight is never lost: at
-    0.99 a bias of ten keeps all of them.
+    0.99 a module of ten keeps all of them.
     """
+    alive, tree = jax.tree.flatten(mask)
+    values = jax.tree.leaves(masks.prunable_like(scores, mask))
+    for places in _modules(mask):
+        ours = [alive[i] for i in places]
+        size = sum(leaf.size for leaf in ours)
+        lost = size - keep(jnp.int32(size), density)
+        left = jnp.maximum(masks.count(ours) - lost, 0)
+        found = top([values[i] for i in places], ours, left)
+        for i, leaf in zip(places, found, strict=True):
+            alive[i] = leaf
+    return tree.unflatten(alive)
 
-    def left(alive):
-        lost = alive.size - keep(jnp.int32(alive.size), density)
-        return jnp.maximum(masks.count([alive]) - lost, 0)
 
-    return _top_of_each(scores, mask, jax.tree.map(left, mask))
+def _modules(mask: Mask) -> list[list[int]]:
+    """The places of the leaves of each module, among all leaves."""
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(masks.names(mask)):
+        module, _, _ = name.rpartition("/")
+        places.setdefault(module or name, []).append(i)
+    return list(places.values())
 
 
 def per_layer(allocation: Allocation) -> Select:

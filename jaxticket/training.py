@@ -357,11 +357,12 @@ def run(
     whole = jnp.all(finite)
     diverged = tuple(jnp.where(whole, -1, x.astype(jnp.int32)) for x in round_and_epoch)
     ticket = found(search, carry)
-    none = jax.tree.map(
-        lambda w: jnp.where(whole, w, jnp.full_like(w, jnp.nan)) if _floats(w) else w,
-        ticket.weights,
+    one = whole.astype(jnp.float32)
+    known = one / one  # 1, or NaN
+    weights = jax.tree.map(
+        lambda w: w * known.astype(w.dtype) if _floats(w) else w, ticket.weights
     )
-    ticket = ticket._replace(weights=none)
+    ticket = ticket._replace(weights=weights)
     return Result(ticket, carry, losses, records, taken, diverged)
 
 

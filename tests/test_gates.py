@@ -256,9 +256,12 @@ def test_l0_logits_start_around_the_given_one():
     np.testing.assert_allclose(one.std(), 0.01, rtol=0.03)
 
 
-@pytest.mark.parametrize(("penalty", "bound"), [(1e6, 1e-2), (-1e6, 1e2)])
-def test_l0_logits_stay_between_bounds(penalty, bound):
-    search = l0(optax.sgd(1.0), penalty=jnp.float32(penalty))
+@pytest.mark.parametrize(
+    ("optimizer", "bound"), [(optax.sgd(1.0), 1e-2), (optax.scale(1.0), 1e2)]
+)
+def test_l0_logits_stay_between_bounds(optimizer, bound):
+    """Down the gradient of a huge penalty, and up."""
+    search = l0(optimizer, penalty=1e6)
     state = opened(search)
     still = jax.tree.map(jnp.zeros_like, toy.ticket().weights)
     state = search.update(still, state, 0)

@@ -301,6 +301,22 @@ def test_densities_fall_along_a_line_to_nothing():
         assert kept_of(mask) == {"w": 10 * left, "b": 3 * left}
 
 
+def test_a_kernel_and_its_bias_lose_the_lowest_of_both():
+    mask = {n: {"w": np.ones((9, 10), bool), "b": np.ones(10, bool)} for n in "pq"}
+    mask["b"] = np.ones(20, bool)  # at the top, and so by itself
+    scores = jax.tree.map(lambda m: np.arange(m.size).reshape(m.shape), mask)
+    scores["q"]["b"] += 1000
+    found = jax.jit(selection.linear)(scores, mask, jnp.float32(0.9))
+    assert jax.tree.map(np.sum, found) == {
+        "p": {"w": 85, "b": 5},
+        "q": {"w": 80, "b": 10},
+        "b": 18,
+    }
+    assert selection.kept(selection.linear, 0.9)(mask) == 90 + 90 + 18
+    alone = {n: layer for n, layer in mask.items() if n == "b"}
+    assert selection.kept(selection.linear, 0.9)(alone) == {"b": 18}
+
+
 def test_without_a_name_no_layer_is_the_first():
     """Least of all the first by the alphabet."""
     mask = {n: np.ones((10, 10), bool) for n in ("block1", "head", "stem")}

@@ -167,7 +167,9 @@ def test_the_recipe_of_mnist1d_prunes_along_a_line_and_beside_it_at_random(tmp_p
     by = {}
     for row in tickets[tickets.prunings == 2].itertuples():
         mask = shelf.ticket(Lane(row.method, "ticket", row.seed, 2)).mask
-        assert int(masks.count([mask["fc_0"]["bias"]])) == 4  # of 16
+        layer = mask["fc_0"]  # a fifth of kernel and bias together
+        assert int(masks.count(layer)) == (64 + 1) * 16 // 5
+        assert int(masks.count([layer["bias"]])) < 16
         by[row.method, row.seed] = np.asarray(mask["fc_0"]["kernel"])
     for seed in (0, 1):
         assert (by["imp", seed] != by["imp_random", seed]).any()
@@ -196,8 +198,12 @@ def test_tickets_at_initialisation_and_of_one_dense_training(done, tmp_path):
 
 
 def test_every_search_of_the_library_runs_by_its_name(tmp_path):
-    """Slimming needs a network with normalisation, see `test_methods`."""
-    names = tuple(name for name in searches.__all__ if name != "slimming")
+    """But those that need another network, or a start that prunes: see `bad_commands`.
+
+    Slimming wants normalisation, and a jackpot a mask to begin with.
+    """
+    others = ("slimming", "jackpot")
+    names = tuple(name for name in searches.__all__ if name not in others)
     hyper = {f"{name}.every": 10 for name in ("gradual", "rigl", "set")}
     rows = run(tmp_path, methods=names, controls=(), rounds=2, hyper=hyper)
     tickets = studies.select(rows, treatment="ticket")

@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, and what its numbers depend on."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -139,6 +140,7 @@ class Folder:
         self.path = Path(path)
 
     def __enter__(self):
+        self._made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.path):  # it can be written to
             pass
@@ -155,6 +157,9 @@ class Folder:
 
     def __exit__(self, *_):
         self._lock.__exit__(None, None, None)
+        if self._made:
+            with contextlib.suppress(OSError):  # there is something in it
+                self.path.rmdir()
 
     @property
     def layout(self) -> dict | None:

@@ -291,9 +291,8 @@ def _with(
 ) -> Finished:
     """The history, with what another stretch has left."""
     finite = metrics.pop(programs.FINITE).astype(bool)
-    for name, values in metrics.items():
-        if name != "train_loss" or stretch.last > stretch.first:  # no steps, no loss
-            finite &= np.isfinite(values)
+    if stretch.last > stretch.first:  # means over no steps are NaN
+        finite &= np.all([np.isfinite(values) for values in metrics.values()], axis=0)
     index = len(history.seconds)
     return Finished(
         {
