@@ -147,3 +147,32 @@ def test_digests_differ_by_value_type_shape_and_place(other):
 def test_digests_of_keys_differ():
     one, other = (checkpoint.digest([jax.random.key(seed)]) for seed in (0, 1))
     assert one != other
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(saved, monkeypatch):
+    usage = checkpoint.shutil.disk_usage(saved)
+    monkeypatch.setattr(
+        checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=100_000)
+    )
+    says = "a checkpoint takes 0.1 MB, and .* 0.1 MB left: the one before is kept; make"
+    with checkpoint.Folder(saved) as folder, pytest.raises(OSError, match=says):
+        folder.save(4, state(4), CONFIG)
+    assert restored(saved)[0] == 3
+
+
+def test_a_write_that_fails_is_one_error_and_leaves_nothing(saved, monkeypatch, capfd):
+    """As where a quota ends: what orbax and its threads raise is one line."""
+    with checkpoint.Folder(saved) as folder:
+        folder.restore(lambda step: state(0), [CONFIG])
+        half = saved / "4.orbax-checkpoint-tmp"
+
+        def save(*_, **__):
+            half.mkdir()
+            raise ValueError("RESOURCE_EXHAUSTED: Error writing\n  in OCDBT database")
+
+        monkeypatch.setattr(folder._manager, "save", save)
+        with pytest.raises(OSError, match=r"\(the disk is full\): the one before is"):
+            folder.save(4, state(4), CONFIG)
+    assert not half.exists()
+    assert restored(saved)[0] == 3
+    assert "Traceback" not in capfd.readouterr().err

@@ -341,3 +341,83 @@ def test_a_search_runs_under_the_switches_that_users_turn(switch):
         ticket = Ticket(weights, mask, {"seen": jnp.zeros((), jnp.int32)})
         found = run(imp(cases.ADAMW), cases.loss, key, ticket, cases.data(), **options)
     assert masks.count(found.ticket.mask) == cases.survivors(54, 0.8)
+
+
+# Divergence.
+
+
+def diverging(at, rates, **options):
+    """A run of two rounds of four epochs, a lane a rate; the loss is spoilt at a step.
+
+    Args:
+      at: the step, counted over all rounds, or -1.
+      rates: of SGD.
+      **options: of `run`.
+    """
+
+    def loss(params, model_state, batch, key):
+        del key
+        count = model_state["count"]
+        value = jnp.mean((batch["x"] @ params["w"]) ** 2)
+        value = value + jnp.where(count == at, jnp.inf, 0.0)
+        return value, {"count": count + 1}
+
+    weights = {"w": jnp.ones((3, 4))}
+    ticket = Ticket(weights, masks.full(weights), {"count": jnp.int32(0)})
+    data = {"x": jnp.ones((8, 3)) / 4}
+
+    def one(rate):
+        search = imp(optax.sgd(rate), density=0.5, retrain="finetune")
+        return run(
+            search,
+            loss,
+            jax.random.key(0),
+            ticket,
+            data,
+            **{"rounds": 2, "epochs": 4, "batch_size": 4} | options,
+        )
+
+    return jax.jit(jax.vmap(one))(jnp.float32(rates))
+
+
+def test_a_search_that_diverges_says_where_and_leaves_no_ticket():
+    result = diverging(-1, [0.1, 1e30, 0.2])
+    assert result.diverged[0].tolist() == [-1, 0, -1]
+    assert result.diverged[1].tolist() == [-1, 0, -1]
+    finite = jnp.isfinite(result.ticket.weights["w"]).all((1, 2))
+    assert finite.tolist() == [True, False, True]
+    assert jnp.isnan(result.ticket.weights["w"][1]).all()
+    alone = diverging(-1, [0.1, 0.2])
+    for ours, theirs in zip(
+        jax.tree.leaves(result.ticket), jax.tree.leaves(alone.ticket), strict=True
+    ):
+        np.testing.assert_array_equal(ours[jnp.array([0, 2])], theirs)
+
+
+@pytest.mark.parametrize(("step", "where"), [(0, (0, 0)), (7, (0, 3)), (10, (1, 1))])
+def test_a_loss_that_is_not_finite_once_is_divergence(step, where):
+    """Two steps an epoch: the weights stay finite where the gradient does."""
+    result = diverging(step, [0.1])
+    assert tuple(int(x[0]) for x in result.diverged) == where
+    later = diverging(step, [0.1], first_round=3)
+    assert tuple(int(x[0]) for x in later.diverged) == (where[0] + 3, where[1])
+
+
+def test_epochs_that_are_left_out_or_have_no_steps_do_not_diverge():
+    stopped = diverging(-1, [0.1], stop=lambda epoch: epoch >= 1)
+    assert stopped.epochs.tolist() == [[2, 2]]
+    assert stopped.diverged[0].tolist() == [-1]
+    search = imp(optax.sgd(0.1), density=0.5, rewind_step=3)
+    weights = {"w": jnp.ones((3, 4))}
+    result = run(
+        search,
+        lambda params, state, batch, key: (jnp.sum(params["w"] ** 2), state),
+        jax.random.key(0),
+        Ticket(weights, masks.full(weights)),
+        rounds=2,
+        steps=8,
+        every=2,
+        resume_schedule=True,
+    )
+    assert jnp.isnan(result.losses[1, 0])  # that of the steps before the rewinding one
+    assert int(result.diverged[0]) == -1
