@@ -52,7 +52,13 @@ TOY = (
 DOORS = {
     "ticket_search": ("--methods=imp,one_shot", "--rounds=3", "--one_shot.density=0.1"),
     "continuous_sparsification": ("--methods=continuous_sparsification,imp",),
-    "pruning": ("--methods=gradual,rigl", "--gradual.start=2", "--gradual.stop=18"),
+    "pruning": (
+        "--methods=gradual,rigl",
+        "--gradual.start=2",
+        "--gradual.stop=14",
+        "--gradual.every=4",
+        "--rigl.every=4",
+    ),
     "jackpots": (
         "--methods=jackpot,random",
         "--jackpot.density=0.1",

@@ -343,3 +343,12 @@ def test_every_method_of_every_door_can_be_planned(name):
         plan = methods.plan(config, method, 20)
         assert len(plan.settings) == len(plan.promises) > 0
         assert plan.search is not None or plan.rounds == 0
+
+
+def test_how_layers_share_what_all_keep_is_not_guessed():
+    """A tenth of both would be lost in the smaller one, which comes first."""
+    config = resolved("jackpots", hyper={"jackpot.density": 0.1})
+    planned = methods.plan(config, "jackpot")
+    sizes = {"a": (10, 10), "b": (20, 20)}
+    mask = {name: np.ones(shape, bool) for name, shape in sizes.items()}
+    methods.check_kept(config, planned, mask)

@@ -249,12 +249,17 @@ def check_kept(config: Settings, planned: Planned, mask: Mask) -> None:
         left = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), mask)
         times = len(planned.prunings()) if promises.rounds else not promises.opens_given
         laws = [planned.start(setting.swept).kept, *[promises.kept] * times]
+        by_layer = True  # whether it is known what each layer keeps
         for law in filter(None, laws):
             try:
                 counts = law(left)
             except ValueError as error:
                 raise ValueError(f"{where or planned.name}: {error}") from None
-            if not (counts[largest] if isinstance(counts, dict) else counts):
+            if isinstance(counts, dict):
+                kept = counts[largest] if by_layer else sum(counts.values())
+            else:
+                kept, by_layer = counts, False
+            if not kept:
                 raise ValueError(
                     f"{where} {setting.label}".rstrip()
                     + f": a ticket would keep none of the {sizes[largest]} weights of "
