@@ -30,6 +30,11 @@ for name, value in {
     os.environ[name.upper()] = str(value)  # for the programs that tests start
 
 SLOW = (
+    "test_faults",
+    "test_unknown_values",
+    "test_fuzz",
+    "test_signals",
+    "test_bad_inputs",
     "test_ticket_search",
     "test_gated_experiments",
     "test_contract",

@@ -92,12 +92,6 @@ class Unit(NamedTuple):
     plan: Sequence[Stretch]
 
 
-class Resumed(NamedTuple):
-    """What earlier calls have done. The first event."""
-
-    history: "Finished"
-
-
 class Opened(NamedTuple):
     """A round but the first has opened, and has not taken its first step."""
 
@@ -146,6 +140,12 @@ class Finished(NamedTuple):
     def alive(self, index: int) -> np.ndarray:
         """Which lanes were finite after a stretch, bool `[lanes]`."""
         return (self.diverged < 0) | (self.diverged > index)
+
+
+class Resumed(NamedTuple):
+    """What earlier calls have done. The first event."""
+
+    history: Finished
 
 
 Event = Resumed | Opened | Measured | Closed | Finished

@@ -1,0 +1,48 @@
+"""Runs that are killed end as those that were not; what counts that can tell."""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+
+import studies
+
+from experiments import faults
+
+COUNTER = collections.Counter
+
+
+def test_what_is_lost_doubled_and_changed_is_counted():
+    whole = {"rows": COUNTER({"a": 1, "b": 1}), "tickets": {"t": b"1", "u": b"2"}}
+    nothing = {"lost": 0, "doubled": 0, "changed": 0}
+    assert faults.differences(whole, whole) == nothing
+    for ours, expected in (
+        ({"rows": COUNTER({"a": 1})}, {"lost": 1}),
+        ({"rows": COUNTER({"a": 1, "b": 2})}, {"doubled": 1}),
+        ({"rows": COUNTER({"a": 1, "b": 1, "c": 1})}, {"doubled": 1}),
+        ({"rows": COUNTER({"a": 1, "c": 1})}, {"changed": 1}),
+        ({"tickets": {"t": b"1"}}, {"lost": 1}),
+        ({"tickets": {"t": b"1", "u": b"3"}}, {"changed": 1}),
+        ({"others": COUNTER({".x.tmp": 1})}, {"doubled": 1}),
+    ):
+        assert faults.differences(whole | ours, whole) == nothing | expected
+
+
+def test_twenty_five_kills_leave_no_trace(tmp_path):
+    output = tmp_path / "faults.json"
+    flags = ("--kills=25", "--doors=ticket_search", f"--output={output}")
+    program = subprocess.run(
+        [sys.executable, "-m", "experiments.faults", *flags],
+        cwd=studies.ROOT,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert program.returncode == 0, program.stderr
+    found = json.loads(output.read_text())
+    assert found["struck"] >= 25
+    assert len(found["faults"]) >= 5  # kinds
+    wrong = {name: found[name] for name in ("lost", "doubled", "changed", "odd")}
+    assert not any(wrong.values())
