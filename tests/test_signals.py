@@ -112,6 +112,26 @@ def test_what_the_caller_ignores_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def spoilt_by_a_signal():
+    """What a library may do: another error takes the place of the signal's."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException as error:
+        raise RuntimeError("a callback has failed") from error
+    raise RuntimeError("the disk is full")
+
+
+def test_what_a_library_makes_of_it_is_a_signal_all_the_same():
+    with pytest.raises(signals.Signalled), signals.handled():
+        spoilt_by_a_signal()
+
+
+def test_an_error_of_what_is_saved_first_is_an_error():
+    with pytest.raises(RuntimeError, match="disk"), signals.handled():  # noqa: SIM117
+        with signals.deferred():
+            spoilt_by_a_signal()
+
+
 TWICE = """
 import signal, sys, time
 from experiments.study import signals

@@ -17,6 +17,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 _came: list[int] = []  # see `handled`
 _waits = False
+_raised = False  # whether `Signalled` was: a library may have made another error of it
 
 
 class Signalled(BaseException):
@@ -45,6 +46,9 @@ def handled() -> Iterator[list[int]]:
 
     Yields:
       The numbers of those that have come, as they come.
+
+    Raises:
+      Signalled: in place of what a library has made of it.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -52,8 +56,8 @@ def handled() -> Iterator[list[int]]:
         return
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
-    global _came
-    _came = came
+    global _came, _raised
+    _came, _raised = came, False
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     before = {number: signal.signal(number, _handle) for number in numbers}
@@ -62,6 +66,10 @@ def handled() -> Iterator[list[int]]:
     watcher.start()
     try:
         yield came
+    except Exception as error:
+        if _raised:
+            raise Signalled from error
+        raise
     finally:
         _came = []
         signal.set_wakeup_fd(waking)
@@ -74,8 +82,10 @@ def handled() -> Iterator[list[int]]:
 
 def _handle(number: int, _) -> None:
     """In the main thread, as soon as it is not inside a library."""
+    global _raised
     _came.append(number)
     if not _waits:
+        _raised = True
         raise Signalled
 
 
