@@ -104,6 +104,18 @@ def network(folder=None, prunable=masks.is_kernel):
     return like if folder is None else shelf.Shelf(Path(folder), like, Claim())
 
 
+def stretches_taken(patch):
+    """Counts the stretches of steps that are taken, as the length of a list."""
+    taken, real = [], resumable._with
+
+    def counts(*arguments):
+        taken.append(1)
+        return real(*arguments)
+
+    patch.setattr(resumable, "_with", counts)
+    return taken
+
+
 def started(name, fault, folder, *flags):
     """A program of its own for a study; see above."""
     environment = {

@@ -11,7 +11,6 @@ import studies
 
 from experiments import report
 from experiments.study import own, signals
-from jaxticket.engine import resumable
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 FLAGS = ("--methods=imp", "--controls=", "--rounds=3", *studies.FLAGS)
@@ -42,18 +41,6 @@ def command(patch, folder, *more):
     return 0
 
 
-def counted(patch):
-    """Counts the stretches that are taken, as the length of a list."""
-    taken, real = [], resumable._with
-
-    def counts(*arguments):
-        taken.append(1)
-        return real(*arguments)
-
-    patch.setattr(resumable, "_with", counts)
-    return taken
-
-
 @pytest.mark.parametrize(
     ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138)]
 )
@@ -67,7 +54,7 @@ def test_the_state_is_saved_first_and_nothing_is_done_twice(
         assert command(patch, tmp_path) == code
     assert capsys.readouterr().err.splitlines()[-1] == LINE
     with monkeypatch.context() as patch:
-        taken = counted(patch)
+        taken = studies.stretches_taken(patch)
         assert command(patch, tmp_path) == 0
     assert len(taken) == 6 - stretch
     studies.assert_same(pd.read_csv(tmp_path / "results.csv"), whole)

@@ -2,8 +2,11 @@
 
 import functools
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import pandas as pd
@@ -16,7 +19,7 @@ from experiments.study import command, outputs, stages
 from experiments.study.methods import Method
 from jaxticket import audit, controls, searches
 from jaxticket.base import OfWeights
-from jaxticket.engine import layouts, resumable
+from jaxticket.engine import layouts
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 IMP = {"methods": ("imp",), "controls": ("shuffle",), "rounds": 3}
@@ -113,6 +116,32 @@ def test_a_run_that_is_killed_and_stopped_ends_with_the_same_bits(
     assert files_of(tmp_path) == files_of(whole[0])
 
 
+def test_a_run_keeps_its_threads_on_fewer_cores(tmp_path):
+    """XLA divides sums on CPU among its threads; it is told before it starts.
+
+    A narrower network does not show it.
+    """
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2 or shutil.which("taskset") is None:
+        pytest.skip("needs two cores, and taskset")
+    flags = "--batch_size=256 --methods=imp --controls= --rounds=1 --steps=20"
+    program = [sys.executable, "-m", "experiments.ticket_search", *flags.split()]
+    found = []
+    for folder, own in (("two", cores), ("one", cores[:1])):
+        there = tmp_path / folder
+        there.mkdir()
+        if found:
+            config = (tmp_path / "two" / "config.json").read_bytes()
+            (there / "config.json").write_bytes(config)
+        subprocess.run(
+            ["taskset", "-c", ",".join(map(str, own))]
+            + [*program, "--eval_every=10", "--seeds=1", f"--output_dir={there}"],
+            cwd=studies.ROOT, check=True, capture_output=True,
+        )  # fmt: skip
+        found.append((there / "metrics.jsonl").read_bytes())
+    assert found[0] == found[1]
+
+
 def diverging(patch, folder, fault, *more):
     """The exit code of a run in which seeds diverge."""
     given = (*FLAGS, f"--output_dir={folder}", *more)
@@ -165,22 +194,10 @@ def test_a_seed_that_diverges_stops_the_run_where_that_is_asked_for(
     assert "lower the learning rate" in last
 
 
-def stretches_taken(patch):
-    """Counts them; the count is a list's length."""
-    taken, real = [], resumable._with
-
-    def counted(*arguments):
-        taken.append(1)
-        return real(*arguments)
-
-    patch.setattr(resumable, "_with", counted)
-    return taken
-
-
 def test_seeds_and_rounds_are_added_and_only_they_are_run(whole, tmp_path, monkeypatch):
     first = run(tmp_path, seeds=1, rounds=2)
     with monkeypatch.context() as patch:
-        grown = stretches_taken(patch)
+        grown = studies.stretches_taken(patch)
         rows = run(tmp_path)
     assert run(tmp_path).equals(rows)
     together = pd.concat([rows, first]).drop_duplicates()
@@ -241,7 +258,7 @@ def test_another_environment_is_refused_by_name_or_accepted(
     says = rf"{name}: {there[name]} there, {other} here\), .*--accept={name} to go on"
     with pytest.raises(ValueError, match=says):
         run(tmp_path)
-    taken = stretches_taken(monkeypatch)
+    taken = studies.stretches_taken(monkeypatch)
     assert run(tmp_path, accept=(name,)).equals(whole[1])
     assert not taken
     (accepted,) = json.loads((tmp_path / "config.json").read_text())["accepted"]

@@ -153,11 +153,16 @@ def _kind(annotation) -> tuple[type, type | None]:
     return annotation, None
 
 
-def use_devices(*, compilation_cache: bool) -> None:
+def use_devices(*, compilation_cache: bool, threads: int | None = None) -> None:
     """One virtual device per core on CPU, and compiled programs kept between runs.
 
     Must come before JAX touches a device; a second call, or a call after that, changes
     nothing about devices.
+
+    Args:
+      compilation_cache: whether to keep programs.
+      threads: of XLA, on CPU, where an earlier call has recorded them: it divides sums
+        among them, and so rounds by their number, see `outputs.threads`.
     """
     if compilation_cache and jax.config.jax_compilation_cache_dir is None:
         home = os.environ.get("JAXTICKET_CACHE", Path.home() / ".cache" / "jaxticket")
@@ -167,7 +172,10 @@ def use_devices(*, compilation_cache: bool) -> None:
     if jax.config.jax_num_cpu_devices > 0:
         return
     try:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        jax.config.update("jax_num_cpu_devices", min(cores, threads or cores))
+        if threads is not None:
+            os.environ["PJRT_NPROC"] = str(threads)
     except (RuntimeError, AttributeError):
         # Devices exist already, or the system has no affinities: as good as it gets.
         return
@@ -192,16 +200,16 @@ def run(
     Raises:
       ValueError: bad settings, before any training.
     """
+    from experiments import report
+    from experiments.study import densities, outputs
+
     config = resolve(config)
-    use_devices(compilation_cache=config.compilation_cache)
+    threads = outputs.recorded_threads(Path(config.output_dir))
+    use_devices(compilation_cache=config.compilation_cache, threads=threads)
     try:
         jax.devices()
     except RuntimeError as error:  # of a platform that is not there
         raise ValueError(f"JAX has no device: {error}") from None
-
-    from experiments import report
-    from experiments.study import densities, outputs
-
     loss = own.loss(config.loss)  # and the network: refused before data are read
     own.model(config.model, 1, config.options("model"))
     if config.accept:

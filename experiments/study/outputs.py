@@ -59,6 +59,7 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "device": _device(),
         "devices": jax.device_count(),
+        "threads": threads(),
         **{name: jax.config.values[f"jax_{name}"] for name in SWITCHES},
         "XLA_FLAGS": " ".join(x for x in _xla_flags() if "device_count" not in x),
     }
@@ -66,6 +67,31 @@ def environment() -> dict[str, Any]:
 
 def _xla_flags() -> list[str]:
     return os.environ.get("XLA_FLAGS", "").split()
+
+
+def threads() -> int | None:
+    """How many XLA has on CPU, where it divides sums among them; None elsewhere.
+
+    As many as the cores that the process may use, or as it is told, and no fewer than
+    there are devices.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    told = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
+    try:
+        cores = int(told or len(os.sched_getaffinity(0)))
+    except (AttributeError, ValueError):  # the system has no affinities, or no number
+        cores = os.cpu_count() or 1
+    return max(cores, len(jax.local_devices()))
+
+
+def recorded_threads(folder: Path) -> int | None:
+    """Those of the run that a folder holds; None where none is readable there."""
+    try:
+        found = json.loads((folder / "config.json").read_bytes())["environment"]
+        return max(1, int(found["threads"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # `_read` says what is wrong
 
 
 def _device() -> str:

@@ -21,7 +21,7 @@ from jaxticket.models.model import (
     from_nnx,
     unstacked,
 )
-from jaxticket.models.rules import is_convolution, is_hidden
+from jaxticket.models.prunable import is_convolution, is_hidden
 
 __all__ = [
     "NAMES",
