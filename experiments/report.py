@@ -9,16 +9,21 @@ them again:
 
 import base64
 import dataclasses
+import functools
 import json
 import math
+import operator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from experiments.reports import (
     drawings,
     figures,
+    findings,
     mask_searches,
     reading,
     statistics,
@@ -28,6 +33,8 @@ from experiments.study import command, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import checks, files
 
+Besides = list[tuple[ModuleType, pd.DataFrame]]  # see `findings`
+
 
 def show(folder: str | Path, *, margin: float | None = None) -> None:
     """Prints what the tickets of a run have shown, and the tables.
@@ -35,7 +42,9 @@ def show(folder: str | Path, *, margin: float | None = None) -> None:
     Raises:
       ValueError: a file of the run is damaged.
     """
-    headlines, found = _words(reading.read(folder, margin=margin))
+    folder = Path(folder)
+    run = reading.read(folder, margin=margin)
+    headlines, found = _words(run, [*findings.of(folder)])
     tables.show(*headlines, *found)
 
 
@@ -53,27 +62,33 @@ def write(folder: str | Path, *, margin: float | None = None) -> None:
         rows = found.to_dict("records")
         records.write_table(folder / "search.csv", [*found], rows)
     (folder / "figures").mkdir(exist_ok=True)
-    for name, (drawing, caption) in figures.drawn(run).items():
+    besides = [*findings.of(folder)]
+    ours = [finding.drawn(rows) for finding, rows in besides]
+    for name, (drawing, caption) in functools.reduce(
+        operator.or_, [*ours, figures.drawn(run)]
+    ).items():
         png = drawings.png(drawing)
         files.write(folder / "figures" / f"{name}.png", png)
         width, data = 96 * drawing.get_figwidth(), base64.b64encode(png).decode()
         shown.append({"caption": caption, "width": round(width), "data": data})
-    files.write(folder / "report.html", _page(run, shown))
+    files.write(folder / "report.html", _page(run, shown, besides))
 
 
-def _words(run: reading.Run) -> tuple[list[str], list[tables.Table]]:
-    """The headlines and the tables."""
+def _words(run: reading.Run, besides: Besides) -> tuple[list[str], list[tables.Table]]:
+    """The headlines and the tables; what the run found besides comes first."""
     tickets = statistics.tickets(run)
     chosen = statistics.choose(tickets)
-    return tables.headlines(run, chosen), [
-        tables.milestones(chosen),
-        tables.every_ticket(run, tickets),
+    of_tickets = [tables.milestones(chosen), tables.every_ticket(run, tickets)]
+    said = [line for finding, rows in besides for line in finding.headlines(rows)]
+    return said + tables.headlines(run, chosen), [
+        *[each for finding, rows in besides for each in finding.sections(rows)],
+        *(of_tickets if tickets else ()),
         *mask_searches.sections(mask_searches.searches(run)),
         *tables.overlaps(run.overlaps),
     ]
 
 
-def _page(run: reading.Run, shown: list[dict[str, Any]]) -> str:
+def _page(run: reading.Run, shown: list[dict[str, Any]], besides: Besides) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "reports"),
         autoescape=True,
@@ -82,13 +97,15 @@ def _page(run: reading.Run, shown: list[dict[str, Any]]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["setting"] = _setting
-    headlines, found = _words(run)
+    headlines, found = _words(run, besides)
+    terms = {term: x for finding, _ in besides for term, x in finding.TERMS.items()}
     return environment.get_template("page.html").render(
         run=run,
         headlines=headlines,
         figures=shown,
         tables=found,
         worded=tables.WORDED,
+        terms=terms,
         searched=mask_searches.looks(run).size > 0,
     )
 

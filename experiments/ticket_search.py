@@ -187,6 +187,7 @@ class Config(settings.Settings):
     controls: list[str] | None = setting(
         None, f"any of {tuple(controls.__all__)}, with commas; may be empty"
     )
+    draws: int = setting(1, "of each control, how many a ticket", rules.MANY)
     rounds: int | None = setting(
         None, "trainings of a search; it prunes between them", rules.MANY
     )

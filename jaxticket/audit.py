@@ -170,7 +170,8 @@ def differs(where: str, control: Ticket, ticket: Ticket, *, by: str) -> None:
       where: what the message calls the place.
       control: the control.
       ticket: what it controls.
-      by: `weights`, `mask` or `both`: what must differ. Layer counts must not.
+      by: `weights`, `mask`, `both`, or `order`, which no ticket shows: what must
+        differ. Layer counts must not.
     """
     for name, ours, theirs in _prunable(control.mask, ticket.mask):
         if ours.sum() != theirs.sum():
@@ -183,7 +184,10 @@ def differs(where: str, control: Ticket, ticket: Ticket, *, by: str) -> None:
     # A ticket of full or empty layers has only one mask, an empty one no weights.
     one_mask = all(m.all() or not m.any() for _, _, m, _, _ in triples)
     empty = not any(m.any() for _, _, m, _, _ in triples)
-    expected = (by != "mask" and not empty, by != "weights" and not one_mask)
+    expected = (
+        by in ("weights", "both") and not empty,
+        by in ("mask", "both") and not one_mask,
+    )
     if (new_weights, new_mask) != expected:
         raise AuditError(
             f"{where}: the control should differ by {by}, but weights "

@@ -19,14 +19,14 @@ from jax.typing import ArrayLike
 from jaxticket import checks, kernels, masks, selection
 from jaxticket.base import Mask, ModelState, Params, PRNGKey, Ticket
 
-__all__ = ["reinitialise", "shuffle", "random"]
+__all__ = ["reinitialise", "shuffle", "random", "reorder"]
 
 # The initialisation of the ticket's network, with what goes with its weights: `None`
 # where it has no such state. `Model.init` with its example bound is one.
 Init = Callable[[PRNGKey], tuple[Params, ModelState]]
 
 
-def _differing(by: Literal["weights", "mask", "both"]) -> Callable:
+def _differing(by: Literal["weights", "mask", "both", "order"]) -> Callable:
     def declare(control):
         control.differs_by = by
         return control
@@ -68,6 +68,21 @@ def random(key: PRNGKey, ticket: Ticket, init: Init) -> Ticket:
     mask_key, init_key = jax.random.split(key)
     weights, model_state = init(init_key)
     return Ticket(weights, _shuffled(mask_key, ticket.mask), model_state)
+
+
+@_differing("order")
+def reorder(key: PRNGKey, ticket: Ticket, init: Init | None = None) -> Ticket:
+    """The same ticket: what trains it draws another order of the data, and other noise.
+
+    Two trainings that differ in this alone end in one linearly connected region where
+    the ticket is stable.
+
+    Reference:
+      Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+      2020, section 2.
+    """
+    del key, init
+    return ticket
 
 
 def signed_constant(ticket: Ticket) -> Ticket:

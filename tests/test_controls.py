@@ -38,8 +38,9 @@ def test_a_control_differs_from_its_ticket_as_it_says_and_nowhere_else(name):
     ticket, found, by = given(), control(name), getattr(controls, name).differs_by
     masks.check(found.mask, found.weights)
     audit.differs("here", found, ticket, by=by)
-    assert set(leaves_equal(found.weights, ticket.weights)) == {by == "mask"}
-    assert set(leaves_equal(found.mask, ticket.mask)) == {by == "weights"}
+    same_weights, same_mask = by in ("mask", "order"), by in ("weights", "order")
+    assert set(leaves_equal(found.weights, ticket.weights)) == {same_weights}
+    assert set(leaves_equal(found.mask, ticket.mask)) == {same_mask}
     assert masks.layer_counts(found.mask) == masks.layer_counts(ticket.mask)
     types = [jax.tree.map(lambda x: (x.shape, x.dtype), t) for t in (found, ticket)]
     assert types[0] == types[1]
@@ -47,13 +48,13 @@ def test_a_control_differs_from_its_ticket_as_it_says_and_nowhere_else(name):
 
 def test_each_way_to_differ_has_a_control():
     differences = [getattr(controls, name).differs_by for name in controls.__all__]
-    assert {*differences} == {"weights", "mask", "both"}
+    assert {*differences} == {"weights", "mask", "both", "order"}
 
 
 @every
 def test_the_model_state_is_that_of_the_weights(name):
     found, draws = control(name), jax.random.key(5)
-    if getattr(controls, name).differs_by == "mask":
+    if getattr(controls, name).differs_by in ("mask", "order"):
         assert found.model_state is not None
         assert all(leaves_equal(found.model_state, given().model_state))
         return
@@ -73,7 +74,8 @@ def test_controls_come_from_their_key(name):
     one, again, other = (control(name, seed) for seed in (5, 5, 6))
     assert all(leaves_equal(one, again))
     by = getattr(controls, name).differs_by
-    for part in ("weights", "mask") if by == "both" else (by,):
+    parts = {"both": ("weights", "mask"), "order": ()}.get(by, (by,))
+    for part in parts:
         assert not any(leaves_equal(getattr(one, part), getattr(other, part)))
 
 
@@ -81,7 +83,7 @@ def test_controls_of_one_key_differ_from_each_other():
     drawn = [
         control(name)
         for name in controls.__all__
-        if getattr(controls, name).differs_by != "mask"
+        if getattr(controls, name).differs_by in ("weights", "both")
     ]
     for one, other in itertools.combinations(drawn, 2):
         assert not any(leaves_equal(one.weights, other.weights))

@@ -147,8 +147,11 @@ def test_a_control_refuses_it_or_is_that_of_the_ticket_that_was_not_saved(
     if getattr(controls, name).differs_by == "mask":
         with pytest.raises(ValueError, match=f"control {name} reads .*{REMEDY}"):
             control(loaded)
-    else:
-        assert_same(control(loaded), control(ticket))
+        return
+    found = [control(each) for each in (loaded, ticket)]
+    if getattr(controls, name).differs_by == "order":  # what is unknown stays so
+        found = [masks.apply(each.mask, each.weights) for each in found]
+    assert_same(*found)
 
 
 @pytest.mark.parametrize("name", ["signed_constant", "kaiming_constant"])

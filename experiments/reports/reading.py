@@ -1,7 +1,7 @@
 """Reads the files of a run: those of today, and those of earlier versions."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,13 +87,22 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         about=about,
         margin=margin,
         at="" if last else "early_stopping_",
-        rows=results(folder / "results.csv"),
-        looks=looks(folder / "metrics.jsonl"),
+        rows=_over_draws(results(folder / "results.csv"), Lane._fields),
+        looks=_over_draws(looks(folder / "metrics.jsonl"), (*Lane._fields, "step")),
         overlaps=_beside(folder / "overlaps.csv", OVERLAPS),
         layers=_beside(folder / "layers.csv", records.LAYERS),
         inputs=_beside(folder / "inputs.csv", records.INPUTS),
         divergence=_beside(folder / "divergence.csv", records.DIVERGENCE),
     )
+
+
+def _over_draws(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Several draws of a control as one: their mean, so that a seed has one number."""
+    treatment = rows["treatment"].str.replace(r" \d+$", "", regex=True)
+    if treatment.equals(rows["treatment"]):
+        return rows
+    together = rows.assign(treatment=treatment).groupby([*keys], sort=False)
+    return together.mean().reset_index()[[*rows]]
 
 
 def _beside(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:

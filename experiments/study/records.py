@@ -19,8 +19,9 @@ class Lane(NamedTuple):
 
     Attributes:
       method: by which the ticket was found; "dense" for the dense network.
-      treatment: "dense", "ticket", "tuned", the name of a control; or "search", for
-        looks at a search that are not those of its ticket.
+      treatment: "dense", "ticket", "tuned", the name of a control, as "shuffle" or, of
+        its second draw, "shuffle 2"; or "search", for looks at a search that are not
+        those of its ticket.
       seed: of all randomness.
       prunings: how often the ticket has been pruned.
       setting: what tells lanes of a method apart, as "density=0.2", or nothing.
@@ -32,6 +33,11 @@ class Lane(NamedTuple):
     prunings: int
     setting: str = ""
 
+    @property
+    def control(self) -> str:
+        """The name of its control, of which there may be several draws."""
+        return self.treatment.partition(" ")[0]
+
     def __str__(self):
         setting = f", {self.setting}" if self.setting else ""
         times = f", pruned {self.prunings} times" if self.prunings > 1 else ""
@@ -41,6 +47,11 @@ class Lane(NamedTuple):
 def dense(seed: int) -> Lane:
     """The dense network of a seed."""
     return Lane("dense", "dense", seed, 0)
+
+
+def at_step(seed: int, step: int) -> Lane:
+    """The dense network of a seed after a step of its training."""
+    return Lane("dense", "dense", seed, 0, f"step={step}")
 
 
 class Cost(NamedTuple):

@@ -58,6 +58,11 @@ class Settings:
     resume_schedule: ClassVar[bool | None] = None
     keep_multiplier: ClassVar[bool] = False
     tune_steps: ClassVar[int] = 0
+    draws: ClassVar[int] = 1
+    # Weights that stay in a run's folder for what looks at them in the end: those of
+    # the dense network at some steps, and those of tickets and controls when trained.
+    keep_steps: ClassVar[Sequence[int]] = ()
+    keep_trained: ClassVar[bool] = False
     batch_statistics: ClassVar[str] = "free"
     pretrained: ClassVar[str | None] = None
 
@@ -273,7 +278,8 @@ def resolve(config: Settings) -> Settings:
     check(config)
     config = config.filled()
     check(config)  # what that has filled in
-    names("methods", config.methods, config.METHODS)
+    if config.METHODS:
+        names("methods", config.methods, config.METHODS)
     checks.whole(0, keys.MOST - config.seeds + 1)(**{"--first_seed": config.first_seed})
     paths = {n: x for n in PATHS if (x := getattr(config, n, None)) is not None}
     return dataclasses.replace(

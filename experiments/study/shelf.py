@@ -58,6 +58,13 @@ class Shelf:
     def anchor(self, lane: Lane) -> Ticket:
         return files.load(self._path("anchors", lane), self.like)[0]
 
+    def put_trained(self, lane: Lane, ticket: Ticket) -> None:
+        """Keeps what the training of a ticket, or of its control, has made of it."""
+        self._put("trained", lane, ticket)
+
+    def trained(self, lane: Lane) -> Ticket:
+        return files.load(self._path("trained", lane), self.like)[0]
+
     def put_state(self, lane: Lane, state: Any) -> None:
         """Keeps the state of a search, for others that go on from it."""
         self._put("states", lane, state)
@@ -70,7 +77,7 @@ class Shelf:
 
         Args:
           lane: whose.
-          kinds: `tickets`, `anchors` or `states`.
+          kinds: `tickets`, `anchors`, `trained` or `states`.
           state: what a state is like.
         """
         for kind in kinds:
@@ -90,8 +97,10 @@ class Shelf:
     def _path(self, kind: str, lane: Lane) -> Path:
         """The file of a lane: one of its `tickets`, or what all of them start from."""
         parts = [lane.setting.replace(", ", "-"), f"seed-{lane.seed}"]
-        if kind == "tickets":
+        if kind in ("tickets", "trained"):
             parts.append(f"prunings-{lane.prunings}")
+        if kind == "trained":
+            parts.append(lane.treatment.replace(" ", "-"))
         where = "tickets" if kind == "tickets" else f"work/{kind}"
         return (
             self.folder / where / lane.method / f"{'-'.join(filter(None, parts))}.npz"

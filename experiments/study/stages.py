@@ -21,11 +21,13 @@ import numpy as np
 from experiments.study import signals
 from experiments.study.methods import Planned
 from experiments.study.progress import Progress
-from experiments.study.records import Cost, Lane, dense
+from experiments.study.records import Cost, Lane, at_step, dense
+from experiments.study.settings import Settings
 from experiments.study.study import TRAINING, TUNING, Study
 from jaxticket import audit, controls
 from jaxticket.base import Ticket
 from jaxticket.engine import keys, lanes, resumable
+from jaxticket.engine.programs import View
 from jaxticket.engine.resumable import (
     Closed,
     Event,
@@ -108,12 +110,18 @@ def _of_method(study: Study, planned: Planned, part) -> Iterator[Task]:
         if not planned.search:
             todo = tuple(find(["ticket"]))
             yield Task(start, planned.name, "", "", todo, (), planned)
-        todo = find([*own, *config.controls])
+        todo = find([*own, *_draws(config)])
         length = config.training(planned.resumed)
         yield from _trainings(study, treat, name, TRAINING, todo, length, planned)
         if config.tune_steps:
             todo, length = find(["tuned"]), (0, config.tune_steps)
             yield from _trainings(study, treat, name, TUNING, todo, length, planned)
+
+
+def _draws(config: Settings) -> list[str]:
+    """What the controls of a ticket are called: several draws of each, or one."""
+    again = [f" {draw}" if draw > 1 else "" for draw in range(1, config.draws + 1)]
+    return [name + draw for draw in again for name in config.controls]
 
 
 def tickets(
@@ -201,7 +209,8 @@ def _trainings(
     """Trainings under a fixed mask; in no steps what is trained is only tested."""
     first, last = length
     every = min(study.config.eval_every, max(last, 1))
-    plan = resumable.stretches(1, last, every, begin=first, look=not last)
+    at = study.config.keep_steps if stage is train_dense else ()
+    plan = resumable.stretches(1, last, every, begin=first, look=not last, at=at)
     kind = program if program in (TRAINING, TUNING) else TRAINING
     what = "dense" if planned is None else planned.name
     for i, group in enumerate(lanes.groups(todo, study.layout.width)):
@@ -224,11 +233,16 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
     begin = functools.partial(_start, study, task, tickets, settings)
     goes_on = task.program != TRAINING
 
-    left = functools.partial(study.shelf.intact, kinds=["anchors"])
-    if goes_on:
-        state = study.state_like(task.program)
-        kinds = ["anchors", "states"]
-        left = functools.partial(study.shelf.intact, kinds=kinds, state=state)
+    steps, intact = study.config.keep_steps, study.shelf.intact
+    state = study.state_like(task.program) if goes_on else None
+
+    def left(lane):
+        kinds = ["anchors", "states"] if goes_on else ["anchors"]
+        then = (at_step(lane.seed, step) for step in steps)
+        return intact(lane, kinds=kinds, state=state) and all(
+            intact(each, kinds=["anchors"]) for each in then
+        )
+
     with contextlib.closing(
         _events(study, task, begin, lambda _: task.lanes, progress, left=left)
     ) as events:
@@ -237,12 +251,15 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
                 case Closed(_, view, carry, alive):
                     for lane, one in _each(task.lanes, view, alive):
                         audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
-                        whole = Ticket(one.params, one.ticket.mask, one.model_state)
-                        study.shelf.put_anchor(lane, whole)
+                        study.shelf.put_anchor(lane, _whole(one))
                     if goes_on:
                         _, states = carry
                         for lane, state in _each(task.lanes, states, alive):
                             study.shelf.put_state(lane, state)
+                case Measured() if event.view and event.stretch.last in steps:
+                    for lane, one in _each(task.lanes, event.view(), event.alive):
+                        then = at_step(lane.seed, event.stretch.last)
+                        study.shelf.put_anchor(then, _whole(one))
                 case Finished():
                     _trained(study, task, event)
                     cost = _cost(task, event)
@@ -341,23 +358,40 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
     def begin():
         treated = [study.treated(lane) for lane in task.lanes]
         for lane, (control, ticket) in zip(task.lanes, treated, strict=True):
-            if lane.treatment in controls.__all__:
-                by = getattr(controls, lane.treatment).differs_by
+            if by := differs_by(lane):
                 audit.differs(str(lane), control, ticket, by=by)
         tickets = [control for control, _ in treated]
         settings = study.multipliers(task.lanes) if task.program == TRAINING else ()
         return _start(study, task, tickets, settings)
 
+    def left(lane):
+        kept = study.config.keep_trained
+        return not kept or study.shelf.intact(lane, kinds=["trained"])
+
     with contextlib.closing(
-        _events(study, task, begin, lambda _: task.lanes, progress)
+        _events(study, task, begin, lambda _: task.lanes, progress, left=left)
     ) as events:
         for event in events:
             match event:
                 case Closed(_, view, _, alive):
                     for lane, one in _each(task.lanes, view, alive):
                         audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
+                        if study.config.keep_trained:
+                            study.shelf.put_trained(lane, _whole(one))
                 case Finished():
                     _trained(study, task, event)
+
+
+def differs_by(lane: Lane) -> str | None:
+    """In what a control differs from its ticket; None of a lane that is no control."""
+    if lane.control not in controls.__all__:
+        return None
+    return getattr(controls, lane.control).differs_by
+
+
+def _whole(one: View) -> Ticket:
+    """The weights that a network has now, with their mask and model state."""
+    return Ticket(one.params, one.ticket.mask, one.model_state)
 
 
 def keep(study: Study, lane: Lane, view, given: Ticket) -> None:
@@ -518,9 +552,17 @@ def _folder(study: Study, task: Task) -> Path:
     return study.folder / "work" / task.folder
 
 
+def _streams(lane: Lane) -> keys.Keys:
+    """The random streams of a lane's seed. A control may have another data order."""
+    streams = keys.of_seed(lane.seed)
+    if differs_by(lane) == "order":
+        streams = streams._replace(data=keys.named(streams.data, lane.treatment))
+    return streams
+
+
 def _run(study, task, begin, lanes_of) -> Iterator[Event]:
     """The program of a task, driven."""
-    streams = [keys.of_seed(lane.seed) for lane in task.lanes]
+    streams = [_streams(lane) for lane in task.lanes]
     stage = task.stage
     prunings = None if stage is search else [lane.prunings for lane in task.lanes]
     unit = resumable.Unit(

@@ -160,13 +160,13 @@ class Study:
         ticket's file leaves out is what a shuffled mask needs.
         """
         ticket = self.shelf.ticket(lane)
-        if lane.treatment not in controls.__all__:
+        if lane.control not in controls.__all__:
             return ticket, ticket
         ticket = ticket._replace(weights=self.shelf.anchor(lane).weights)
         named = f"{lane.treatment} {lane.setting}".strip()
         key = keys.named(keys.of_seed(lane.seed).controls, named)
         key = jax.random.fold_in(key, lane.prunings)
-        control = self._controlled(lane.treatment, key, ticket, self.scale(lane))
+        control = self._controlled(lane.control, key, ticket, self.scale(lane))
         return jax.tree.map(np.asarray, control), ticket
 
     def _control(self, name: str, key: PRNGKey, ticket: Ticket, scale: float) -> Ticket:
@@ -322,9 +322,8 @@ class Study:
 
 def searches_of(config: Settings) -> int:
     """How many searches the largest of the methods has."""
-    return config.seeds * max(
-        len(methods.plan(config, name).settings) for name in config.methods
-    )
+    settings = [len(methods.plan(config, name).settings) for name in config.methods]
+    return config.seeds * max(settings, default=1)
 
 
 def _initialiser(config, model, prepare, dataset) -> Callable[[PRNGKey], tuple]:

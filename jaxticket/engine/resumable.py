@@ -5,10 +5,11 @@ it evaluates, saves and resumes. Each stretch is the same compiled function, so 
 that was killed and resumed gives bit-identical numbers.
 """
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ def stretches(
     begin: int = 0,
     resume: int = 0,
     look: bool = False,
+    at: Collection[int] = (),
     promises: Promises = ANY,
 ) -> list[Stretch]:
     """The plan of a run: rounds of `steps` steps, a look after `every` of them.
@@ -52,6 +54,7 @@ def stretches(
       resume: the step with which every other round begins.
       look: look before the first step too, in a stretch of no steps; then one round may
         have no others.
+      at: steps of a round to look after besides.
       promises: of the search, which a round may be too short for.
     """
     if look and steps == 0:
@@ -66,7 +69,8 @@ def stretches(
     plan = [Stretch(0, begin, begin, False)] if look else []
     for round_ in range(rounds):
         now = resume if round_ else begin
-        bounds = [now, *(s for s in range(every, steps, every) if s > now), steps]
+        after = sorted({*range(every, steps, every), *at})
+        bounds = [now, *(s for s in after if now < s < steps), steps]
         plan += [
             Stretch(round_, first, last, last == steps)
             for first, last in zip(bounds[:-1], bounds[1:], strict=True)
@@ -101,12 +105,17 @@ class Opened(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A stretch has been taken, now or by an earlier call."""
+    """A stretch has been taken, now or by an earlier call.
+
+    Nothing after it has been saved: what is put away now is put away again by a call
+    that resumes before it.
+    """
 
     index: int  # in the plan
     stretch: Stretch
     metrics: dict[str, np.ndarray]  # `[lanes]`
     alive: np.ndarray  # bool `[lanes]`
+    view: Callable[[], programs.View] | None  # of now; None of an earlier call's
 
 
 class Closed(NamedTuple):
@@ -239,7 +248,9 @@ def run(
             if stretch.ends:
                 yield Closed(stretch.round, program.view(carry), carry, alive)
             metrics = {name: values[index] for name, values in history.metrics.items()}
-            yield Measured(index, stretch, metrics, alive)
+            view = functools.partial(program.view, carry)
+            yield Measured(index, stretch, metrics, alive, view)
+            del view  # the next stretch is given the memory
             if index + 1 == len(unit.plan) or not alive.any():
                 break
             asked = stop()
@@ -308,7 +319,7 @@ def _replayed(unit: Unit, history: Finished) -> Iterator[Event]:
     yield Resumed(history)
     for index in range(len(history.seconds)):
         at = {name: values[index] for name, values in history.metrics.items()}
-        yield Measured(index, unit.plan[index], at, history.alive(index))
+        yield Measured(index, unit.plan[index], at, history.alive(index), None)
 
 
 def together(trees: Sequence[Any]) -> Any:

@@ -1,0 +1,34 @@
+"""What experiments find beside the rows of their trainings: a file each, and its words.
+
+A finding is a module with
+
+    FILE      the name of the file in the folder of a run, a CSV table;
+    COLUMNS   its columns, and what kind of values they hold;
+    headlines `rows -> [sentence]`;
+    sections  `rows -> [tables.Table]`;
+    drawn     `rows -> {name: (drawing, caption)}`;
+    TERMS     term -> what it means, for the page.
+
+Of a run that has the file, the report says it; what writes it is the experiment.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from experiments.reports import reading
+
+FINDINGS: tuple[ModuleType, ...] = ()
+
+
+def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:
+    """Those of a run, with their rows.
+
+    Raises:
+      ValueError: a file is damaged, or lacks columns or rows.
+    """
+    for finding in FINDINGS:
+        if (path := folder / finding.FILE).exists():
+            yield finding, reading.table(path, finding.COLUMNS)
