@@ -5,21 +5,36 @@ with the same values under another mask, with both of them new, with nothing lef
 values but their signs.
 
 `__all__` lists the treatments, which experiments apply by name: `(key, ticket, init) ->
-ticket`, each of which says as `differs_by` in what it differs from its ticket. The
-others give a ticket other values before a search: see `jaxticket.starts`.
+ticket`, each of which says as `differs_by` in what it differs from its ticket. Those
+that give other values without drawing an initialisation are in `jaxticket.revalued`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from jaxticket import checks, kernels, masks, selection
+from jaxticket import masks, revalued, selection
 from jaxticket.base import Mask, ModelState, Params, PRNGKey, Ticket
 
-__all__ = ["reinitialise", "shuffle", "random", "reorder"]
+__all__ = [
+    "reinitialise",
+    "shuffle",
+    "random",
+    "reorder",
+    "permute",
+    "signed_permute",
+    "permute_kept",
+    "signed_permute_kept",
+    "random_constant",
+    "signed_constant",
+    "noise_half",
+    "noise",
+    "noise_two",
+    "noise_three",
+]
 
 # The initialisation of the ticket's network, with what goes with its weights: `None`
 # where it has no such state. `Model.init` with its example bound is one.
@@ -85,109 +100,28 @@ def reorder(key: PRNGKey, ticket: Ticket, init: Init | None = None) -> Ticket:
     return ticket
 
 
-def signed_constant(ticket: Ticket) -> Ticket:
-    """The same mask and signs; in every layer one magnitude, its standard deviation.
+def _other_values(revalue: Callable[[PRNGKey, Ticket], Ticket]) -> Callable:
+    """A control that needs no initialisation; what it does is in its docstring."""
 
-    That of the whole layer, pruned weights included (Zhou et al. 2019). Leaves that are
-    never pruned stay as they are.
+    @_differing("weights")
+    @functools.wraps(revalue)
+    def control(key, ticket, init=None):
+        del init
+        return revalue(key, ticket)
 
-    Raises:
-      ValueError: the ticket is from a file without what it prunes.
-    """
-    weights = masks.known(ticket.mask, ticket.weights, "signed_constant")
-    whole = ticket._replace(weights=weights)
-    return _revalued(whole, lambda i, w: jnp.sign(w) * jnp.std(w))
+    return control
 
 
-def kaiming_constant(
-    ticket: Ticket,
-    *,
-    density: ArrayLike = 1.0,
-    fan_in: kernels.FanIn = kernels.fan_in,
-) -> Ticket:
-    """The same mask and signs; in every layer the magnitude `sqrt(2 / fan_in)`.
-
-    The signed Kaiming constant, the best start of edge-popup. Leaves that are never
-    pruned stay as they are: networks of the paper have no biases, zeros do the same.
-
-    Args:
-      ticket: its prunable leaves are kernels.
-      density: fraction of the fan that a search will leave, for the variance of what is
-        left. The published results come from 1. May be traced. The released
-        `scale_fan` has one minus it by mistake, which is the same at one half.
-      fan_in: weights -> how many inputs each output of a leaf has, as a tree of
-        numbers; by default as the names and biases of the layers say.
-
-    Raises:
-      ValueError: a prunable leaf of fewer than two dimensions, density outside (0, 1],
-        or a ticket from a file without what it prunes, whose signs this takes.
-
-    Reference:
-      Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", 2020.
-    """
-    _check_kernels(ticket, density)
-    weights = masks.known(ticket.mask, ticket.weights, "kaiming_constant")
-    whole = ticket._replace(weights=weights)
-    deviations = _kaiming(ticket, density, fan_in)
-    return _revalued(whole, lambda i, w: jnp.sign(w) * deviations[i].astype(w.dtype))
-
-
-def kaiming_normal(
-    key: PRNGKey,
-    ticket: Ticket,
-    *,
-    density: ArrayLike = 1.0,
-    fan_in: kernels.FanIn = kernels.fan_in,
-) -> Ticket:
-    """The same mask over new normal weights of deviation `sqrt(2 / fan_in)`.
-
-    Args:
-      key: for the new draw; must differ from the one the ticket was initialised with.
-      ticket: see `kaiming_constant`.
-      density: see `kaiming_constant`.
-      fan_in: see `kaiming_constant`.
-
-    Raises:
-      ValueError: a prunable leaf of fewer than two dimensions, or density outside
-        (0, 1].
-    """
-    _check_kernels(ticket, density)
-    deviations = _kaiming(ticket, density, fan_in)
-
-    def draw(i, w):
-        normal = jax.random.normal(jax.random.fold_in(key, i), w.shape, w.dtype)
-        return normal * deviations[i].astype(w.dtype)
-
-    return _revalued(ticket, draw)
-
-
-def _check_kernels(ticket: Ticket, density: ArrayLike) -> None:
-    checks.fraction(density=density)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(ticket.mask):
-        if leaf.ndim < 2:
-            raise ValueError(
-                f"prunable leaf {masks.name(path)!r} has shape {leaf.shape}; "
-                "a fan is that of a kernel, of inputs and outputs"
-            )
-
-
-def _kaiming(
-    ticket: Ticket, density: ArrayLike, fan_in: kernels.FanIn
-) -> list[jax.Array]:
-    """`sqrt(2 / (density fan_in))` of every prunable leaf."""
-    fans = masks.prunable_like(fan_in(ticket.weights), ticket.mask)
-    wide = jnp.asarray(density, jnp.float32)
-    return [jnp.sqrt(2 / (wide * fan)) for fan in jax.tree.leaves(fans)]
-
-
-def _revalued(ticket: Ticket, value: Callable[[int, jax.Array], jax.Array]) -> Ticket:
-    """The same mask over `value(i, w)` in place of every prunable leaf, the `i`-th."""
-    prunable = masks.prunable_like(ticket.weights, ticket.mask)
-    leaves, tree = jax.tree.flatten(prunable)
-    values = tree.unflatten([value(i, w) for i, w in enumerate(leaves)])
-    return ticket._replace(
-        weights=jax.tree.map(lambda w, v: w if v is None else v, ticket.weights, values)
-    )
+permute = _other_values(revalued.permute)
+signed_permute = _other_values(revalued.signed_permute)
+permute_kept = _other_values(revalued.permute_kept)
+signed_permute_kept = _other_values(revalued.signed_permute_kept)
+random_constant = _other_values(revalued.random_constant)
+signed_constant = _other_values(revalued.signed_constant)
+noise_half = _other_values(functools.partial(revalued.noise, deviations=0.5))
+noise = _other_values(revalued.noise)
+noise_two = _other_values(functools.partial(revalued.noise, deviations=2.0))
+noise_three = _other_values(functools.partial(revalued.noise, deviations=3.0))
 
 
 def _shuffled(key: PRNGKey, mask: Mask) -> Mask:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, controls, scores, selection
+from jaxticket import checks, controls, revalued, scores, selection
 from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
 from jaxticket.pruning import prune
@@ -73,8 +73,8 @@ def trained() -> Start:
 
 
 def signed_constant() -> Start:
-    """The initialisation with signed constants, see `controls.signed_constant`."""
-    return Start(lambda opening: controls.signed_constant(opening.initial))
+    """The initialisation with signed constants, see `revalued.signed_constant`."""
+    return Start(lambda opening: revalued.signed_constant(opening.key, opening.initial))
 
 
 def kaiming_constant(
@@ -91,7 +91,7 @@ def kaiming_constant(
     """
     fan = _fan(density, scale_fan)
     return Start(
-        lambda opening: controls.kaiming_constant(opening.initial, density=fan)
+        lambda opening: revalued.kaiming_constant(opening.initial, density=fan)
     )
 
 
@@ -108,7 +108,7 @@ def kaiming_normal(
     """
     fan = _fan(density, scale_fan)
     return Start(
-        lambda opening: controls.kaiming_normal(
+        lambda opening: revalued.kaiming_normal(
             opening.key, opening.initial, density=fan
         )
     )
@@ -178,7 +178,7 @@ def pruned(
         if shuffle:
             found = controls.shuffle(keys.named(opening.key, "shuffle"), found)
         if constants:
-            ticket = controls.signed_constant(ticket)
+            ticket = revalued.signed_constant(opening.key, ticket)
         return ticket._replace(mask=found.mask)
 
     kept = selection.kept(select, density)

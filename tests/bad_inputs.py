@@ -23,11 +23,11 @@ from jaxticket import (
     Ticket,
     analysis,
     as_optax,
-    controls,
     data,
     masks,
     models,
     prune,
+    revalued,
     run,
     schedules,
     scores,
@@ -222,13 +222,13 @@ NUMBERS = {  # (what makes it, its argument): the kind of number, and value -> c
         "positive",
         of(starts.pruned, "temperature", density=0.5),
     ),
-    ("controls.kaiming_constant", "density"): (
+    ("revalued.kaiming_constant", "density"): (
         "fraction",
-        of(functools.partial(controls.kaiming_constant, ticket()), "density"),
+        of(functools.partial(revalued.kaiming_constant, ticket()), "density"),
     ),
-    ("controls.kaiming_normal", "density"): (
+    ("revalued.kaiming_normal", "density"): (
         "fraction",
-        of(functools.partial(controls.kaiming_normal, KEY, ticket()), "density"),
+        of(functools.partial(revalued.kaiming_normal, KEY, ticket()), "density"),
     ),
     **{
         ("run", name): ("count", running(name))
@@ -625,7 +625,7 @@ CALLS = [
     ("together", lambda: selection.like({"w": np.ones((3, 2), bool)})(
         {"w": np.ones((2, 3))}, {"w": np.ones((2, 3), bool)}, 0.5),
      "'w' is (2, 3) in the first and (3, 2) in the second"),
-    ("fan", lambda: controls.kaiming_constant(
+    ("fan", lambda: revalued.kaiming_constant(
         Ticket(weights(), masks.full(weights(), lambda path, leaf: True))),
      "prunable leaf 'dense/bias' has shape (6,); a fan"),
     ("slimming", lambda: searches.slimming(SGD).init(KEY, ticket()),

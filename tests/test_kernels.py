@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxticket import Ticket, controls, edge_popup, kernels, masks, models, selection
+from jaxticket import Ticket, edge_popup, kernels, masks, models, revalued, selection
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 6))
@@ -236,7 +236,7 @@ def test_scores_and_starts_take_the_fan_of_the_network_or_of_the_user():
     search = edge_popup(optax.sgd(0.1))
     largest = jnp.abs(search.init(KEY, ticket).scores.weight).max()
     np.testing.assert_allclose(largest, 1000**-0.5, rtol=1e-2)
-    constant = controls.kaiming_constant(ticket).weights.weight
+    constant = revalued.kaiming_constant(ticket).weights.weight
     np.testing.assert_allclose(jnp.abs(constant), (2 / 1000) ** 0.5, rtol=1e-6)
 
     def fan_in(params):
@@ -246,8 +246,8 @@ def test_scores_and_starts_take_the_fan_of_the_network_or_of_the_user():
     largest = jnp.abs(search.init(KEY, ticket).scores.weight).max()
     np.testing.assert_allclose(largest, 40**-0.5, rtol=1e-2)
     for start in (
-        controls.kaiming_constant(ticket, fan_in=fan_in),
-        controls.kaiming_normal(KEY, ticket, fan_in=fan_in),
+        revalued.kaiming_constant(ticket, fan_in=fan_in),
+        revalued.kaiming_normal(KEY, ticket, fan_in=fan_in),
     ):
         deviation = jnp.sqrt(jnp.mean(start.weights.weight**2))
         np.testing.assert_allclose(deviation, (2 / 40) ** 0.5, rtol=0.03)

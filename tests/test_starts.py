@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxticket import controls, masks, starts
+from jaxticket import controls, masks, revalued, starts
 from jaxticket.base import Evidence, Ticket
 from jaxticket.engine import keys
 
@@ -54,9 +54,9 @@ def test_a_start_says_whether_it_needs_a_trained_network(name):
 
 def test_starts_without_pruning():
     same = {"initial": OPENING.initial, "trained": OPENING.trained}
-    same["signed_constant"] = controls.signed_constant(OPENING.initial)
-    same["kaiming_constant"] = controls.kaiming_constant(OPENING.initial, density=0.3)
-    same["kaiming_normal"] = controls.kaiming_normal(
+    same["signed_constant"] = revalued.signed_constant(OPENING.key, OPENING.initial)
+    same["kaiming_constant"] = revalued.kaiming_constant(OPENING.initial, density=0.3)
+    same["kaiming_normal"] = revalued.kaiming_normal(
         OPENING.key, OPENING.initial, density=0.7
     )
     for name, expected in same.items():

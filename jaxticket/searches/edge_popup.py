@@ -26,7 +26,7 @@ def edge_popup(
 
     The paper's networks have no biases, and normalisation without parameters; biases
     that start at 0 and are frozen, as all else here, come to the same. What the weights
-    are drawn from matters: see `controls.kaiming_constant`.
+    are drawn from matters: see `revalued.kaiming_constant`.
 
     Args:
       optimizer: trains the scores; the paper's is SGD at 0.1 with momentum 0.9, cosine
