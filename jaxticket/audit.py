@@ -93,6 +93,13 @@ def pruned_are_zero(where: str, params: Params, mask: Mask) -> None:
             raise AuditError(f"{where}: {wrong} pruned weights of {name} are not zero")
 
 
+def pruned_are_frozen(where: str, params: Params, ticket: Ticket) -> None:
+    """The network ran with the ticket's values where its mask is false."""
+    for name, w, v, m in _prunable(params, ticket.weights, ticket.mask):
+        if wrong := int(np.count_nonzero(w[~m] != v[~m])):
+            raise AuditError(f"{where}: {wrong} pruned weights of {name} have moved")
+
+
 def rewound(where: str, params: Params, ticket: Ticket) -> None:
     """Every weight that is kept equals the ticket's, bit for bit."""
     if name := _differing(params, ticket):
@@ -170,8 +177,8 @@ def differs(where: str, control: Ticket, ticket: Ticket, *, by: str) -> None:
       where: what the message calls the place.
       control: the control.
       ticket: what it controls.
-      by: `weights`, `mask`, `both`, or `order`, which no ticket shows: what must
-        differ. Layer counts must not.
+      by: `weights`, `mask`, `both`, or what no ticket shows, `order` and `pruned`:
+        what must differ. Layer counts must not.
     """
     for name, ours, theirs in _prunable(control.mask, ticket.mask):
         if ours.sum() != theirs.sum():

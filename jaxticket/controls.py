@@ -34,6 +34,7 @@ __all__ = [
     "noise",
     "noise_two",
     "noise_three",
+    "freeze",
 ]
 
 # The initialisation of the ticket's network, with what goes with its weights: `None`
@@ -41,12 +42,17 @@ __all__ = [
 Init = Callable[[PRNGKey], tuple[Params, ModelState]]
 
 
-def _differing(by: Literal["weights", "mask", "both", "order"]) -> Callable:
+def _differing(by: Literal["weights", "mask", "both", "order", "pruned"]) -> Callable:
     def declare(control):
         control.differs_by = by
         return control
 
     return declare
+
+
+def differs_by(name: str) -> str | None:
+    """In what the control of a name differs from its ticket; None of no control."""
+    return globals()[name].differs_by if name in __all__ else None
 
 
 @_differing("weights")
@@ -98,6 +104,23 @@ def reorder(key: PRNGKey, ticket: Ticket, init: Init | None = None) -> Ticket:
     """
     del key, init
     return ticket
+
+
+@_differing("pruned")
+def freeze(key: PRNGKey, ticket: Ticket, init: Init | None = None) -> Ticket:
+    """The same ticket: what trains it leaves its pruned weights where they are.
+
+    They are frozen at the ticket's values and not zero, see `searches.fixed`.
+
+    Raises:
+      ValueError: the ticket is from a file without what it prunes.
+
+    Reference:
+      Zhou et al., "Deconstructing Lottery Tickets", 2019, section 5.
+    """
+    del key, init
+    weights = masks.known(ticket.mask, ticket.weights, "the control freeze")
+    return ticket._replace(weights=weights)
 
 
 def _other_values(revalue: Callable[[PRNGKey, Ticket], Ticket]) -> Callable:

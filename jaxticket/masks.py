@@ -146,6 +146,15 @@ def apply(mask: Mask, params: Params) -> Params:
     )
 
 
+def either(mask: Mask, params: Params, other: Params) -> Params:
+    """`params` where the mask is true, and in leaves without one; else `other`."""
+    found = _under(lambda w, m: m, params, mask)
+    return jax.tree.map(
+        lambda m, w, o: w if m is None else jnp.where(m, w, o),
+        found, params, other, is_leaf=lambda leaf: leaf is None,
+    )  # fmt: skip
+
+
 def known(mask: Mask, params: Params, reader: str) -> Params:
     """`params`, for what reads the values that `mask` prunes too.
 

@@ -103,7 +103,7 @@ class Case(NamedTuple):
       course: counts when a round opens, of what it may keep -> those before every step
         and after the last, by layer or in all; None: not known.
       resets: a ticket that is read when a round opens is empty.
-      returns: weights that the given mask has lost may come back.
+      returns: weights that the given mask has lost come back, or were never gone.
       dense: the gradient of a weight that is not kept matters.
       optimizer: its state is kept when a round opens, or fresh; None: not known.
       decides: in a few steps it prunes something and not everything.
@@ -208,6 +208,9 @@ VARIATIONS = {
     ),
     "fixed, multiplied": Case(
         make("fixed", multiplier=1.7), optimizer="kept", decides=False
+    ),
+    "fixed, frozen": Case(
+        make("fixed", pruned="frozen"), optimizer="kept", decides=False, returns=True
     ),
     **{
         f"imp, {retrain}": Case(

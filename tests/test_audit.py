@@ -41,11 +41,13 @@ def fresh(ticket=TICKET):
 
 def control(by, ticket=TICKET):
     names = {"weights": "reinitialise", "mask": "shuffle", "both": "random"}
+    names |= {"order": "reorder", "pruned": "freeze"}
     return getattr(controls, names[by])(jax.random.key(9), ticket, toy.network)
 
 
 RIGHT = {
     "pruned_are_zero": (PARAMS, TICKET.mask),
+    "pruned_are_frozen": (TICKET.weights, TICKET),
     "rewound": (PARAMS, TICKET),
     "rewound, by kept weights": (TICKET.weights, TICKET),
     "same": (PARAMS, jax.tree.map(np.array, PARAMS)),
@@ -73,6 +75,7 @@ WRONG = {
         changed(PARAMS, "head/kernel", (0, slice(2)), jnp.nan),
         TICKET.mask,
     ),
+    "pruned_are_frozen: 9 pruned weights of dense/kernel have moved": (PARAMS, TICKET),
     "rewound: head/kernel was not rewound": (
         changed(PARAMS, "head/kernel", (5, 3), 1.0),
         TICKET,
@@ -120,7 +123,7 @@ def test_what_is_wrong_is_named(what):
         getattr(audit, name)(WHERE, *WRONG[what])
 
 
-@pytest.mark.parametrize("by", ["weights", "mask", "both"])
+@pytest.mark.parametrize("by", ["weights", "mask", "both", "order", "pruned"])
 @pytest.mark.parametrize("ticket", [TICKET, toy.ticket()], ids=["sparse", "dense"])
 def test_controls_pass(by, ticket):
     audit.differs(WHERE, control(by, ticket), ticket, by=by)
@@ -131,7 +134,8 @@ def test_controls_pass(by, ticket):
     [
         (found, by)
         for found in ("nothing", "weights", "mask", "both")
-        for by in ("weights", "mask", "both")
+        for by in ("weights", "mask", "both", "order", "pruned")
+        if not (found == "nothing" and by in ("order", "pruned"))
         if found != by
     ],
 )

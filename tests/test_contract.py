@@ -211,6 +211,29 @@ def test_frozen_leaves_stay_and_leaves_without_a_mask_train():
     assert (params["head"]["bias"] != given["head"]["bias"]).all()
 
 
+def test_frozen_pruned_weights_count_and_do_not_move():
+    """Kept weights descend by the gradient of the network that has both."""
+    _, ticket = cases.start(0)
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    params = descend(fixed(optimizer, pruned="frozen"), ticket)
+    expected = jax.tree.map(lambda w: np.array(w, np.float64), ticket.weights)
+    speed = jax.tree.map(np.zeros_like, expected)
+    for _ in range(6):
+        now = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), expected)
+        grads = masks.apply(ticket.mask, cases.gradient(now))
+        speed = jax.tree.map(lambda s, g: 0.9 * s + np.asarray(g), speed, grads)
+        expected = jax.tree.map(lambda w, s: w - 0.05 * s, expected, speed)
+    for ours, theirs in zip(*map(jax.tree.leaves, (params, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    pruned = jax.tree.map(jnp.logical_not, ticket.mask)
+    assert int(masks.count(pruned)) > 0
+    ours, theirs = (
+        masks.apply(pruned, masks.prunable_like(w, pruned))
+        for w in (params, ticket.weights)
+    )
+    assert_same(ours, theirs)
+
+
 GATES_ALONE = optax.partition(
     {"weights": optax.set_to_zero(), "logits": optax.adam(0.1)},
     Gated("weights", "logits"),

@@ -38,10 +38,13 @@ def kernels(ticket):
 
 @every
 def test_a_control_differs_from_its_ticket_as_it_says_and_nowhere_else(name):
-    ticket, found, by = given(), control(name), getattr(controls, name).differs_by
+    ticket, found, by = given(), control(name), controls.differs_by(name)
     masks.check(found.mask, found.weights)
     audit.differs("here", found, ticket, by=by)
-    same_weights, same_mask = by in ("mask", "order"), by in ("weights", "order")
+    same_weights, same_mask = (
+        by in ("mask", "order", "pruned"),
+        by in ("weights", "order", "pruned"),
+    )
     assert set(leaves_equal(kernels(found), kernels(ticket))) == {same_weights}
     assert set(leaves_equal(found.mask, ticket.mask)) == {same_mask}
     assert masks.layer_counts(found.mask) == masks.layer_counts(ticket.mask)
@@ -50,8 +53,8 @@ def test_a_control_differs_from_its_ticket_as_it_says_and_nowhere_else(name):
 
 
 def test_each_way_to_differ_has_a_control():
-    differences = [getattr(controls, name).differs_by for name in controls.__all__]
-    assert {*differences} == {"weights", "mask", "both", "order"}
+    differences = [controls.differs_by(name) for name in controls.__all__]
+    assert {*differences} == {"weights", "mask", "both", "order", "pruned"}
 
 
 @every
@@ -76,8 +79,8 @@ def test_reinitialised_weights_are_drawn_from_the_key_and_not_permuted():
 def test_controls_come_from_their_key(name):
     one, again, other = (control(name, seed) for seed in (5, 5, 6))
     assert all(leaves_equal(one, again))
-    by = getattr(controls, name).differs_by if name != "signed_constant" else "order"
-    parts = {"both": ("weights", "mask"), "order": ()}.get(by, (by,))
+    by = controls.differs_by(name) if name != "signed_constant" else "order"
+    parts = {"both": ("weights", "mask"), "order": (), "pruned": ()}.get(by, (by,))
     for part in parts:
         read = {"weights": kernels, "mask": lambda ticket: ticket.mask}[part]
         assert not any(leaves_equal(read(one), read(other)))
@@ -87,7 +90,7 @@ def test_controls_of_one_key_differ_from_each_other():
     drawn = [
         control(name)
         for name in controls.__all__
-        if getattr(controls, name).differs_by in ("weights", "both")
+        if controls.differs_by(name) in ("weights", "both")
     ]
     for one, other in itertools.combinations(drawn, 2):
         assert not any(leaves_equal(kernels(one), kernels(other)))

@@ -31,7 +31,12 @@ from jaxticket import (
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
-READERS = {"jackpot", "jackpot, restricted"}  # the searches that need what is pruned
+# The searches that need what is pruned, and what their messages call them.
+READERS = {
+    "jackpot": "the search jackpot",
+    "jackpot, restricted": "the search jackpot",
+    "fixed, frozen": "the search fixed",
+}
 REMEDY = r"not there \(NaN\).*save_ticket\(\.\.\., pruned='keep'\)"
 KEY = jax.random.key(7)
 
@@ -70,7 +75,7 @@ def test_a_search_refuses_it_or_goes_on_as_if_it_had_not_been_saved(name, ticket
     ticket, loaded = tickets
     search = CASES[name].make()
     if name in READERS:
-        with pytest.raises(ValueError, match=f"the search jackpot reads .*{REMEDY}"):
+        with pytest.raises(ValueError, match=f"{READERS[name]} reads .*{REMEDY}"):
             search.init(KEY, loaded)
         return
     same(*(_course(name)(search.init(KEY, t)) for t in tickets))
@@ -145,7 +150,7 @@ def test_a_control_refuses_it_or_is_that_of_the_ticket_that_was_not_saved(
     def control(ticket):
         return getattr(controls, name)(KEY, ticket, toy.network)
 
-    whole = ("shuffle", "permute", "signed_permute", "random_constant")
+    whole = ("shuffle", "permute", "signed_permute", "random_constant", "freeze")
     if name in (*whole, "signed_constant") or name.startswith("noise"):
         with pytest.raises(ValueError, match=f"control [a-z_]+ reads .*{REMEDY}"):
             control(loaded)

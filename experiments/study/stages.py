@@ -23,7 +23,7 @@ from experiments.study.methods import Planned
 from experiments.study.progress import Progress
 from experiments.study.records import Cost, Lane, at_step, dense
 from experiments.study.settings import Settings
-from experiments.study.study import TRAINING, TUNING, Study
+from experiments.study.study import FREEZING, TRAINING, TUNING, Study
 from jaxticket import audit, controls
 from jaxticket.base import Ticket
 from jaxticket.engine import keys, lanes, resumable
@@ -110,12 +110,16 @@ def _of_method(study: Study, planned: Planned, part) -> Iterator[Task]:
         if not planned.search:
             todo = tuple(find(["ticket"]))
             yield Task(start, planned.name, "", "", todo, (), planned)
-        todo = find([*own, *_draws(config)])
         length = config.training(planned.resumed)
-        yield from _trainings(study, treat, name, TRAINING, todo, length, planned)
+        todo: dict[str, list[Lane]] = {TRAINING: [], FREEZING: []}
+        for lane in find([*own, *_draws(config)]):
+            frozen = controls.differs_by(lane.control) == "pruned"
+            todo[FREEZING if frozen else TRAINING].append(lane)
+        for program, these in todo.items():
+            yield from _trainings(study, treat, name, program, these, length, planned)
         if config.tune_steps:
-            todo, length = find(["tuned"]), (0, config.tune_steps)
-            yield from _trainings(study, treat, name, TUNING, todo, length, planned)
+            these, length = find(["tuned"]), (0, config.tune_steps)
+            yield from _trainings(study, treat, name, TUNING, these, length, planned)
 
 
 def _draws(config: Settings) -> list[str]:
@@ -211,7 +215,7 @@ def _trainings(
     every = min(study.config.eval_every, max(last, 1))
     at = study.config.keep_steps if stage is train_dense else ()
     plan = resumable.stretches(1, last, every, begin=first, look=not last, at=at)
-    kind = program if program in (TRAINING, TUNING) else TRAINING
+    kind = program if program in (FREEZING, TUNING) else TRAINING
     what = "dense" if planned is None else planned.name
     for i, group in enumerate(lanes.groups(todo, study.layout.width)):
         folder = f"{name}-{kind}-{i}"
@@ -355,13 +359,15 @@ def _searched(study: Study, task: Task, outcome: Finished, lanes_of: Callable) -
 def treat(study: Study, task: Task, progress: Progress) -> None:
     """Trains tickets and their controls, each shown to differ from its ticket."""
 
+    frozen = task.program == FREEZING
+
     def begin():
         treated = [study.treated(lane) for lane in task.lanes]
         for lane, (control, ticket) in zip(task.lanes, treated, strict=True):
-            if by := differs_by(lane):
+            if by := controls.differs_by(lane.control):
                 audit.differs(str(lane), control, ticket, by=by)
         tickets = [control for control, _ in treated]
-        settings = study.multipliers(task.lanes) if task.program == TRAINING else ()
+        settings = study.multipliers(task.lanes) if task.program != TUNING else ()
         return _start(study, task, tickets, settings)
 
     def left(lane):
@@ -375,18 +381,16 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
             match event:
                 case Closed(_, view, _, alive):
                     for lane, one in _each(task.lanes, view, alive):
-                        audit.pruned_are_zero(str(lane), one.params, one.ticket.mask)
+                        if frozen:
+                            ticket, _ = study.treated(lane)
+                            audit.pruned_are_frozen(str(lane), one.params, ticket)
+                        else:
+                            mask = one.ticket.mask
+                            audit.pruned_are_zero(str(lane), one.params, mask)
                         if study.config.keep_trained:
                             study.shelf.put_trained(lane, _whole(one))
                 case Finished():
                     _trained(study, task, event)
-
-
-def differs_by(lane: Lane) -> str | None:
-    """In what a control differs from its ticket; None of a lane that is no control."""
-    if lane.control not in controls.__all__:
-        return None
-    return getattr(controls, lane.control).differs_by
 
 
 def _whole(one: View) -> Ticket:
@@ -555,7 +559,7 @@ def _folder(study: Study, task: Task) -> Path:
 def _streams(lane: Lane) -> keys.Keys:
     """The random streams of a lane's seed. A control may have another data order."""
     streams = keys.of_seed(lane.seed)
-    if differs_by(lane) == "order":
+    if controls.differs_by(lane.control) == "order":
         streams = streams._replace(data=keys.named(streams.data, lane.treatment))
     return streams
 

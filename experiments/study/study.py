@@ -29,7 +29,8 @@ from jaxticket.base import Params, PRNGKey, Promises, Search, Ticket
 from jaxticket.engine import keys, lanes, programs, resumable
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
-TRAINING, TUNING = "training", "tuning"  # programs that no method has
+# Programs that no method has.
+TRAINING, FREEZING, TUNING = "training", "freezing", "tuning"
 PRUNABLE = {  # weights -> the mask of what is prunable
     "kernels": masks.full,
     "hidden": lambda weights: masks.full(weights, models.is_hidden),
@@ -106,6 +107,9 @@ class Study:
             if planned.search
         }
         self.programs[TRAINING] = self._program(self._trainer)
+        if any(controls.differs_by(name) == "pruned" for name in config.controls):
+            freezing = functools.partial(self._trainer, pruned="frozen")
+            self.programs[FREEZING] = self._program(freezing)
         if config.tune_steps:
             self.programs[TUNING] = self._program(self._tuner)
         self.records = Records(self.folder, epoch_steps)
@@ -160,7 +164,7 @@ class Study:
         ticket's file leaves out is what a shuffled mask needs.
         """
         ticket = self.shelf.ticket(lane)
-        if lane.control not in controls.__all__:
+        if controls.differs_by(lane.control) is None:
             return ticket, ticket
         ticket = ticket._replace(weights=self.shelf.anchor(lane).weights)
         named = f"{lane.treatment} {lane.setting}".strip()
@@ -233,12 +237,12 @@ class Study:
             return ()
         return np.float32([self.scale(lane) for lane in group])
 
-    def _trainer(self, multiplier) -> Search:
+    def _trainer(self, multiplier, pruned: str = "zero") -> Search:
         """What trains the dense network, tickets and controls."""
         optimizer = optimizers.of_weights(self.config)
         if self.config.keep_multiplier:
-            return searches.fixed(optimizer, multiplier=multiplier)
-        return searches.fixed(optimizer)
+            return searches.fixed(optimizer, multiplier=multiplier, pruned=pruned)
+        return searches.fixed(optimizer, pruned=pruned)
 
     def _tuner(self, _) -> Search:
         """What trains the weights of tickets further: momentum, without decay."""
@@ -312,7 +316,7 @@ class Study:
         """What a program starts from: as long as there are lanes."""
         if name == TUNING:
             settings = ()
-        elif name == TRAINING:
+        elif name in (TRAINING, FREEZING):
             settings = self.multipliers([dense(0)] * self.layout.width)
         else:
             swept = self.planned[name].settings[0].swept

@@ -1,6 +1,6 @@
 """Training under a fixed mask: what a ticket, a control or the dense network gets."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxticket.base import (
 
 
 class FixedState(NamedTuple):
-    """State of `fixed`. The weights are zero where the mask is false, at all times.
+    """State of `fixed`. Where the mask is false the weights never move.
 
     What the network runs with is the weights times the multiplier.
     """
@@ -34,7 +34,12 @@ class FixedState(NamedTuple):
     optimizer: State
 
 
-def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
+def fixed(
+    optimizer: OfWeights,
+    *,
+    multiplier: ArrayLike = 1.0,
+    pruned: Literal["zero", "frozen"] = "zero",
+) -> Search:
     """Trains the weights that a mask keeps; the others stay exactly zero.
 
     The gradient is masked before the optimiser and the weights after it, so neither
@@ -55,22 +60,36 @@ def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
         far under gradients `c` times as large, and decays as before. Continuous
         Sparsification's released code retrains its tickets so, with `c = 1 /
         sigmoid(s0)`. May be traced.
+      pruned: where the mask is false the weights are zero, or frozen at the ticket's
+        values (Zhou et al. 2019, section 5: what makes zero a good value for them is
+        that they were moving there).
 
     Returns:
       A `Search` of one round without end. Its ticket holds the trained weights.
 
     Raises:
-      ValueError: a multiplier that is not positive.
+      ValueError: a multiplier that is not positive, an unknown word, or weights to
+        freeze that the ticket's file has left out.
     """
     checks.positive(multiplier=multiplier)
+    checks.one_of(("zero", "frozen"))(pruned=pruned)
     optimizer = optimizing(optimizer)
 
     def init(key, ticket):
         del key
         masks.check(ticket.mask, ticket.weights)
-        kept = masks.apply(ticket.mask, ticket.weights)
+        if pruned == "frozen":
+            kept = masks.known(ticket.mask, ticket.weights, "the search fixed")
+        else:
+            kept = masks.apply(ticket.mask, ticket.weights)
         weights = masks.scale(ticket.mask, kept, 1 / multiplier)
         return owned(FixedState(weights, ticket.mask, optimizer.init(weights)))
+
+    def held(state, weights):
+        """Weights that have moved only where the mask is true."""
+        if pruned == "frozen":
+            return masks.either(state.mask, weights, state.weights)
+        return masks.apply(state.mask, weights)
 
     def realise(weights, mask):
         return masks.scale(mask, masks.apply(mask, weights), multiplier)
@@ -83,10 +102,12 @@ def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
             state.weights,
             step=step,
             told=told,
-            realise=lambda weights: realise(weights, state.mask),
+            realise=lambda weights: masks.scale(
+                state.mask, held(state, weights), multiplier
+            ),
         )
         weights = optax.apply_updates(state.weights, updates)
-        return FixedState(masks.apply(state.mask, weights), state.mask, inner)
+        return FixedState(held(state, weights), state.mask, inner)
 
     def advance(state, evidence=NO_EVIDENCE):
         del evidence
@@ -98,7 +119,9 @@ def fixed(optimizer: OfWeights, *, multiplier: ArrayLike = 1.0) -> Search:
     def ticket(state):
         return Ticket(params(state), state.mask)
 
-    promises = Promises(opens_given=True, kept=masks.layer_counts)
+    promises = Promises(
+        hard=pruned == "zero", opens_given=True, kept=masks.layer_counts
+    )
     return Search(init, update, advance, params, ticket, promises)
 
 
