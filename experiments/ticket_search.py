@@ -21,6 +21,11 @@ eight epochs a round instead of its 50,000 steps:
     python -m experiments.ticket_search --dataset=mnist --model=lenet_300_100 \\
         --seeds=5 --methods=imp --rounds=8 --epochs=8
 
+Its other networks, optimisers and learning rates are recipes by name, among them
+lth_lenet_sgd, lth_conv_4_dropout, lth_resnet_20 and lth_vgg_19_low:
+
+    python -m experiments.ticket_search --preset=lth_conv_2 --methods=imp
+
 The published search on MNIST-1D (Greydanus and Kobak 2024): 100 rounds, each of which
 prunes a hundredth of every layer, the lowest of kernel and bias together, and returns
 to the initial weights; beside it the same at random. Published accuracies after the
@@ -145,8 +150,86 @@ PRESETS = {
     ("cifar10", "conv_6"): lottery("lottery_conv_6", learning_rate=3e-4, steps=30_000),
     None: ANY,
 }
+
+
+def lth(model: str, select: str, **settings) -> dict:
+    """A recipe of the Lottery Ticket paper, Figure 2, for a small network."""
+    dataset = "mnist" if model == "lenet_300_100" else "cifar10"
+    found = PRESETS[dataset, model] | {"dataset": dataset, "model": model} | settings
+    return found | {"hyper": {"imp.select": select, **settings.get("hyper", {})}}
+
+
+def deep(model: str, rate: float, warmup: int, select: str = "global_top") -> dict:
+    """The same for ResNet-20, its "ResNet-18", and VGG-19: convolutions, globally."""
+    length = {
+        "resnet_20": {
+            "steps": 30_000,
+            "learning_rate_drops": (20_000, 25_000),
+            "batch_size": 128,
+        },
+        "vgg_19": {
+            "steps": 112_480,
+            "learning_rate_drops": (56_240, 84_360),  # epochs 80 and 120 of 160
+            "batch_size": 64,
+        },
+    }[model]
+    return ANY | {
+        "dataset": "cifar10",
+        "model": model,
+        "optimizer": "momentum",
+        "learning_rate": rate,
+        "warmup_steps": warmup,
+        "weight_decay": 1e-4,
+        "augment": True,
+        "prunable": "convolutions",
+        "epochs": None,
+        "rounds": 16,
+        "hyper": {"imp.select": select},
+        **length,
+    }
+
+
+# Where no flag names a recipe: those whose rate rises, which find tickets.
+PRESETS |= {
+    ("cifar10", "resnet_20"): deep("resnet_20", 0.03, 20_000),
+    ("cifar10", "vgg_19"): deep("vgg_19", 0.1, 10_000),
+}
 # Recipes by name, with data set and model. MNIST-1D: Greydanus and Kobak 2024.
 RECIPES = {
+    "lth_lenet": lth("lenet_300_100", "lottery"),
+    "lth_lenet_sgd": lth(
+        "lenet_300_100", "lottery", optimizer="sgd", learning_rate=0.8
+    ),
+    "lth_lenet_momentum": lth(
+        "lenet_300_100", "lottery", optimizer="momentum", learning_rate=0.1
+    ),
+    "lth_lenet_global": lth("lenet_300_100", "global_top"),
+    "lth_conv_2": lth("conv_2", "lottery_conv_2"),
+    "lth_conv_4": lth("conv_4", "lottery_conv_2"),
+    "lth_conv_6": lth("conv_6", "lottery_conv_6"),
+    # With dropout three times the iterations, at rates of their own.
+    **{
+        f"lth_{model}_dropout": lth(
+            model,
+            select,
+            learning_rate=rate,
+            steps=steps,
+            hyper={"model.dropout": 0.5},
+        )
+        for model, select, rate, steps in (
+            ("conv_2", "lottery_conv_2", 3e-4, 60_000),
+            ("conv_4", "lottery_conv_2", 2e-4, 75_000),
+            ("conv_6", "lottery_conv_6", 2e-4, 90_000),
+        )
+    },  # fmt: skip
+    # As published 0.1 finds no tickets, 0.01 does, and so does a rate that rises.
+    "lth_resnet_20": deep("resnet_20", 0.03, 20_000),
+    "lth_resnet_20_high": deep("resnet_20", 0.1, 0),
+    "lth_resnet_20_low": deep("resnet_20", 0.01, 0),
+    "lth_vgg_19": deep("vgg_19", 0.1, 10_000),
+    "lth_vgg_19_high": deep("vgg_19", 0.1, 0),
+    "lth_vgg_19_low": deep("vgg_19", 0.01, 0),
+    "lth_vgg_19_by_layer": deep("vgg_19", 0.1, 10_000, "equal"),
     "mnist1d_paper": ANY
     | {
         "dataset": "mnist1d",
@@ -164,7 +247,7 @@ RECIPES = {
         "compare": "last",
         "rounds": 100,
         "hyper": {"imp.select": "linear", "imp.density": 0.99},
-    }
+    },
 }
 
 

@@ -69,6 +69,36 @@ def test_held_out_images_partition_the_training_set(embedded):
     np.testing.assert_array_equal(rows(*both), rows(images, labels))
 
 
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_label_noise_is_of_other_classes_and_of_training_alone(embedded, share):
+    found = data.with_label_noise(embedded, share)
+    wrong = found.train.labels != embedded.train.labels
+    assert wrong.sum() == round(share * len(wrong))
+    assert found.train.labels.dtype == embedded.train.labels.dtype
+    by = (found.train.labels - embedded.train.labels)[wrong] % 10
+    counts = np.bincount(by, minlength=10)
+    assert counts[0] == 0
+    assert counts[1:].min() > 0.5 * wrong.sum() / 9
+    more = data.with_label_noise(embedded, share / 2).train.labels
+    less = more != embedded.train.labels
+    assert not (less & ~wrong).any()
+    np.testing.assert_array_equal(more[less], found.train.labels[less])
+    assert found.validation is embedded.validation
+    assert found.test is embedded.test
+    assert found.checksum != embedded.checksum
+    assert data.with_label_noise(embedded, 0.0) is embedded
+
+
+def test_label_noise_needs_classes_and_a_share(embedded):
+    with pytest.raises(
+        ValueError, match=r"share must be a share, in \[0, 1\]; got 1.5"
+    ):
+        data.with_label_noise(embedded, 1.5)
+    train = embedded.train._replace(labels=np.ones((1200, 2), np.float32))
+    with pytest.raises(ValueError, match="label noise needs classes"):
+        data.with_label_noise(embedded._replace(train=train), 0.1)
+
+
 def test_loading_is_deterministic_and_the_checksum_sees_the_split(embedded):
     equal(embedded[1:5], data.load("digits")[1:5])
     assert embedded.checksum == "712a155ab405a067"

@@ -1,5 +1,6 @@
 """Methods and their flags: what signatures say, which value wins, what is refused."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 import studies
 from jax.typing import ArrayLike
 
-from experiments.study import methods, settings
+from experiments import ticket_search
+from experiments.study import methods, optimizers, settings
 from experiments.study.methods import Method
 from jaxticket import hyperparameters, masks, models, searches
 from jaxticket.base import OfWeights
@@ -277,6 +279,59 @@ def test_presets_of_the_lottery_ticket_paper():
     ):
         config = resolved("ticket_search", dataset="cifar10", model=model)
         assert config.hyper == {"imp.select": select}
+
+
+def test_recipes_of_the_lottery_ticket_paper():
+    """Figure 2: rates, batches and lengths; convolutions alone where that is global."""
+    numbers = {
+        "lth_lenet": ("adam", 1.2e-3, 60, 50_000, 0),
+        "lth_lenet_sgd": ("sgd", 0.8, 60, 50_000, 0),
+        "lth_conv_2": ("adam", 2e-4, 60, 20_000, 0),
+        "lth_conv_6_dropout": ("adam", 2e-4, 60, 90_000, 0),
+        "lth_resnet_20": ("momentum", 0.03, 128, 30_000, 20_000),
+        "lth_resnet_20_low": ("momentum", 0.01, 128, 30_000, 0),
+        "lth_vgg_19": ("momentum", 0.1, 64, 112_480, 10_000),
+        "lth_vgg_19_high": ("momentum", 0.1, 64, 112_480, 0),
+    }
+    for name, expected in numbers.items():
+        config = resolved("ticket_search", preset=name)
+        found = (config.optimizer, config.learning_rate, config.batch_size)
+        assert (*found, config.steps, config.warmup_steps) == expected
+    hyper = {"imp.select": "lottery_conv_6", "model.dropout": 0.5}
+    assert resolved("ticket_search", preset="lth_conv_6_dropout").hyper == hyper
+    for name in ("lth_resnet_20", "lth_vgg_19"):
+        config = resolved("ticket_search", preset=name)
+        assert config.prunable == "convolutions"
+        assert config.augment
+        assert config.hyper == {"imp.select": "global_top"}
+        pair = {"dataset": config.dataset, "model": config.model}
+        ours = resolved("ticket_search", **pair)
+        assert dataclasses.replace(config, preset=None) == ours
+    for name in ticket_search.RECIPES:
+        config = resolved("ticket_search", preset=name).in_steps(351)
+        assert settings.fallen_back(config) is None
+
+
+def test_what_has_no_preset_says_what_it_is_trained_by():
+    config = resolved("ticket_search", dataset="cifar10", model="vgg_16", epochs=3)
+    note = settings.fallen_back(config)
+    assert note.startswith("there is no preset for cifar10 with vgg_16, which is")
+    assert "--optimizer=adam, --learning_rate=0.001" in note
+    assert "--augment=False" in note
+    assert note.endswith("--epochs=3")
+
+
+def test_a_learning_rate_rises_and_falls():
+    config = resolved(
+        "ticket_search",
+        warmup_steps=100,
+        learning_rate_drops=(0.4, 800),
+        steps=1000,
+    )
+    rate = optimizers.dropping(config.in_steps(70), 0.4)
+    expected = {0: 0, 25: 0.1, 100: 0.4, 399: 0.4, 400: 0.04, 799: 0.04, 800: 0.004}
+    for step, value in expected.items():
+        np.testing.assert_allclose(jax.jit(rate)(step), value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", DOORS)

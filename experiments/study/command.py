@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments.study import methods, own, records, signals
-from experiments.study.settings import Settings, names, resolve
+from experiments.study.settings import Settings, fallen_back, names, resolve
 from jaxticket.engine import resumable
 from jaxticket.hyperparameters import Hyper
 
@@ -258,6 +258,8 @@ def _run(config: Settings, dataset, folder, facts: Mapping[str, Any]) -> Any:
             f"{config.seeds} seeds, {work.layout.width} searches at a time",
             file=sys.stderr,
         )
+        if note := fallen_back(config):
+            print(f"note: {note}", file=sys.stderr)
         try:
             stages.run(work)
             return work

@@ -37,11 +37,13 @@ def optimizer(
 
 
 def dropping(config: Settings, learning_rate: ArrayLike) -> Schedule:
-    """A learning rate that falls where the settings say."""
+    """A learning rate that rises from 0 at first, and falls where the settings say."""
+    rising = config.warmup_steps
 
     def rate(step):
         drops = sum(jnp.asarray(step) >= drop for drop in config.learning_rate_drops)
-        return learning_rate * 0.1**drops
+        risen = jnp.minimum(step / rising, 1.0) if rising else 1.0
+        return risen * learning_rate * 0.1**drops
 
     return rate
 

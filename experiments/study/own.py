@@ -65,6 +65,11 @@ def dataset(config: Settings) -> data.Dataset:
     Raises:
       ValueError: an unknown name or option, or arrays that do not fit together.
     """
+    found = _dataset(config)
+    return data.with_label_noise(found, config.label_noise)
+
+
+def _dataset(config: Settings) -> data.Dataset:
     name, options = config.dataset, config.options("dataset")
     if ":" not in name:
         return data.load(

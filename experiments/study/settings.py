@@ -19,6 +19,16 @@ DATASET, SEEDS = "mnist1d", 5  # unless something else is said
 MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
 PATHS = ("output_dir", "data_dir", "cache_dir", "pretrained")
 WRITTEN = "where everything is written"
+TRAINED_BY = (  # what a recipe is made of
+    "optimizer",
+    "learning_rate",
+    "learning_rate_drops",
+    "weight_decay",
+    "augment",
+    "batch_size",
+    "epochs",
+    "steps",
+)
 
 
 def setting(default: Any, help: str, check: Check | None = None) -> Any:
@@ -88,6 +98,12 @@ class Settings:
         f"one of {data.NORMALIZATIONS}",
         checks.one_of(data.NORMALIZATIONS),
     )
+    label_noise: float = setting(
+        0.0,
+        "share of the training labels that are of another class, drawn once for all "
+        "seeds; validation and test stay as they are",
+        checks.share,
+    )
     augment: bool | None = setting(None, "random flips and 4-pixel crops in every step")
     model: str | None = setting(
         None,
@@ -155,6 +171,11 @@ class Settings:
         "or, below 1, fractions of it",
         rules.DROPS,
     )
+    warmup_steps: int | None = setting(
+        None,
+        "steps in which the learning rate of a training rises from 0, on a line",
+        checks.whole(0),
+    )
     weight_decay: float | None = setting(None, "of the weights", checks.not_negative)
     schedules_every: str = setting(
         "epoch",
@@ -213,6 +234,12 @@ class Settings:
                     "--learning_rate_drops",
                     f"must lie within a training, of {steps} steps; got {drop}",
                 )
+        if self.warmup_steps >= max(steps, 1):
+            raise checks.Refused(
+                "--warmup_steps",
+                f"must end within a training, of {steps} steps; got "
+                f"{self.warmup_steps}",
+            )
         places = [round(x * steps) if x < 1 else int(x) for x in drops]
         if places != sorted(places):
             raise checks.Refused(
@@ -265,7 +292,7 @@ def resolve(config: Settings) -> Settings:
     Raises:
       ValueError: one line that says what came and what would do.
     """
-    preset = {"seeds": SEEDS, **_preset(config)}
+    preset = {"seeds": SEEDS, "warmup_steps": 0, **_preset(config)}
     for pair in config.EXCLUSIVE:
         given = [name for name in pair if getattr(config, name) is not None]
         if len(given) > 1:
@@ -296,6 +323,19 @@ def _preset(config: Settings) -> Mapping[str, Any]:
     model = config.model or MODELS.get(dataset, "lenet_300_100")
     found = config.PRESETS.get((dataset, model), config.PRESETS[None])
     return {**found, "dataset": dataset, "model": model}
+
+
+def fallen_back(config: Settings) -> str | None:
+    """What a resolved configuration runs with for want of a preset; None with one.
+
+    A recipe of one network is not that of another, and silence would pass for one.
+    """
+    pair = config.dataset, config.model
+    if config.preset is not None or pair in config.PRESETS:
+        return None
+    filled = [name for name in config.PRESETS[None] if name in TRAINED_BY]
+    values = ", ".join(f"--{name}={getattr(config, name)}" for name in filled)
+    return f"there is no preset for {' with '.join(pair)}, which is trained by {values}"
 
 
 def check(config: Any) -> None:

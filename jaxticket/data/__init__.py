@@ -5,7 +5,14 @@ inside `jit`, and apply `augment` and a `normalizer` there: JAX code never sees 
 iterator. Nothing in here knows about tickets.
 """
 
-from jaxticket.data.dataset import OPTIONS, Dataset, Split, load, of_splits
+from jaxticket.data.dataset import (
+    OPTIONS,
+    Dataset,
+    Split,
+    load,
+    of_splits,
+    with_label_noise,
+)
 from jaxticket.data.preprocess import NORMALIZATIONS, augment, normalizer
 
 __all__ = [
@@ -17,4 +24,5 @@ __all__ = [
     "load",
     "normalizer",
     "of_splits",
+    "with_label_noise",
 ]

@@ -137,6 +137,42 @@ def of_splits(
     return Dataset(name, *splits, num_classes, checksum)
 
 
+def with_label_noise(dataset: Dataset, share: float) -> Dataset:
+    """The same data, where a share of the training labels is of another class.
+
+    Which, and of which other class, each as likely, is drawn by a fixed seed: every run
+    has the same noise, and more noise has that of less among it. Validation and test
+    labels stay.
+
+    Args:
+      dataset: of classes.
+      share: of the training labels, in [0, 1], rounded to a whole number of them.
+
+    Raises:
+      ValueError: a share that cannot be, or labels that are no classes.
+    """
+    checks.share(share=share)
+    if not share:
+        return dataset
+    labels = dataset.train.labels
+    if not _are_classes(labels):
+        raise checks.Refused(
+            "label noise",
+            f"needs classes; the labels are {labels.dtype}, {labels.ndim}-D",
+        )
+    rng = np.random.default_rng(SEED)
+    order = np.argsort(rng.random(len(labels)), kind="stable")
+    other = 1 + np.floor(rng.random(len(labels)) * (dataset.num_classes - 1))
+    wrong = order[: round(share * len(labels))]
+    noisy = labels.copy()
+    noisy[wrong] = (labels[wrong] + other[wrong].astype(labels.dtype)) % (
+        dataset.num_classes
+    )
+    train = dataset.train._replace(labels=noisy)
+    arrays = (array for split in (train, *dataset[2:4]) for array in split)
+    return dataset._replace(train=train, checksum=_checksum(arrays))
+
+
 def _outputs(train: np.ndarray, test: np.ndarray) -> int:
     """Width of the output layer: of all classes, or of the numbers of an example."""
     if not np.issubdtype(train.dtype, np.integer):
