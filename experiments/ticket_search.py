@@ -15,6 +15,11 @@ tickets pruned at initialisation or from one dense training:
     python -m experiments.ticket_search --methods=imp,one_shot,snip \\
         --one_shot.density=0.2,0.1,0.05 --snip.density=0.1 --imp.select=lottery
 
+A ticket of another run, from its file, with controls; on other data it is transferred:
+
+    python -m experiments.ticket_search --methods=given --controls=signed_permute \\
+        --given.file='runs/ticket_search/tickets/imp/seed-{seed}-prunings-2.npz'
+
 The Lottery Ticket paper's LeNet on MNIST (Frankle and Carbin 2019, Figures 3 and 4), at
 eight epochs a round instead of its 50,000 steps:
 
@@ -61,6 +66,8 @@ METHODS = {
         )
     },
     "imp_random": Method(partial(searches.imp, score="random"), base="imp"),
+    # Of another run, which may be on other data: transfer.
+    "given": Method(start=starts.given),
     # Every ticket of one dense training, or of the network before it.
     "one_shot": Method(
         start=partial(starts.pruned, of="trained", weights="initial"),

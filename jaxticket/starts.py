@@ -11,6 +11,7 @@ are hyper-parameters of the method that starts there, beside those of its search
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -26,6 +27,7 @@ __all__ = [
     "kaiming_constant",
     "kaiming_normal",
     "pruned",
+    "given",
 ]
 
 
@@ -37,12 +39,14 @@ class Opening(NamedTuple):
       initial: the dense network as it is initialised: a ticket that keeps all.
       trained: the same after its training.
       evidence: `(model_state, temperature) -> Evidence`, of training data.
+      given: the ticket of a start's `file`, where it has one.
     """
 
     key: PRNGKey
     initial: Ticket
     trained: Ticket
     evidence: Callable[..., Evidence]
+    given: Ticket | None = None
 
 
 Network = Literal["initial", "trained"]
@@ -55,11 +59,14 @@ class Start(NamedTuple):
       ticket: `opening -> ticket`.
       trained: whether that takes a trained dense network.
       kept: what is known of its counts, see `Promises`.
+      file: of a ticket that its opening must hold as `given`; "{seed}" in it stands for
+        the seed.
     """
 
     ticket: Callable[[Opening], Ticket]
     trained: bool = False
     kept: Callable[[Mask], dict[str, int] | int] | None = None
+    file: str = ""
 
 
 def initial() -> Start:
@@ -183,3 +190,30 @@ def pruned(
 
     kept = selection.kept(select, density)
     return Start(start, trained="trained" in (of, weights), kept=kept)
+
+
+def given(*, file: str, weights: Literal["file", "initial"] = "file") -> Start:
+    """A ticket from a file: of another search, on other data, or from somebody else.
+
+    Args:
+      file: where it is; {seed} in its name stands for the seed.
+      weights: those of the file, or the initial ones, of this run, under its mask.
+        Values that the file has left out are the initial ones.
+    """
+    checks.one_of(("file", "initial"))(weights=weights)
+
+    def start(opening):
+        found, initial = opening.given, opening.initial
+        if weights == "initial":
+            return initial._replace(mask=found.mask)
+        known = jax.tree.map(
+            lambda ours, w: jnp.where(jnp.isnan(w), ours, w),
+            initial.weights,
+            found.weights,
+        )
+        state = found.model_state
+        return Ticket(
+            known, found.mask, initial.model_state if state is None else state
+        )
+
+    return Start(start, file=file)

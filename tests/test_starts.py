@@ -24,7 +24,10 @@ def evidence(model_state, temperature):
     return Evidence(loss=lambda w: scale * jnp.sum((TRUE @ w["kernel"]) ** 2))
 
 
-OPENING = starts.Opening(jax.random.key(5), ticket(1), ticket(2), evidence)
+GIVEN = ticket(3)._replace(
+    mask={"kernel": jnp.arange(48).reshape(6, 8) < 9, "bias": None}
+)
+OPENING = starts.Opening(jax.random.key(5), ticket(1), ticket(2), evidence, GIVEN)
 CASES = {
     "initial": {},
     "trained": {},
@@ -32,6 +35,7 @@ CASES = {
     "kaiming_constant": {"density": 0.3, "scale_fan": "density"},
     "kaiming_normal": {"density": 0.3, "scale_fan": "code"},
     "pruned": {"density": 0.25},
+    "given": {"file": "ticket-{seed}.npz"},
 }
 
 
@@ -50,6 +54,27 @@ def test_a_start_says_whether_it_needs_a_trained_network(name):
         leaves = map(jax.tree.leaves, (found, start.ticket(without)))
         for ours, theirs in zip(*leaves, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_a_given_ticket_lies_on_the_initial_network(state):
+    """What its file has left out are the initial values."""
+    mask, initial = GIVEN.mask["kernel"], OPENING.initial
+    kernel = jnp.where(mask, GIVEN.weights["kernel"], jnp.nan)
+    lacking = GIVEN._replace(weights=GIVEN.weights | {"kernel": kernel})
+    lacking = lacking if state else lacking._replace(model_state=None)
+    opening = OPENING._replace(given=lacking)
+    found = starts.given(file="x").ticket(opening)
+    expected = jnp.where(mask, GIVEN.weights["kernel"], initial.weights["kernel"])
+    np.testing.assert_array_equal(found.weights["kernel"], expected)
+    np.testing.assert_array_equal(found.weights["bias"], GIVEN.weights["bias"])
+    np.testing.assert_array_equal(found.mask["kernel"], mask)
+    theirs = (GIVEN if state else initial).model_state["mean"]
+    np.testing.assert_array_equal(found.model_state["mean"], theirs)
+    fresh = starts.given(file="x", weights="initial").ticket(opening)
+    for ours, theirs in zip(fresh.weights, initial.weights, strict=True):
+        np.testing.assert_array_equal(fresh.weights[ours], initial.weights[theirs])
+    np.testing.assert_array_equal(fresh.mask["kernel"], mask)
 
 
 def test_starts_without_pruning():

@@ -10,7 +10,7 @@ import studies
 from experiments import report
 from experiments.reports import reading
 from experiments.study.records import Lane
-from jaxticket import masks, searches
+from jaxticket import files, masks, searches
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 CS = "continuous_sparsification"
@@ -218,3 +218,21 @@ def test_every_search_of_the_library_runs_by_its_name(tmp_path):
         lane = Lane(row.method, "ticket", row.seed, row.prunings, row.setting)
         found = float(masks.density(shelf.ticket(lane).mask))
         assert found == pytest.approx(row.density)
+
+
+def test_a_ticket_of_another_run_starts_from_its_file(done, tmp_path):
+    """With the same weights, of which the control needs what the file has left out."""
+    folder, _ = done
+    file = folder / "tickets" / "imp" / "seed-{seed}-prunings-2.npz"
+    hyper = {"given.file": str(file)}
+    rows = run(tmp_path, methods=("given",), controls=("permute",), hyper=hyper)
+    assert {*rows.treatment} == {"dense", "ticket", "permute"}
+    like = studies.network()
+    for seed in {*rows.seed}:
+        path = str(file).replace("{seed}", str(seed))
+        ours, _ = files.load_ticket(
+            tmp_path / f"tickets/given/seed-{seed}-prunings-1.npz", like
+        )
+        theirs, _ = files.load_ticket(path, like)
+        for one, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -1,6 +1,7 @@
 """What the searches and trainings of one run share: network, data, programs, files."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from experiments.study.shelf import Shelf
 from jaxticket import (
     controls,
     data,
+    files,
     hyperparameters,
     masks,
     models,
@@ -100,6 +102,7 @@ class Study:
             name: jax.jit(functools.partial(self._start, planned))
             for name, planned in self.planned.items()
         }
+        self._given = self._read(like)
         self._controlled = jax.jit(self._control, static_argnums=0)
         self.programs = {
             name: self._searching(planned)
@@ -151,11 +154,36 @@ class Study:
             self.network(stream.init),
             self.shelf.anchor(dense(lane.seed)),
             self.data.train,
+            self._given.get((planned.name, lane.setting, lane.seed)),
         )
 
-    def _start(self, planned: Planned, key, swept, initial, trained, train) -> Ticket:
-        opening = starts.Opening(key, initial, trained, self.evidence(train))
+    def _start(
+        self, planned: Planned, key, swept, initial, trained, train, given
+    ) -> Ticket:
+        opening = starts.Opening(key, initial, trained, self.evidence(train), given)
         return planned.start(swept).ticket(opening)
+
+    def _read(self, like: Ticket) -> dict[tuple[str, str, int], Ticket]:
+        """The tickets that methods start from and others have left, by their lanes.
+
+        Raises:
+          FileNotFoundError: one is not there.
+          ValueError: one is damaged, or of another network.
+        """
+        found, names = {}, masks.names(like.mask)
+        for planned in self.planned.values():
+            for setting, seed in itertools.product(planned.settings, self.seeds):
+                if not (file := planned.start(setting.swept).file):
+                    continue
+                path = file.replace("{seed}", str(seed))
+                ticket, _ = files.load_ticket(path, like)
+                if (there := masks.names(ticket.mask)) != names:
+                    raise ValueError(
+                        f"{path} has masks for {there}, and this run for {names}: "
+                        "give another --prunable"
+                    )
+                found[planned.name, setting.label, seed] = ticket
+        return found
 
     def treated(self, lane: Lane) -> tuple[Ticket, Ticket]:
         """What a lane trains, and the ticket that it is, or that it controls.
