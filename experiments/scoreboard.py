@@ -1,0 +1,420 @@
+"""Published targets against the kept runs: a table, made from their files alone.
+
+    python -m experiments.scoreboard
+
+prints it, and writes it between its marks in the README of the results. A target is met
+where every part of it lies in its band, in the mean over seeds, by a run of the length
+that it is stated for; what a shorter run shows is said, and is not counted.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from experiments.reports import reading, statistics
+from experiments.study import command, rules, settings
+from experiments.study.settings import setting
+from jaxticket import analysis, files
+
+RESULTS = Path(__file__).parent / "results"
+MARKS = "<!-- scoreboard -->", "<!-- end of the scoreboard -->"
+HEADER = f"| id | claim | band | ours | state | run | minutes |\n{7 * '|---'}|"
+
+
+class Part(NamedTuple):
+    """A number of a target.
+
+    Attributes:
+      what: it says.
+      ours: its mean over seeds, with an interval where there is one.
+      low, high: the band of the mean.
+      of: what the mean is of, as "4 seeds".
+    """
+
+    what: str
+    ours: analysis.Interval
+    low: float = -math.inf
+    high: float = math.inf
+    of: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.low <= self.ours.mean <= self.high
+
+
+class Target(NamedTuple):
+    """What was published, and what the kept run of it says.
+
+    Attributes:
+      id: under which it is referred to.
+      claim: with the published numbers.
+      state: of a target without a measure: met by tests, or why it was not run.
+      run: folder of the kept run.
+      measure: `run -> parts`.
+      short: in what the run falls short of the length that the target is stated for.
+    """
+
+    id: str
+    claim: str
+    state: str = ""
+    run: str = ""
+    measure: Callable[[reading.Run], list[Part]] | None = None
+    short: str = ""
+
+
+def over_seeds(
+    what: str, values: Sequence[float], low=-math.inf, high=math.inf
+) -> Part:
+    """The mean of a number that every seed has."""
+    values = np.asarray(values, float)
+    return Part(what, analysis.interval(values), low, high, f"{len(values)} seeds")
+
+
+def ticket(run: reading.Run, method: str, density: float) -> pd.DataFrame:
+    """A row a seed of the ticket of a method whose density comes nearest."""
+    ours = [x for x in statistics.tickets(run) if x["method"].iloc[0] == method]
+    return min(ours, key=lambda x: abs(np.log(x["density"].mean() / density)))
+
+
+def control(run: reading.Run, of: pd.DataFrame, name: str, column: str) -> np.ndarray:
+    """A number of a ticket's control, in the order of its seeds."""
+    rows = run.rows[run.rows["treatment"] == name]
+    keys = [*statistics.TICKET, "seed"]
+    return of[keys].merge(rows, "left", on=keys)[column].to_numpy(float)
+
+
+def lottery_gain(run: reading.Run) -> list[Part]:
+    found = ticket(run, "imp", 0.1352)
+    return [over_seeds("points above dense", 100 * found["to_dense"], 0.1, 0.6)]
+
+
+def lottery_speed(run: reading.Run) -> list[Part]:
+    found = ticket(run, "imp", 0.2107)
+    steps = found["early_stopping_step"].to_numpy(float)
+    again = control(run, found, "reinitialise", "early_stopping_step")
+    sooner = analysis.ratio(steps, found["dense_step"].to_numpy(float))
+    sooner = analysis.Interval(
+        *(100 * (1 - x) for x in (sooner[0], sooner[2], sooner[1]))
+    )
+    seeds = f"{len(found)} seeds"
+    return [
+        Part("% earlier than dense", sooner, 20, 55, seeds),
+        Part("times later re-initialised", analysis.ratio(again, steps), 1.5, of=seeds),
+        over_seeds("points above re-initialised", 100 * found["to_reinitialise"], 0.25),
+    ]
+
+
+def crossing(densities: np.ndarray, differences: np.ndarray) -> float:
+    """The density at which a mean falls below dense for good, log-linear between."""
+    order = np.argsort(-densities)
+    x, y = np.log(densities[order]), differences[order]
+    above = np.flatnonzero(y >= 0)
+    if not above.size or above[-1] + 1 == len(y):
+        return math.nan  # it never is above, or never falls
+    i = above[-1]
+    return math.exp(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1]))
+
+
+def lottery_crossings(run: reading.Run) -> list[Part]:
+    ours = [x for x in statistics.tickets(run) if x["method"].iloc[0] == "imp"]
+    densities = np.array([x["density"].mean() for x in ours])
+    tickets = np.array([x["to_dense"].mean() for x in ours])
+    again = tickets - [x["to_reinitialise"].mean() for x in ours]
+    found = (crossing(densities, y) for y in (tickets, again))
+    ends = [analysis.Interval(100 * x, math.nan, math.nan) for x in found]
+    return [
+        Part("% of the weights where the ticket falls below dense", ends[0], 2, 6),
+        Part("% where the re-initialised one does", ends[1], 15, 45),
+    ]
+
+
+def resetting(run: reading.Run) -> list[Part]:
+    reset, on = (ticket(run, name, 0.0625) for name in ("imp", "imp_continued"))
+    gain = 100 * (reset["accuracy"].to_numpy() - on["accuracy"].to_numpy())
+    share = analysis.Interval(100 * np.mean(gain >= 0), math.nan, math.nan)
+    return [
+        Part(
+            "% of the seeds where resetting is as good",
+            share,
+            100 * 2 / 3,
+            of=f"{len(gain)} seeds",
+        ),
+        over_seeds("points above going on", gain),
+    ]
+
+
+def constants(run: reading.Run) -> list[Part]:
+    """At the density that is best on validation."""
+    rows = run.rows[run.rows["method"] == "large_final_same_sign_constant"]
+    by = rows.groupby("setting")["validation_accuracy"].mean().idxmax()
+    here = rows[rows["setting"] == by]
+    return [over_seeds(f"% at {by}, untrained", 100 * here["test_accuracy"], 75)]
+
+
+def learned(run: reading.Run) -> list[Part]:
+    rows = run.rows[
+        (run.rows["method"] == "learned") & (run.rows["treatment"] == "ticket")
+    ]
+    return [over_seeds("%", 100 * rows["test_accuracy"], 93, 97)]
+
+
+def mnist1d(run: reading.Run) -> list[Part]:
+    ours, chance = (ticket(run, name, 0.1) for name in ("imp", "imp_random"))
+    rest = 100 * (ours["accuracy"].to_numpy() - chance["accuracy"].to_numpy())
+    tickets = [x for x in statistics.tickets(run) if x["method"].iloc[0] == "imp"]
+    best = max(tickets, key=lambda x: x["accuracy"].mean())
+    peak = analysis.Interval(100 * best["density"].mean(), math.nan, math.nan)
+    return [
+        over_seeds("points above dense at a tenth", 100 * ours["to_dense"], 6),
+        over_seeds("points above random masks there", rest, 8),
+        Part("% of the weights at the peak", peak, 5, 20),
+    ]
+
+
+GPU = "not run: needs a GPU"
+TARGETS = (
+    Target(
+        "R01",
+        "LeNet-300-100 pruned by 20% a round, 10% in the output layer: 51.28, 21.07, "
+        "13.52, 3.58 and 2.87% after 3, 7, 9, 15 and 16 rounds",
+        "**met**, exact: `tests/test_selection.py`",
+    ),
+    Target(
+        "R02",
+        "MNIST tickets of LeNet-300-100 at 13.5% of the weights are 0.3 points above "
+        "dense",
+        run="mnist_lenet_imp",
+        measure=lottery_gain,
+        short="7,328 of 50,000 steps a round",
+    ),
+    Target(
+        "R03",
+        "at 21% they stop 38% earlier; re-initialised 2.51 times later and 0.5 points "
+        "worse",
+        run="mnist_lenet_imp",
+        measure=lottery_speed,
+        short="7,328 of 50,000 steps a round",
+    ),
+    Target(
+        "R04",
+        "pruned on, the ticket returns to dense accuracy at about 3.6%, the "
+        "re-initialised one falls below it at about 21%",
+        run="mnist_lenet_imp",
+        measure=lottery_crossings,
+        short="7,328 of 50,000 steps a round, down to 13.5%",
+    ),
+    Target(
+        "R05",
+        "Conv-2 and Conv-4 on CIFAR-10: tickets 3.4 and 3.5 points above dense, "
+        "stopping 3.5 times earlier",
+        GPU,
+    ),
+    Target(
+        "R07",
+        "at 10% of the weights and below, going on without rewinding is no better than "
+        "rewinding",
+        run="mnist_cs",
+        measure=resetting,
+        short="3 epochs a round",
+    ),
+    Target(
+        "R08",
+        "ResNet-20 pruned at once to 13.4%: rewinding weights 90.20%, fine-tuning "
+        "89.44, re-initialised 87.40",
+        GPU,
+    ),
+    Target(
+        "R09",
+        "ResNet-20 iteratively to 13.4%: rewinding to epoch 12 91.31%, to the "
+        "initialisation 87.49",
+        f"{GPU}: 3.9 million steps of ResNet-20",
+    ),
+    Target(
+        "R11",
+        "Continuous Sparsification's released recipe, ResNet-20, 85 epochs, 3 rounds: "
+        "tickets 91.5 to 92.0% at 20 to 30% of the weights, dense 90 to 91",
+        f"{GPU} (0.3 to 0.5 s a step here). That the recipe runs: `resnet_20_short`, "
+        "`vgg_16_short`",
+    ),
+    Target(
+        "R12",
+        "the density rises with `s0`, and tickets of Continuous Sparsification are as "
+        "good as IMP's in fewer rounds",
+        f"{GPU}. On MNIST with LeNet: "
+        "[Continuous Sparsification](#continuous-sparsification)",
+    ),
+    Target(
+        "R13",
+        "Continuous Sparsification: mask all ones at the start, the course of `beta`, "
+        "what was pruned stays off by the paper's rule and has a gate of 0.975 by the "
+        "code's",
+        "**met**, exact: `tests/test_references_cs.py`",
+    ),
+    Target(
+        "R14",
+        "jackpots: first mask by magnitude, layer rates, exact numbers of swaps",
+        "**met**, exact: `tests/test_frozen.py`, `tests/test_references_frozen.py`",
+    ),
+    Target(
+        "R15",
+        "jackpots of VGG-19 93.88 and 93.49%, of ResNet-32 93.70 and 92.90 at 10 and "
+        "5%",
+        f"{GPU}: 160 epochs of dense training, 30 of search. That the searches run: "
+        "`resnet_32_short`, `vgg_19_short`",
+    ),
+    Target(
+        "R16, at once",
+        "supermasks of LeNet on MNIST: 86% by signs and constants",
+        run="mnist_supermasks_one_shot",
+        measure=constants,
+    ),
+    Target(
+        "R16, learned",
+        "95.3% learned in 2000 epochs",
+        run="mnist_supermasks",
+        measure=learned,
+        short="50 of 2000 epochs",
+    ),
+    Target(
+        "R17",
+        "signs matter when tickets are trained: rewound and signed constants alike, "
+        "unsigned new weights worse",
+        "not run: needs the masks of R02 at its length",
+    ),
+    Target(
+        "R18",
+        "edge-popup of Conv-4 at 50%, 100 epochs: at least 78%, and better from "
+        "constants than from normal values",
+        f"{GPU}. That it runs: `conv_4_short`",
+    ),
+    Target(
+        "R19",
+        "at density 0.1% of VGG-16 on CIFAR-100 SynFlow keeps 41.0%, SNIP 15.5, GraSP "
+        "3.5",
+        f"{GPU}, and CIFAR-100",
+    ),
+    Target(
+        "R20",
+        "shuffling masks of SNIP or SynFlow within layers costs less than 1 point, "
+        "those of IMP more",
+        "not run: needs R09's masks",
+    ),
+    Target(
+        "R21",
+        "VGG-16-A: fine-tuned 93.41%, from scratch 93.62 and 93.78",
+        "not run: its network is not built",
+    ),
+    Target(
+        "R24",
+        "layer densities of Erdős–Rényi masks of LeNet at 10%: 0.0796, 0.2302, 1.0",
+        "**met**, exact: `tests/test_selection.py`",
+    ),
+    Target(
+        "R25",
+        "MNIST-1D: tickets 74% at a tenth of the weights, dense 65 to 66, random masks "
+        "60 to 66",
+        run="mnist1d_paper",
+        measure=mnist1d,
+    ),
+    Target(
+        "R26",
+        "weight decay on a product of two factors equals the Lasso",
+        "not run: not built",
+    ),
+    Target(
+        "R27",
+        "target densities by constraint are met within 2 points",
+        "not run: not built",
+    ),
+    Target(
+        "R28",
+        "of a random mask of 1% of LeNet, 0.1% can be reached",
+        "not run: effective density is not built",
+    ),
+)
+
+
+def line(target: Target) -> str:
+    """A row of the table."""
+    if target.measure is None:
+        return f"| {target.id} | {target.claim} | – | – | {target.state} | – | – |"
+    run = reading.read(RESULTS / target.run)
+    parts = target.measure(run)
+    missed = [part for part in parts if not part.met]
+    state = f"{len(parts) - len(missed)} of {len(parts)} parts in their bands"
+    if len(parts) == 1:
+        state = "outside the band" if missed else "in the band"
+    if target.short:
+        state = f"not run at its length ({target.short}); {state}"
+    else:
+        state = f"**missed**: {state}" if missed else "**met**"
+    return (
+        f"| {target.id} | {target.claim} | {'; '.join(map(_band, parts))} | "
+        f"{'; '.join(map(_ours, parts))} | {state} | [{target.run}]({target.run}) | "
+        f"{run.rows['seconds'].sum() / 60:.0f} |"
+    )
+
+
+def _band(part: Part) -> str:
+    if math.isinf(part.low):
+        return "any" if math.isinf(part.high) else f"at most {part.high:g}"
+    return (
+        f"at least {part.low:.3g}"
+        if math.isinf(part.high)
+        else f"{part.low:g} to {part.high:g}"
+    )
+
+
+def _ours(part: Part) -> str:
+    mean, low, high = part.ours
+    if math.isnan(mean):
+        return f"not seen: {part.what}"
+    between = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
+    of = f", {part.of}" if part.of else ""
+    return f"{mean:.2f}{between} {part.what}{of}"
+
+
+def table() -> str:
+    """The whole table, in Markdown."""
+    return "\n".join([HEADER, *map(line, TARGETS)])
+
+
+def placed(text: str, board: str) -> str:
+    """A text with the board between its marks.
+
+    Raises:
+      ValueError: the marks are not there.
+    """
+    first, last = (text.find(mark) for mark in MARKS)
+    if not 0 <= first < last:
+        raise ValueError(f"the text must have the lines {MARKS[0]} and {MARKS[1]}")
+    return f"{text[:first]}{MARKS[0]}\n\n{board}\n\n{text[last:]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where the table goes."""
+
+    output: str = setting(
+        str(RESULTS / "README.md"),
+        "a text with the marks of the table, which is written anew",
+        rules.IN_A_FOLDER,
+    )
+
+
+def experiment(config: Config) -> str:
+    """Prints the table, and writes it."""
+    settings.check(config)
+    path, board = Path(config.output), table()
+    files.write(path, placed(path.read_text("utf-8"), board))
+    print(board)
+    return board
+
+
+if __name__ == "__main__":
+    command.main(experiment, Config)
