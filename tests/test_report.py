@@ -571,6 +571,28 @@ def test_no_figure_shows_nothing(tmp_path):
     assert names_of(dense, tmp_path=tmp_path) == []
 
 
+def test_densities_of_searches_by_step(tmp_path):
+    """Rounds one after another; what does not change while it trains has no place."""
+    rows = make_ladder([0.01, 0.0])
+    courses = {1: [0.9, 0.5], 2: [0.4, 0.1]}
+    looks = [
+        {"method": name, "treatment": kind, "seed": seed, "prunings": prunings}
+        | {"step": 10 * (i + 1), "density": density if kind == "search" else 0.3}
+        for name, kind in (("l0", "search"), ("l0", "ticket"), ("imp", "ticket"))
+        for seed in (0, 1)
+        for prunings, course in courses.items()
+        for i, density in enumerate(course)
+    ]
+    folder = make_run(tmp_path, rows, looks=looks)
+    looks = reading.looks(folder / "metrics.jsonl")
+    drawing, _ = figures.drawn(as_run(rows, looks=looks))["density_by_step"]
+    (axes,) = drawing.axes
+    assert axes.get_title() == "l0"
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), [10, 20, 30, 40])
+    np.testing.assert_allclose(line.get_ydata(), [90, 50, 40, 10])
+
+
 # The page.
 
 

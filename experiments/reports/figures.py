@@ -41,6 +41,7 @@ def drawn(run: Run) -> Figures:
         **_of_searches(searches, _dense(rows)["test_accuracy"]),
         **_of_overlaps(overlaps, searches),
         **_of_layers(run.layers, run.inputs),
+        **_of_courses(looks),
         **_of_trainings(looks),
     }
 
@@ -196,6 +197,33 @@ def _of_layers(layers: pd.DataFrame, inputs: pd.DataFrame) -> Figures:
         )
         figures["inputs"] = drawings.maps(maps), caption
     return figures
+
+
+def _of_courses(looks: pd.DataFrame) -> Figures:
+    """Density by the step of searches whose masks change while they train."""
+    keys = ["method", "setting", "seed"]
+    ours = looks[looks["treatment"].isin(("search", "ticket"))]
+    moves = ours.groupby([*keys, "prunings", "treatment"])["density"].transform(
+        "nunique"
+    )
+    ours = ours[moves > 1]
+    if ours.empty:
+        return {}
+    searches = ours["treatment"].eq("search").groupby(ours["method"]).transform("any")
+    ours = ours[~searches | (ours["treatment"] == "search")]
+    # The rounds of a search lie one after another.
+    rounds = ours.groupby([*keys, "prunings"])["step"].max().groupby(keys)
+    before = (rounds.cumsum() - rounds.obj).rename("before").reset_index()
+    ours = ours.merge(before)
+    names, settings = ours["method"].map(tables.words), ours["setting"]
+    ours = ours.assign(panel=names, line=settings.where(settings != "", "one setting"))
+    ours["course"] = ours["before"] + ours["step"]
+    points = statistics.points(ours, "course", "density", by=["course"])
+    points = points[points["mean"] > 0]
+    drawing, grid = drawings.panels(points, "step of the search", KEPT, curves=True)
+    drawings.log_axis(grid)
+    caption = "What the masks of searches keep while they train, round after round."
+    return {"density_by_step": (drawing, caption)}
 
 
 def _of_trainings(looks: pd.DataFrame) -> Figures:
