@@ -29,7 +29,7 @@ eight epochs a round instead of its 50,000 steps:
 Its other networks, optimisers and learning rates are recipes by name, among them
 lth_lenet_sgd, lth_conv_4_dropout, lth_resnet_20 and lth_vgg_19_low:
 
-    python -m experiments.ticket_search --preset=lth_conv_2 --methods=imp
+    python -m experiments.ticket_search --preset=lth_conv_2
 
 The published search on MNIST-1D (Greydanus and Kobak 2024): 100 rounds, each of which
 prunes a hundredth of every layer, the lowest of kernel and bias together, and returns
@@ -162,7 +162,8 @@ PRESETS = {
 def lth(model: str, select: str, **settings) -> dict:
     """A recipe of the Lottery Ticket paper, Figure 2, for a small network."""
     dataset = "mnist" if model == "lenet_300_100" else "cifar10"
-    found = PRESETS[dataset, model] | {"dataset": dataset, "model": model} | settings
+    found = PRESETS[dataset, model] | {"dataset": dataset, "model": model}
+    found |= {"methods": ("imp",), **settings}
     return found | {"hyper": {"imp.select": select, **settings.get("hyper", {})}}
 
 
@@ -183,6 +184,7 @@ def deep(model: str, rate: float, warmup: int, select: str = "global_top") -> di
     return ANY | {
         "dataset": "cifar10",
         "model": model,
+        "methods": ("imp",),
         "optimizer": "momentum",
         "learning_rate": rate,
         "warmup_steps": warmup,
