@@ -172,12 +172,12 @@ def deep(model: str, rate: float, warmup: int, select: str = "global_top") -> di
     length = {
         "resnet_20": {
             "steps": 30_000,
-            "learning_rate_drops": (20_000, 25_000),
+            "learning_rate_drops": (2 / 3, 5 / 6),
             "batch_size": 128,
         },
         "vgg_19": {
             "steps": 112_480,
-            "learning_rate_drops": (56_240, 84_360),  # epochs 80 and 120 of 160
+            "learning_rate_drops": (0.5, 0.75),  # epochs 80 and 120 of 160
             "batch_size": 64,
         },
     }[model]

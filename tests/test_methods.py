@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import subprocess
 import sys
 from typing import Any, Literal, NamedTuple
@@ -307,8 +308,12 @@ def test_recipes_of_the_lottery_ticket_paper():
         pair = {"dataset": config.dataset, "model": config.model}
         ours = resolved("ticket_search", **pair)
         assert dataclasses.replace(config, preset=None) == ours
+    drops = {"lth_resnet_20": (20_000, 25_000), "lth_vgg_19": (56_240, 84_360)}
     for name in ticket_search.RECIPES:
         config = resolved("ticket_search", preset=name).in_steps(351)
+        assert config.learning_rate_drops == drops.get(
+            re.sub("_(h|l|b).*", "", name), ()
+        )
         assert settings.fallen_back(config) is None
 
 
