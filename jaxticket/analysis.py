@@ -1,4 +1,4 @@
-"""Analysis: what masks have in common, and what accuracies of several seeds show."""
+"""Analysis: what masks share, what lies between networks, what several seeds show."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxticket import checks, masks, selection
-from jaxticket.base import Mask, Scores
+from jaxticket.base import Mask, Params, Scores
 
 TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
 
@@ -29,7 +29,7 @@ class Overlap(NamedTuple):
     deviation: jax.Array
 
 
-def overlap(mask: Mask, other: Mask) -> Overlap:
+def overlap(mask: Mask, other: Mask, *, among: Mask | None = None) -> Overlap:
     """`masks.overlap` beside its distribution by chance: float32 scalars.
 
     Layers of `n` weights of which `mask` keeps `k` and `other` keeps `j`, at random,
@@ -37,15 +37,23 @@ def overlap(mask: Mask, other: Mask) -> Overlap:
     mean is `k j / n`, its variance `k j (n - k) (n - j) / (n^2 (n - 1))`.
 
     All three are zero where `mask` keeps nothing.
+
+    Args:
+      mask: one mask.
+      other: the other, of the same network.
+      among: the mask that both have been chosen from, whose weights are the `n`;
+        default: all.
     """
     mean, variance = 0.0, 0.0
     masks.together(jnp.logical_and, mask, other)  # of one network
-    ours, theirs = (jax.tree.leaves(tree) for tree in (mask, other))
-    for m, o in zip(ours, theirs, strict=True):
-        n, k, j = max(m.size, 1), masks.count([m]), masks.count([o])
+    among = jax.tree.map(jnp.ones_like, mask) if among is None else among
+    leaves = (jax.tree.leaves(tree) for tree in (mask, other, among))
+    for m, o, a in zip(*leaves, strict=True):
+        n, k, j = (masks.count([each]) for each in (a, m, o))
+        less, n = jnp.maximum(n - 1, 1), jnp.maximum(n, 1)
         # Divided before they are multiplied: products of counts overflow int32.
         mean += k * (j / n)
-        variance += k * (j / n) * ((n - j) / n) * ((n - k) / max(n - 1, 1))
+        variance += k * (j / n) * ((n - j) / n) * ((n - k) / less)
     total = jnp.maximum(masks.count(mask), 1)
     return Overlap(masks.overlap(mask, other), mean / total, jnp.sqrt(variance) / total)
 
@@ -65,6 +73,48 @@ def overlap_with(scores: Scores, mask: Mask) -> Overlap:
     scores = masks.known(mask, scores, "overlap_with")
     everything = jax.tree.map(jnp.ones_like, mask)
     return overlap(mask, selection.like(mask)(scores, everything, None))
+
+
+def interpolated(alpha: ArrayLike, one: Params, other: Params) -> Params:
+    """A network on the line between two: `alpha w1 + (1 - alpha) w2`, leaf by leaf.
+
+    At 1 and 0 it is one of the two, to the bit.
+
+    Args:
+      alpha: scalar; several by `vmap`.
+      one: pytree of arrays: weights, or weights with their model state.
+      other: of the same structure. Leaves that are no floating-point numbers, as
+        counters, are those of `one`.
+
+    Reference:
+      Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+      2020, section 2.
+    """
+
+    def between(x, y):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return x
+        a = jnp.asarray(alpha, jnp.result_type(x))
+        return a * x + (1 - a) * y
+
+    return masks.together(between, one, other)
+
+
+def barrier(errors: ArrayLike) -> Any:
+    """How much worse the worst network on a line is than its ends: `[...]`, from 0.
+
+    `max E(alpha) - (E(0) + E(1)) / 2`. Two networks are linearly connected, and the one
+    that both were trained from is stable, where it is below 2 points of error.
+
+    Args:
+      errors: `E` at rising `alpha`, the first at 0 and the last at 1: `[..., points]`,
+        arrays of numpy or JAX.
+
+    Reference:
+      Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+      2020, section 2.
+    """
+    return errors.max(-1) - (errors[..., 0] + errors[..., -1]) / 2
 
 
 class Interval(NamedTuple):

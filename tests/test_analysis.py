@@ -124,6 +124,57 @@ def test_overlap_with_the_highest_scores_of_each_layer():
     assert analysis.overlap_with(mask | {"c": np.ones(3)}, mask).observed == 1
 
 
+def test_chance_among_what_a_mask_keeps_is_that_of_a_smaller_layer():
+    """Weights that neither could keep do not count, however many there are."""
+    among = np.arange(40) % 3 == 0
+    places = np.flatnonzero(among)
+    mask, other = np.zeros((2, 40), bool)
+    mask[places[:5]], other[places[3:12]] = True, True
+    found = jax.jit(analysis.overlap)([mask], [other], among=[among])
+    small = [mask[among]], [other[among]]
+    np.testing.assert_allclose(found, analysis.overlap(*small), rtol=1e-6)
+    np.testing.assert_allclose(found[1:], transcribed(*small), rtol=1e-6)
+
+
+# What lies between two networks.
+
+
+def test_a_network_between_two(x64):
+    """In float64 by plain numpy; the ends to the bit; counters are the first's."""
+    random = np.random.default_rng(0)
+    one, other = ({"w": random.normal(size=(3, 2)), "n": np.array(n)} for n in (4, 9))
+    for alpha in (0.0, 0.3, 1.0):
+        found = analysis.interpolated(alpha, one, other)
+        expected = alpha * one["w"] + (1 - alpha) * other["w"]
+        np.testing.assert_allclose(found["w"], expected, rtol=1e-15)
+        assert found["n"] == 4
+    alphas = jnp.linspace(0, 1, 4)
+    along = jax.jit(jax.vmap(analysis.interpolated, (0, None, None)))
+    found = along(alphas, one, other)["w"]
+    assert found.shape == (4, 3, 2)
+    np.testing.assert_array_equal(found[0], other["w"])
+    np.testing.assert_array_equal(found[-1], one["w"])
+
+
+def test_the_types_of_weights_stay_and_networks_of_two_kinds_are_an_error():
+    half = {"w": jnp.ones(3, jnp.bfloat16)}
+    assert analysis.interpolated(0.5, half, half)["w"].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="not of one network"):
+        analysis.interpolated(0.5, half, {"w": jnp.ones(4, jnp.bfloat16)})
+
+
+def test_a_barrier_is_the_worst_less_the_mean_of_the_ends():
+    errors = np.random.default_rng(1).random((4, 5, 30))
+    found = analysis.barrier(errors)
+    for i, j in itertools.product(range(4), range(5)):
+        path = [*errors[i, j]]
+        assert math.isclose(found[i, j], max(path) - (path[0] + path[-1]) / 2)
+    assert found.min() > 0
+    np.testing.assert_allclose(analysis.barrier(jnp.array(errors)), found, rtol=1e-5)
+    assert analysis.barrier(np.linspace(0.1, 0.3, 7)) == pytest.approx(0.1)  # no bump
+    assert analysis.barrier(np.full(7, 0.2)) == 0
+
+
 # Accuracies of several seeds; `test_report` has what the reports make of them.
 
 

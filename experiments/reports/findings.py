@@ -18,9 +18,9 @@ from types import ModuleType
 
 import pandas as pd
 
-from experiments.reports import reading
+from experiments.reports import instability, multiplicity, reading
 
-FINDINGS: tuple[ModuleType, ...] = ()
+FINDINGS: tuple[ModuleType, ...] = (instability, multiplicity)
 
 
 def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:

@@ -110,7 +110,7 @@ def _of_method(study: Study, planned: Planned, part) -> Iterator[Task]:
         if not planned.search:
             todo = tuple(find(["ticket"]))
             yield Task(start, planned.name, "", "", todo, (), planned)
-        todo = find([*own, *_draws(config)])
+        todo = find([*own, *draws(config)])
         length = config.training(planned.resumed)
         yield from _trainings(study, treat, name, TRAINING, todo, length, planned)
         if config.tune_steps:
@@ -118,7 +118,7 @@ def _of_method(study: Study, planned: Planned, part) -> Iterator[Task]:
             yield from _trainings(study, treat, name, TUNING, todo, length, planned)
 
 
-def _draws(config: Settings) -> list[str]:
+def draws(config: Settings) -> list[str]:
     """What the controls of a ticket are called: several draws of each, or one."""
     again = [f" {draw}" if draw > 1 else "" for draw in range(1, config.draws + 1)]
     return [name + draw for draw in again for name in config.controls]
@@ -301,9 +301,12 @@ def search(study: Study, task: Task, progress: Progress) -> None:
         kind = "ticket" if own and prunings in planned.prunings() else "search"
         return [lane._replace(treatment=kind, prunings=prunings) for lane in task.lanes]
 
+    kept = own and study.config.keep_trained
+
     def left(lane):
         found = lane.prunings in planned.prunings()
-        return not found or study.shelf.intact(lane, kinds=("tickets", "anchors"))
+        kinds = ("tickets", "anchors", *(["trained"] if kept else ()))
+        return not found or study.shelf.intact(lane, kinds=kinds)
 
     with contextlib.closing(
         _events(study, task, begin, lanes_of, progress, left=left)
@@ -325,6 +328,8 @@ def search(study: Study, task: Task, progress: Progress) -> None:
                         if lane.prunings in planned.prunings():
                             ticket = lane._replace(treatment="ticket")
                             keep(study, ticket, one, given[lane])
+                            if kept:
+                                study.shelf.put_trained(ticket, _whole(one))
                 case Finished():
                     _searched(study, task, event, lanes_of)
 
