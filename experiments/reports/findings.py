@@ -18,9 +18,22 @@ from types import ModuleType
 
 import pandas as pd
 
-from experiments.reports import instability, multiplicity, reading
+from experiments.reports import (
+    adjacency,
+    instability,
+    movement,
+    multiplicity,
+    reading,
+    values,
+)
 
-FINDINGS: tuple[ModuleType, ...] = (instability, multiplicity)
+FINDINGS: tuple[ModuleType, ...] = (
+    instability,
+    multiplicity,
+    movement,
+    values,
+    adjacency,
+)
 
 
 def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:
