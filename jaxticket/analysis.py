@@ -1,6 +1,7 @@
 """Analysis: of masks, of weights and what lies between them, of several seeds."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -266,6 +267,62 @@ def adjacency(mask: jax.Array) -> Adjacency:
         (k / n) * (jnp.maximum(k - 1, 0) / max(n - 1, 1)),
         jnp.mean(by_input[1:] * by_input[:-1]),
     )
+
+
+class Change(NamedTuple):
+    """What another mask does to a loss: float32 scalars.
+
+    Attributes:
+      predicted: to first order, `sum g w (m' - m)`, with `g = dL/d(w m)` at the old
+        mask `m`.
+      actual: `L(w m') - L(w m)`.
+    """
+
+    predicted: jax.Array
+    actual: jax.Array
+
+
+def change(
+    loss: Callable[[Params], jax.Array], weights: Params, mask: Mask, other: Mask
+) -> Change:
+    """The `Change` of a loss from one mask over the same weights to another."""
+    before, grads = jax.value_and_grad(loss)(masks.apply(mask, weights))
+
+    def gain(m, o, w, g):
+        return jnp.sum(w * g * (jnp.asarray(o, w.dtype) - m))
+
+    ours = (masks.prunable_like(tree, mask) for tree in (weights, grads))
+    predicted = sum(jax.tree.leaves(jax.tree.map(gain, mask, other, *ours)))
+    return Change(predicted, loss(masks.apply(other, weights)) - before)
+
+
+def exchanged(mask: Mask, gains: Scores, counts: Scores) -> Mask:
+    """The mask after some swaps in each layer, of which none prunes or adds a weight.
+
+    Of a layer's pruned weights those with the lowest gains come in, and as many of its
+    kept weights, those with the highest, go: the swaps that promise the most, where a
+    gain is what the loss gains with the weight, `g w`.
+
+    Args:
+      mask: the old mask.
+      gains: a mask tree.
+      counts: a mask tree of whole numbers, at most as many as there are; may be traced.
+    """
+
+    def of_layer(m, gain, count):
+        flat, kept = jnp.ravel(gain), jnp.ravel(m)
+
+        def first(values, among):
+            order = jnp.argsort(jnp.where(among, values, jnp.inf))
+            places = (
+                jnp.zeros(flat.size, jnp.int32).at[order].set(jnp.arange(flat.size))
+            )
+            return (places < count) & among
+
+        swapped = first(flat, ~kept) | first(-flat, kept)
+        return (kept ^ swapped).reshape(m.shape)
+
+    return jax.tree.map(of_layer, mask, gains, counts)
 
 
 class Interval(NamedTuple):

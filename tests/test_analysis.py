@@ -259,6 +259,54 @@ def test_adjacency_by_counting_and_by_shuffling():
         assert abs(expected - np.mean(drawn)) < 4 * np.std(drawn) / np.sqrt(2000)
 
 
+# What swaps of a mask do.
+
+
+def test_a_change_of_a_quadratic_loss_by_plain_numpy(x64):
+    """`L = (a . (w m) - b)^2 + c . (w m)`, whose gradient is known."""
+    random = np.random.default_rng(7)
+    w, a, c = (
+        {"k": random.normal(size=(5, 4)), "b": random.normal(size=4)} for _ in "wac"
+    )
+    old, new = ({"k": random.random((5, 4)) < 0.5, "b": None} for _ in range(2))
+
+    def dot(x, y):
+        return sum(jnp.vdot(x[name], y[name]) for name in ("k", "b"))
+
+    def loss(params):
+        return (dot(a, params) - 2) ** 2 + dot(c, params)
+
+    def by_hand(mask):
+        masked = w["k"] * mask["k"]
+        inner = np.sum(a["k"] * masked) + a["b"] @ w["b"] - 2
+        value = inner**2 + np.sum(c["k"] * masked) + c["b"] @ w["b"]
+        return value, 2 * inner * a["k"] + c["k"]
+
+    found = jax.jit(analysis.change, static_argnums=0)(loss, w, old, new)
+    before, gradient = by_hand(old)
+    moved = new["k"].astype(float) - old["k"]
+    np.testing.assert_allclose(found.predicted, np.sum(gradient * w["k"] * moved))
+    np.testing.assert_allclose(found.actual, by_hand(new)[0] - before)
+    assert abs(found.predicted - found.actual) > 0.1  # it is not linear
+    assert analysis.change(loss, w, old, old) == (0, 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_swaps_are_those_that_promise_most(count):
+    random = np.random.default_rng(8)
+    mask = {"a": random.random((4, 5)) < 0.4, "b": random.random(30) < 0.5, "c": None}
+    gains = {"a": random.normal(size=(4, 5)), "b": random.normal(size=30), "c": None}
+    counts = {"a": count, "b": 2, "c": None}
+    found = jax.jit(analysis.exchanged)(mask, gains, counts)
+    assert found["c"] is None
+    for name, q in (("a", count), ("b", 2)):
+        m, gain, new = mask[name].ravel(), gains[name].ravel(), found[name].ravel()
+        coming = [i for i in np.argsort(gain) if not m[i]][:q]
+        going = [i for i in np.argsort(-gain) if m[i]][:q]
+        assert {*np.flatnonzero(new & ~m)} == {*coming}
+        assert {*np.flatnonzero(m & ~new)} == {*going}
+
+
 # Accuracies of several seeds; `test_report` has what the reports make of them.
 
 

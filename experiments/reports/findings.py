@@ -24,6 +24,7 @@ from experiments.reports import (
     movement,
     multiplicity,
     reading,
+    swaps,
     values,
 )
 
@@ -33,6 +34,7 @@ FINDINGS: tuple[ModuleType, ...] = (
     movement,
     values,
     adjacency,
+    swaps,
 )
 
 
