@@ -251,7 +251,6 @@ OTHERS = [
     ("instability --mask_densities=0.5,2", "--mask_densities", "2"),
     ("swaps --images=0", "--images must be a whole number", "0"),
     ("swaps --magnitude.density=0", "--magnitude.density must be", "0"),
-    ("movement --output_dir=nowhere", "a folder that is there", "nowhere"),
     ("jackpots --jackpot.select=layer", "--jackpot.select must be one of", "'layer'"),
     ("jackpots --jackpot.density=0.1,1.3", f"--jackpot.density {FRACTION} 1.3"),
     ("jackpots --jackpot.density=0.1,0.1", "--jackpot.density needs different values"),
