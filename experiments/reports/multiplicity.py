@@ -37,7 +37,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
         "by\nchance, %": ("expected", tables.percent),
         "deviation\nof chance, %": ("deviation", tables.percent),
     }
-    title = "Overlap of the masks that magnitude makes of two copies"
+    title = "How far the masks overlap that magnitude makes of two copies"
     return [tables.table(title, columns, [x for _, x in groups])]
 
 
