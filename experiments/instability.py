@@ -11,7 +11,7 @@ at `--rewind_step`, the paper's k: one k a run.
 Beside it `multiplicity.csv`: every copy is pruned by magnitude to `--mask_densities` of
 what it has, of every layer alike, and the masks of two copies overlap as much as they
 do; by chance the number of weights in both is hypergeometric. Without flags: MNIST-1D,
-four seeds, about four minutes on two cores.
+four seeds, some five minutes on two cores (an estimate).
 
     python -m experiments.instability
 

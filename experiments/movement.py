@@ -2,7 +2,7 @@
 
 Reads a run of any experiment that trains tickets, `--output_dir`, which need not be of
 this version: the dense network of every seed before and after its training, and the
-mask of every ticket. It trains nothing, and takes seconds.
+mask of every ticket. It trains nothing, and takes half a minute.
 
     python -m experiments.movement --output_dir=runs/ticket_search
 
