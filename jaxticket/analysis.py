@@ -1,6 +1,7 @@
-"""Analysis: what masks have in common, and what accuracies of several seeds show."""
+"""Analysis: of masks, of weights and what lies between them, of several seeds."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxticket import checks, masks, selection
-from jaxticket.base import Mask, Scores
+from jaxticket.base import Mask, Params, Scores
 
 TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
 
@@ -29,7 +30,7 @@ class Overlap(NamedTuple):
     deviation: jax.Array
 
 
-def overlap(mask: Mask, other: Mask) -> Overlap:
+def overlap(mask: Mask, other: Mask, *, among: Mask | None = None) -> Overlap:
     """`masks.overlap` beside its distribution by chance: float32 scalars.
 
     Layers of `n` weights of which `mask` keeps `k` and `other` keeps `j`, at random,
@@ -37,15 +38,23 @@ def overlap(mask: Mask, other: Mask) -> Overlap:
     mean is `k j / n`, its variance `k j (n - k) (n - j) / (n^2 (n - 1))`.
 
     All three are zero where `mask` keeps nothing.
+
+    Args:
+      mask: one mask.
+      other: the other, of the same network.
+      among: the mask that both have been chosen from, whose weights are the `n`;
+        default: all.
     """
     mean, variance = 0.0, 0.0
     masks.together(jnp.logical_and, mask, other)  # of one network
-    ours, theirs = (jax.tree.leaves(tree) for tree in (mask, other))
-    for m, o in zip(ours, theirs, strict=True):
-        n, k, j = max(m.size, 1), masks.count([m]), masks.count([o])
+    among = jax.tree.map(jnp.ones_like, mask) if among is None else among
+    leaves = (jax.tree.leaves(tree) for tree in (mask, other, among))
+    for m, o, a in zip(*leaves, strict=True):
+        n, k, j = (masks.count([each]) for each in (a, m, o))
+        less, n = jnp.maximum(n - 1, 1), jnp.maximum(n, 1)
         # Divided before they are multiplied: products of counts overflow int32.
         mean += k * (j / n)
-        variance += k * (j / n) * ((n - j) / n) * ((n - k) / max(n - 1, 1))
+        variance += k * (j / n) * ((n - j) / n) * ((n - k) / less)
     total = jnp.maximum(masks.count(mask), 1)
     return Overlap(masks.overlap(mask, other), mean / total, jnp.sqrt(variance) / total)
 
@@ -65,6 +74,255 @@ def overlap_with(scores: Scores, mask: Mask) -> Overlap:
     scores = masks.known(mask, scores, "overlap_with")
     everything = jax.tree.map(jnp.ones_like, mask)
     return overlap(mask, selection.like(mask)(scores, everything, None))
+
+
+def interpolated(alpha: ArrayLike, one: Params, other: Params) -> Params:
+    """A network on the line between two: `alpha w1 + (1 - alpha) w2`, leaf by leaf.
+
+    At 1 and 0 it is one of the two, to the bit.
+
+    Args:
+      alpha: scalar; several by `vmap`.
+      one: pytree of arrays: weights, or weights with their model state.
+      other: of the same structure. Leaves that are no floating-point numbers, as
+        counters, are those of `one`.
+
+    Reference:
+      Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+      2020, section 2.
+    """
+
+    def between(x, y):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return x
+        a = jnp.asarray(alpha, jnp.result_type(x))
+        return a * x + (1 - a) * y
+
+    return masks.together(between, one, other)
+
+
+def barrier(errors: ArrayLike) -> Any:
+    """How much worse the worst network on a line is than its ends: `[...]`, from 0.
+
+    `max E(alpha) - (E(0) + E(1)) / 2`. Two networks are linearly connected, and the one
+    that both were trained from is stable, where it is below 2 points of error.
+
+    Args:
+      errors: `E` at rising `alpha`, the first at 0 and the last at 1: `[..., points]`,
+        arrays of numpy or JAX.
+
+    Reference:
+      Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+      2020, section 2.
+    """
+    return errors.max(-1) - (errors[..., 0] + errors[..., -1]) / 2
+
+
+class Movement(NamedTuple):
+    """What training has done to some weights of a layer: float32; NaN where none are.
+
+    Attributes:
+      distance: the mean of `|w_T - w_0|`.
+      grown: the fraction whose magnitude has grown, `|w_T| > |w_0|`.
+      growth: the mean of `|w_T| - |w_0|`.
+    """
+
+    distance: jax.Array
+    grown: jax.Array
+    growth: jax.Array
+
+
+def movement(initial: Params, trained: Params, mask: Mask) -> Mask:
+    """How far training has moved the weights that a mask keeps, layer by layer.
+
+    Those that it prunes are those of the mask's complement.
+
+    Args:
+      initial: the dense network's weights before training, `w_0`.
+      trained: the same after it, `w_T`.
+      mask: which weights are meant.
+
+    Returns:
+      A mask tree of `Movement`.
+
+    Reference:
+      Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, Appendix F.5.
+    """
+
+    def of_layer(m, before, after):
+        growth = jnp.abs(after) - jnp.abs(before)
+
+        def mean(values):
+            return jnp.mean(jnp.asarray(values, jnp.float32), where=m)
+
+        return Movement(mean(jnp.abs(after - before)), mean(growth > 0), mean(growth))
+
+    trees = (masks.prunable_like(tree, mask) for tree in (initial, trained))
+    return jax.tree.map(of_layer, mask, *trees)
+
+
+def valley(values: Params, mask: Mask, *, width: float = 0.5) -> Mask:
+    """How full the middle of the distribution of a layer's kept values is.
+
+    Their magnitudes, in standard deviations of the whole layer about zero, are counted
+    in bins of `width`: the count of the first bin over that of the fullest of the
+    others. Below 1 the distribution has a valley at zero, and is bimodal; of a normal
+    distribution it is 1.28, of a flat one 1.
+
+    Args:
+      values: weights, such as the initial ones.
+      mask: which of them are looked at.
+      width: of the bins.
+
+    Returns:
+      A mask tree of float32 scalars; NaN where no bin but the first has any.
+    """
+
+    def of_layer(m, w):
+        last = round(4 / width)
+        sizes = jnp.abs(w) / (width * jnp.sqrt(jnp.mean(w * w)))
+        places = jnp.clip(sizes, 0, last).astype(jnp.int32)
+        counts = jnp.zeros(last + 1, jnp.float32).at[places].add(m)
+        return jnp.where(jnp.any(counts[1:] > 0), counts[0] / counts[1:].max(), jnp.nan)
+
+    return jax.tree.map(of_layer, mask, masks.prunable_like(values, mask))
+
+
+class Connections(NamedTuple):
+    """The weights that the units of a layer keep.
+
+    Attributes:
+      kept: how many each has: int32 `[units]`.
+      variation: their standard deviation over their mean; NaN where the layer is empty.
+      expected: the root mean square of that over shuffled masks of the layer.
+    """
+
+    kept: jax.Array
+    variation: jax.Array
+    expected: jax.Array
+
+
+def incoming(mask: Mask) -> Mask:
+    """The inputs that each output of a kernel `[..., inputs, outputs]` keeps.
+
+    The number that a unit with `u` of the `n` weights of a layer keeps, of the `k` that
+    the layer keeps, is hypergeometric in a shuffled mask: its variance is
+    `u (k / n) (1 - k / n) (n - u) / (n - 1)`.
+
+    Returns:
+      A mask tree of `Connections`; leaves of one axis have none.
+
+    Reference:
+      Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, Appendix F.6.
+    """
+    return jax.tree.map(lambda m: _connections(m, -1), mask)
+
+
+def outgoing(mask: Mask) -> Mask:
+    """The outputs that each input of a kernel keeps; see `incoming`."""
+    return jax.tree.map(lambda m: _connections(m, -2), mask)
+
+
+def _connections(mask: jax.Array, axis: int) -> Connections | None:
+    if mask.ndim < 2:
+        return None
+    kept = jnp.sum(
+        jnp.moveaxis(mask, axis, 0), axis=range(1, mask.ndim), dtype=jnp.int32
+    )
+    units, n = mask.shape[axis], mask.size
+    u, share = n / units, masks.count([mask]) / n
+    variance = u * share * (1 - share) * (n - u) / max(n - 1, 1)
+    mean = u * share
+    return Connections(kept, jnp.std(kept) / mean, jnp.sqrt(variance) / mean)
+
+
+class Adjacency(NamedTuple):
+    """How often a unit keeps two neighbouring inputs: fractions of all such pairs.
+
+    Attributes:
+      observed: in the mask.
+      shuffled: the mean over shuffled masks.
+      by_input: the mean over masks in which every input keeps as many weights, of any
+        units: what is left over it is no matter of some inputs being kept more.
+    """
+
+    observed: jax.Array
+    shuffled: jax.Array
+    by_input: jax.Array
+
+
+def adjacency(mask: jax.Array) -> Adjacency:
+    """Whether a layer over a signal keeps inputs together that lie side by side.
+
+    Args:
+      mask: of a kernel `[inputs, units]`, whose inputs are in their order.
+
+    Reference:
+      Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", 2024.
+    """
+    n, k = mask.size, masks.count([mask])
+    by_input = jnp.mean(mask, axis=1, dtype=jnp.float32)
+    return Adjacency(
+        jnp.mean(mask[1:] & mask[:-1], dtype=jnp.float32),
+        (k / n) * (jnp.maximum(k - 1, 0) / max(n - 1, 1)),
+        jnp.mean(by_input[1:] * by_input[:-1]),
+    )
+
+
+class Change(NamedTuple):
+    """What another mask does to a loss: float32 scalars.
+
+    Attributes:
+      predicted: to first order, `sum g w (m' - m)`, with `g = dL/d(w m)` at the old
+        mask `m`.
+      actual: `L(w m') - L(w m)`.
+    """
+
+    predicted: jax.Array
+    actual: jax.Array
+
+
+def change(
+    loss: Callable[[Params], jax.Array], weights: Params, mask: Mask, other: Mask
+) -> Change:
+    """The `Change` of a loss from one mask over the same weights to another."""
+    before, grads = jax.value_and_grad(loss)(masks.apply(mask, weights))
+
+    def gain(m, o, w, g):
+        return jnp.sum(w * g * (jnp.asarray(o, w.dtype) - m))
+
+    ours = (masks.prunable_like(tree, mask) for tree in (weights, grads))
+    predicted = sum(jax.tree.leaves(jax.tree.map(gain, mask, other, *ours)))
+    return Change(predicted, loss(masks.apply(other, weights)) - before)
+
+
+def exchanged(mask: Mask, gains: Scores, counts: Scores) -> Mask:
+    """The mask after some swaps in each layer, of which none prunes or adds a weight.
+
+    Of a layer's pruned weights those with the lowest gains come in, and as many of its
+    kept weights, those with the highest, go: the swaps that promise the most, where a
+    gain is what the loss gains with the weight, `g w`.
+
+    Args:
+      mask: the old mask.
+      gains: a mask tree.
+      counts: a mask tree of whole numbers, at most as many as there are; may be traced.
+    """
+
+    def of_layer(m, gain, count):
+        flat, kept = jnp.ravel(gain), jnp.ravel(m)
+
+        def first(values, among):
+            order = jnp.argsort(jnp.where(among, values, jnp.inf))
+            places = (
+                jnp.zeros(flat.size, jnp.int32).at[order].set(jnp.arange(flat.size))
+            )
+            return (places < count) & among
+
+        swapped = first(flat, ~kept) | first(-flat, kept)
+        return (kept ^ swapped).reshape(m.shape)
+
+    return jax.tree.map(of_layer, mask, gains, counts)
 
 
 class Interval(NamedTuple):
@@ -98,6 +356,16 @@ def ratio(first: ArrayLike, second: ArrayLike) -> Interval:
     pairs = np.asarray([first, second], float)
     logs = np.log(np.where(pairs > 0, pairs, math.nan))
     return Interval(*np.exp(interval(logs[0] - logs[1])))
+
+
+def sign_test(differences: ArrayLike) -> float:
+    """The chance that as many differences are above 0 where either sign is as likely.
+
+    One-sided; those that are 0 are left out. Of 5 that are all above it is 0.031.
+    """
+    signs = np.sign(np.asarray(differences, float))
+    n, above = np.count_nonzero(signs), np.count_nonzero(signs > 0)
+    return sum(math.comb(n, i) for i in range(above, n + 1)) / 2**n
 
 
 def verdict(difference: Interval, *, margin: float, density: float) -> str:

@@ -18,9 +18,24 @@ from types import ModuleType
 
 import pandas as pd
 
-from experiments.reports import reading
+from experiments.reports import (
+    adjacency,
+    instability,
+    movement,
+    multiplicity,
+    reading,
+    swaps,
+    values,
+)
 
-FINDINGS: tuple[ModuleType, ...] = ()
+FINDINGS: tuple[ModuleType, ...] = (
+    instability,
+    multiplicity,
+    movement,
+    values,
+    adjacency,
+    swaps,
+)
 
 
 def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:

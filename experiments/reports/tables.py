@@ -21,6 +21,7 @@ LAST = "after the last\nstep, against\ndense, points"
 STOPPED = "against dense\nat its stop,\npoints"
 NAMES = {
     "reinitialise": "re-initialised",
+    "reorder": "another order",
     "shuffle": "shuffled",
     "tuned": "weights tuned",
 }

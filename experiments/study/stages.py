@@ -111,18 +111,18 @@ def _of_method(study: Study, planned: Planned, part) -> Iterator[Task]:
             todo = tuple(find(["ticket"]))
             yield Task(start, planned.name, "", "", todo, (), planned)
         length = config.training(planned.resumed)
-        todo: dict[str, list[Lane]] = {TRAINING: [], FREEZING: []}
-        for lane in find([*own, *_draws(config)]):
+        by_program: dict[str, list[Lane]] = {TRAINING: [], FREEZING: []}
+        for lane in find([*own, *draws(config)]):
             frozen = controls.differs_by(lane.control) == "pruned"
-            todo[FREEZING if frozen else TRAINING].append(lane)
-        for program, these in todo.items():
+            by_program[FREEZING if frozen else TRAINING].append(lane)
+        for program, these in by_program.items():
             yield from _trainings(study, treat, name, program, these, length, planned)
         if config.tune_steps:
             these, length = find(["tuned"]), (0, config.tune_steps)
             yield from _trainings(study, treat, name, TUNING, these, length, planned)
 
 
-def _draws(config: Settings) -> list[str]:
+def draws(config: Settings) -> list[str]:
     """What the controls of a ticket are called: several draws of each, or one."""
     again = [f" {draw}" if draw > 1 else "" for draw in range(1, config.draws + 1)]
     return [name + draw for draw in again for name in config.controls]
@@ -305,9 +305,12 @@ def search(study: Study, task: Task, progress: Progress) -> None:
         kind = "ticket" if own and prunings in planned.prunings() else "search"
         return [lane._replace(treatment=kind, prunings=prunings) for lane in task.lanes]
 
+    kept = own and study.config.keep_trained
+
     def left(lane):
         found = lane.prunings in planned.prunings()
-        return not found or study.shelf.intact(lane, kinds=("tickets", "anchors"))
+        kinds = ("tickets", "anchors", *(["trained"] if kept else ()))
+        return not found or study.shelf.intact(lane, kinds=kinds)
 
     with contextlib.closing(
         _events(study, task, begin, lanes_of, progress, left=left)
@@ -329,6 +332,8 @@ def search(study: Study, task: Task, progress: Progress) -> None:
                         if lane.prunings in planned.prunings():
                             ticket = lane._replace(treatment="ticket")
                             keep(study, ticket, one, given[lane])
+                            if kept:
+                                study.shelf.put_trained(ticket, _whole(one))
                 case Finished():
                     _searched(study, task, event, lanes_of)
 

@@ -86,7 +86,7 @@ class Study:
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
-        self._metrics = supervised.evaluator(model, loss, prepare=prepare)
+        self.metrics = supervised.evaluator(model, loss, prepare=prepare)
         self.evidence = functools.partial(
             supervised.evidence, model, loss=loss, prepare=prepare
         )
@@ -298,7 +298,7 @@ class Study:
         **options: Any,
     ) -> programs.Program:
         def evaluate(params, model_state, held_out):
-            both = [self._metrics(params, model_state, split) for split in held_out]
+            both = [self.metrics(params, model_state, split) for split in held_out]
             return dict(zip(METRICS, (x for m in both for x in m), strict=True))
 
         return programs.program(

@@ -1,0 +1,67 @@
+"""Whether a first layer over a signal keeps neighbouring inputs together."""
+
+import pandas as pd
+
+from experiments.reports import drawings, statistics, tables
+from experiments.reports.figures import KEPT, Figures
+from jaxticket import analysis
+
+FILE = "adjacency.csv"
+COLUMNS = {
+    **dict.fromkeys(("method", "setting"), str),
+    **dict.fromkeys(("seed", "prunings"), int),
+    **dict.fromkeys(("density", *analysis.Adjacency._fields), float),
+}
+TERMS = {
+    "neighbours": "Two inputs that lie side by side in the signal, both kept by a unit "
+    "of the first layer: their share of all such pairs, over that of shuffled masks, "
+    "and over that of masks in which every input keeps as many weights, of any units.",
+}
+
+
+def _ratio(pair: pd.DataFrame) -> str:
+    return tables.times(analysis.ratio(*pair.to_numpy(float).T))
+
+
+def headlines(rows: pd.DataFrame) -> list[str]:
+    """A sentence a method, of its sparsest ticket."""
+    found = []
+    for method, ours in statistics.ordered(rows).groupby("method", sort=False):
+        *_, (_, ticket) = ours.groupby(statistics.TICKET, sort=False)
+        found.append(
+            f"{tables.words(method)}, {tables.percent(ticket['density'])}% of the "
+            "weights: units keep neighbouring inputs "
+            f"{_ratio(ticket[['observed', 'shuffled']])} as often as in shuffled masks."
+        )
+    return found
+
+
+def sections(rows: pd.DataFrame) -> list[tables.Table]:
+    columns: tables.Columns = {
+        **tables.METHOD,
+        "ticket": (["setting", "prunings"], tables.name),
+        **tables.KEPT,
+        "neighbours, times\nshuffled masks'": (["observed", "shuffled"], _ratio),
+        "times those of\nas many an input": (["observed", "by_input"], _ratio),
+    }
+    groups = statistics.ordered(rows).groupby(statistics.TICKET, sort=False)
+    title = "Neighbouring inputs in the first layer"
+    return [tables.table(title, columns, [x for _, x in groups])]
+
+
+def drawn(rows: pd.DataFrame) -> Figures:
+    """By density: against shuffled masks, and those of as many an input."""
+    ratios = {
+        "against shuffled masks": rows["observed"] / rows["shuffled"],
+        "against as many an input": rows["observed"] / rows["by_input"],
+    }
+    panel, density = rows["method"].map(tables.words), 100 * rows["density"]
+    found = [
+        rows.assign(panel=panel, line=name, density=density, y=y)
+        for name, y in ratios.items()
+    ]
+    points = statistics.points(pd.concat(found), "density", "y")
+    drawing, grid = drawings.panels(points, KEPT, "neighbours, times chance")
+    drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+    caption = "How often a unit of the first layer keeps two neighbouring inputs."
+    return {"adjacency": (drawing, caption)}

@@ -1,0 +1,133 @@
+"""What lies between trainings that differ in the order of the data: barriers."""
+
+import numpy as np
+import pandas as pd
+
+from experiments.reports import drawings, statistics, tables
+from experiments.reports.figures import KEPT, Figures
+from jaxticket import analysis
+
+FILE = "instability.csv"
+COLUMNS = {
+    **dict.fromkeys(("method", "setting"), str),
+    **dict.fromkeys(("seed", "prunings"), int),
+    "density": float,
+    **dict.fromkeys(("one", "other"), str),
+    "alpha": float,
+    **dict.fromkeys(("train_error", "train_loss", "test_error", "test_loss"), float),
+}
+TERMS = {
+    "barrier": "Of two copies of a ticket, trained from the same weights on other "
+    "orders of the data: the largest error of a network on the line between them, less "
+    "the mean error of the two, in points. A seed has the mean of its pairs.",
+    "stable": "The barrier on test images is below 2 points.",
+}
+STABLE = 0.02
+SHOWN = 6  # panels
+SPLITS = ("test", "train")
+
+
+def barriers(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a ticket and seed: means over its pairs of copies."""
+    keys = [*statistics.TICKET, "seed", "density"]
+    found = []
+    for names, pair in rows.groupby([*keys, "one", "other"], sort=False):
+        errors = pair.sort_values("alpha")[[f"{x}_error" for x in SPLITS]].to_numpy().T
+        ends = (errors[:, 0] + errors[:, -1]) / 2
+        values = [*analysis.barrier(errors), *ends]
+        found.append((*names[: len(keys)], *values))
+    names = [f"{x}_{what}" for what in ("barrier", "ends") for x in SPLITS]
+    found = pd.DataFrame(found, columns=[*keys, *names])
+    return found.groupby(keys, sort=False).mean().reset_index()
+
+
+def _tickets(found: pd.DataFrame) -> list[pd.DataFrame]:
+    ordered = statistics.ordered(found)
+    return [x for _, x in ordered.groupby(statistics.TICKET, sort=False)]
+
+
+def headlines(rows: pd.DataFrame) -> list[str]:
+    """A sentence a method."""
+    said = []
+    for method, found in barriers(rows).groupby("method", sort=False):
+        tickets = _tickets(found)
+        stable = sum((x["test_barrier"] < STABLE).all() for x in tickets)
+        worst = max(tickets, key=lambda x: x["test_barrier"].mean())
+        said.append(
+            f"{tables.words(method)}: {stable} of {len(tickets)} tickets are stable "
+            f"for every seed; the largest barrier on test is "
+            f"{_points(worst['test_barrier'])} points, at "
+            f"{tables.percent(worst['density'])}% of the weights."
+        )
+    return said
+
+
+def _points(values: pd.Series) -> str:
+    return tables.plus_minus(values, form="{:.2f}", scale=100)
+
+
+def sections(rows: pd.DataFrame) -> list[tables.Table]:
+    """One table: of every ticket its barriers, and the errors of its copies."""
+    columns: tables.Columns = {
+        **tables.METHOD,
+        "ticket": (["setting", "prunings"], tables.name),
+        **tables.KEPT,
+        "barrier on\ntest, points": ("test_barrier", _points),
+        "barrier on\ntrain, points": ("train_barrier", _points),
+        "seeds that\nare stable": (
+            "test_barrier",
+            lambda x: f"{(x < STABLE).sum()}/{len(x)}",
+        ),
+        "test error\nof copies, %": ("test_ends", tables.accuracy),
+        "train error\nof copies, %": ("train_ends", tables.accuracy),
+    }
+    title = "Between trainings that differ in the order of the data"
+    return [tables.table(title, columns, _tickets(barriers(rows)))]
+
+
+def drawn(rows: pd.DataFrame) -> Figures:
+    """The error along the path of some tickets; and barriers by density."""
+    found = barriers(rows)
+    figures = {"instability": _paths(rows)}
+    if found["density"].round(4).nunique() > 1:
+        names = {"test_barrier": "test", "train_barrier": "train"}
+        long = found.melt(
+            [*statistics.TICKET, "seed", "density"], [*names], "line", "barrier"
+        )
+        long = long.assign(
+            panel=long["method"].map(tables.words), line=long["line"].map(names)
+        ).assign(**{x: 100 * long[x] for x in ("density", "barrier")})
+        points = statistics.points(long, "density", "barrier")
+        drawing, grid = drawings.panels(points, KEPT, "barrier, points")
+        drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+        for axes in grid.flat:
+            axes.axhline(100 * STABLE, linestyle=":", linewidth=1, color="#555555")
+        caption = (
+            "How much worse the worst network between two copies is than these, by the "
+            "weights kept. Dotted: 2 points, below which a ticket is called stable."
+        )
+        figures["barriers"] = drawing, caption
+    return figures
+
+
+def _paths(rows: pd.DataFrame) -> tuple:
+    """Errors by alpha, a panel a ticket, the mean over the pairs of a seed."""
+    tickets = _tickets(rows)
+    chosen = np.linspace(0, len(tickets) - 1, min(SHOWN, len(tickets))).round()
+    shown = []
+    for ticket in (tickets[int(i)] for i in chosen):
+        kept = f"{tables.percent(ticket['density'])}% of the weights"
+        panel = f"{tables.word(ticket['method'])}: {kept}"
+        errors = ticket.groupby(["seed", "alpha"]).mean(numeric_only=True).reset_index()
+        shown += [
+            errors.assign(panel=panel, line=split, y=100 * errors[f"{split}_error"])
+            for split in SPLITS
+        ]
+    points = statistics.points(pd.concat(shown), "alpha", "y", by=["alpha"])
+    drawing, grid = drawings.panels(points, "alpha", "error, %", curves=True)
+    grid[0, 0].set_ylim(bottom=0)
+    caption = (
+        "Error of the networks alpha W1 + (1 - alpha) W2 between two copies of a "
+        "ticket, in the mean over the pairs of a seed; the bands are over seeds."
+    )
+    return drawing, caption

@@ -1,0 +1,129 @@
+"""How the weights of tickets move in the dense training, and how they are wired."""
+
+import pandas as pd
+
+from experiments.reports import drawings, statistics, tables
+from experiments.reports.figures import KEPT, Figures
+from jaxticket import analysis
+
+FILE = "movement.csv"
+COLUMNS = {
+    **dict.fromkeys(("method", "setting"), str),
+    **dict.fromkeys(("seed", "prunings"), int),
+    "density": float,
+    "layer": str,
+    **dict.fromkeys(("weights", "kept"), int),
+    **{
+        f"{name}_{side}": float
+        for side in ("in", "out")
+        for name in analysis.Movement._fields
+    },
+    **dict.fromkeys(("valley", "layer_valley"), float),
+    **dict.fromkeys(("incoming", "incoming_shuffled"), float),
+    **dict.fromkeys(("outgoing", "outgoing_shuffled"), float),
+}
+ALL = "all"
+TERMS = {
+    "moves": "The mean distance that weights go in the dense network's training, "
+    "|w_T - w_0|: of those in the ticket, over that of the others.",
+    "grow": "The share of weights whose magnitude has grown in that training.",
+    "valley": "Initial values of what the ticket keeps of a layer, in bins of half a "
+    "standard deviation of their magnitude: the first bin over the fullest other. "
+    "Below 1 they are bimodal; of a normal distribution it is 1.28.",
+    "variation": "Standard deviation over mean of the weights kept of each unit; in "
+    "brackets that of shuffled masks.",
+}
+
+
+def _ratio(pair: pd.DataFrame) -> str:
+    return tables.times(analysis.ratio(*pair.to_numpy(float).T))
+
+
+def _variation(pair: pd.DataFrame) -> str:
+    ours, shuffled = pair.mean()
+    if pd.isna(ours):
+        return tables.DASH
+    return f"{ours:.2f} ({shuffled:.2f})"
+
+
+def _groups(rows: pd.DataFrame, by: list[str]) -> list[pd.DataFrame]:
+    ordered = statistics.ordered(rows)
+    return [group for _, group in ordered.groupby(by, sort=False)]
+
+
+def headlines(rows: pd.DataFrame) -> list[str]:
+    """A sentence a method, of its sparsest ticket that keeps some and prunes some."""
+    found, rows = (
+        [],
+        rows[(rows["layer"] == ALL) & rows["density"].between(0, 1, "neither")],
+    )
+    for method, ours in rows.groupby("method", sort=False):
+        ticket = _groups(ours, statistics.TICKET)[-1]
+        more = ticket["distance_in"] - ticket["distance_out"]
+        found.append(
+            f"{tables.words(method)}, {tables.percent(ticket['density'])}% of the "
+            f"weights: they move {_ratio(ticket[['distance_in', 'distance_out']])} as "
+            "far as the others in the dense network's training, further in "
+            f"{(more > 0).sum()} of {len(more)} seeds (sign test: "
+            f"{analysis.sign_test(more):.2g})."
+        )
+    return found
+
+
+def sections(rows: pd.DataFrame) -> list[tables.Table]:
+    """What all layers do together; and each by itself."""
+    ticket: tables.Columns = {
+        **tables.METHOD,
+        "ticket": (["setting", "prunings"], tables.name),
+        **tables.KEPT,
+    }
+    moves: tables.Columns = {
+        "moves, times\nthe others": (["distance_in", "distance_out"], _ratio),
+        "grow, %": ("grown_in", tables.accuracy),
+        "others\nthat grow, %": ("grown_out", tables.accuracy),
+    }
+    layer: tables.Columns = {
+        "layer": ("layer", lambda names: names.iloc[0]),
+        **moves,
+        "valley": ("valley", lambda x: tables.plus_minus(x, form="{:.2f}")),
+        "of the\nwhole layer": ("layer_valley", lambda x: f"{x.mean():.2f}"),
+        "variation\nof inputs": (["incoming", "incoming_shuffled"], _variation),
+        "variation\nof outputs": (["outgoing", "outgoing_shuffled"], _variation),
+    }
+    whole = rows["layer"] == ALL
+    by_layer = [*statistics.TICKET, "layer"]
+    return [
+        tables.table(title, ticket | columns, _groups(ours, by))
+        for title, columns, ours, by in (
+            ("Weights of tickets in the dense network's training", moves, rows[whole],
+             statistics.TICKET),
+            ("The same of each layer, and its wires", layer, rows[~whole], by_layer),
+        )
+    ]  # fmt: skip
+
+
+def drawn(rows: pd.DataFrame) -> Figures:
+    """How far, and which grow, by density: a panel a method."""
+    panels = rows["method"].map(tables.words)
+    ratio = rows["distance_in"] / rows["distance_out"]
+    moved = rows.assign(panel=panels, line=rows["layer"], y=ratio)
+    sides = {"grown_in": "in the ticket", "grown_out": "others"}
+    names = [*statistics.TICKET, "seed", "density", "layer"]
+    grown = rows.melt(names, [*sides], "line", "y")
+    grown = grown[grown["layer"] == ALL].assign(line=lambda x: x["line"].map(sides))
+    grown = grown.assign(panel=grown["method"].map(tables.words), y=100 * grown["y"])
+    figures = {}
+    for name, found, label, caption in (
+        ("movement", moved, "distance, times the others'",
+         "How far the weights of tickets move in the dense network's training, against "
+         "the others of their layer."),
+        ("growth", grown, "grow in magnitude, %",
+         "Which share of the weights grows in magnitude in that training."),
+    ):  # fmt: skip
+        found = found.assign(density=100 * found["density"])
+        points = statistics.points(found.dropna(subset="y"), "density", "y",
+            by=[*statistics.TICKET])  # fmt: skip
+        drawing, grid = drawings.panels(points, KEPT, label)
+        drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+        figures[name] = drawing, caption
+    return figures

@@ -1,0 +1,46 @@
+"""How far the masks overlap that trainings on other orders of the data lead to."""
+
+import pandas as pd
+
+from experiments.reports import instability, statistics, tables
+from experiments.reports.figures import Figures
+
+FILE = "multiplicity.csv"
+COLUMNS = {
+    name: kind
+    for name, kind in instability.COLUMNS.items()
+    if name in (*statistics.TICKET, "seed", "density", "one", "other")
+} | dict.fromkeys(("kept", "observed", "expected", "deviation"), float)
+TERMS = {
+    "overlap of copies": "Of the weights that the mask of one copy keeps, the share "
+    "that the mask of another keeps too. By chance their number is hypergeometric in "
+    "every layer."
+}
+
+
+def headlines(rows: pd.DataFrame) -> list[str]:
+    del rows
+    return []
+
+
+def sections(rows: pd.DataFrame) -> list[tables.Table]:
+    """One table: of every ticket and density the overlap, against chance."""
+    keys = [*statistics.TICKET, "density", "kept", "seed"]
+    mean = rows.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
+    groups = statistics.ordered(mean).groupby([*statistics.TICKET, "kept"], sort=False)
+    columns: tables.Columns = {
+        **tables.METHOD,
+        "ticket": (["setting", "prunings"], tables.name),
+        **tables.KEPT,
+        "pruned\nto, %": ("kept", tables.percent),
+        "overlap, %": ("observed", tables.accuracy),
+        "by\nchance, %": ("expected", tables.percent),
+        "deviation\nof chance, %": ("deviation", tables.percent),
+    }
+    title = "How far the masks overlap that magnitude makes of two copies"
+    return [tables.table(title, columns, [x for _, x in groups])]
+
+
+def drawn(rows: pd.DataFrame) -> Figures:
+    del rows
+    return {}
