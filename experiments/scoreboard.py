@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments.reports import reading, statistics
+from experiments.reports import instability, movement, reading, statistics, swaps
 from experiments.study import command, rules, settings
 from experiments.study.settings import setting
 from jaxticket import analysis, files
@@ -55,7 +55,7 @@ class Target(NamedTuple):
       claim: with the published numbers.
       state: of a target without a measure: met by tests, or why it was not run.
       run: folder of the kept run.
-      measure: `run -> parts`.
+      measure: its folder -> parts.
       short: in what the run falls short of the length that the target is stated for.
     """
 
@@ -63,7 +63,7 @@ class Target(NamedTuple):
     claim: str
     state: str = ""
     run: str = ""
-    measure: Callable[[reading.Run], list[Part]] | None = None
+    measure: Callable[[Path], list[Part]] | None = None
     short: str = ""
 
 
@@ -88,12 +88,14 @@ def control(run: reading.Run, of: pd.DataFrame, name: str, column: str) -> np.nd
     return of[keys].merge(rows, "left", on=keys)[column].to_numpy(float)
 
 
-def lottery_gain(run: reading.Run) -> list[Part]:
+def lottery_gain(folder: Path) -> list[Part]:
+    run = reading.read(folder)
     found = ticket(run, "imp", 0.1352)
     return [over_seeds("points above dense", 100 * found["to_dense"], 0.1, 0.6)]
 
 
-def lottery_speed(run: reading.Run) -> list[Part]:
+def lottery_speed(folder: Path) -> list[Part]:
+    run = reading.read(folder)
     found = ticket(run, "imp", 0.2107)
     steps = found["early_stopping_step"].to_numpy(float)
     again = control(run, found, "reinitialise", "early_stopping_step")
@@ -120,7 +122,8 @@ def crossing(densities: np.ndarray, differences: np.ndarray) -> float:
     return math.exp(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1]))
 
 
-def lottery_crossings(run: reading.Run) -> list[Part]:
+def lottery_crossings(folder: Path) -> list[Part]:
+    run = reading.read(folder)
     ours = [x for x in statistics.tickets(run) if x["method"].iloc[0] == "imp"]
     densities = np.array([x["density"].mean() for x in ours])
     tickets = np.array([x["to_dense"].mean() for x in ours])
@@ -133,7 +136,8 @@ def lottery_crossings(run: reading.Run) -> list[Part]:
     ]
 
 
-def resetting(run: reading.Run) -> list[Part]:
+def resetting(folder: Path) -> list[Part]:
+    run = reading.read(folder)
     reset, on = (ticket(run, name, 0.0625) for name in ("imp", "imp_continued"))
     gain = 100 * (reset["accuracy"].to_numpy() - on["accuracy"].to_numpy())
     share = analysis.Interval(100 * np.mean(gain >= 0), math.nan, math.nan)
@@ -148,22 +152,69 @@ def resetting(run: reading.Run) -> list[Part]:
     ]
 
 
-def constants(run: reading.Run) -> list[Part]:
+def constants(folder: Path) -> list[Part]:
     """At the density that is best on validation."""
+    run = reading.read(folder)
     rows = run.rows[run.rows["method"] == "large_final_same_sign_constant"]
     by = rows.groupby("setting")["validation_accuracy"].mean().idxmax()
     here = rows[rows["setting"] == by]
     return [over_seeds(f"% at {by}, untrained", 100 * here["test_accuracy"], 75)]
 
 
-def learned(run: reading.Run) -> list[Part]:
+def learned(folder: Path) -> list[Part]:
+    run = reading.read(folder)
     rows = run.rows[
         (run.rows["method"] == "learned") & (run.rows["treatment"] == "ticket")
     ]
     return [over_seeds("%", 100 * rows["test_accuracy"], 93, 97)]
 
 
-def mnist1d(run: reading.Run) -> list[Part]:
+def moving(folder: Path) -> list[Part]:
+    """Of the ticket whose density comes nearest to 21%."""
+    rows = reading.table(folder / movement.FILE, movement.COLUMNS)
+    far = np.abs(np.log(rows["density"] / 0.2107))
+    rows = rows[far == far.min()]
+    layers = {name: x.sort_values("seed") for name, x in rows.groupby("layer")}
+    together = layers.pop("all")
+    ratio = analysis.ratio(
+        *(together[f"distance_{x}"].to_numpy() for x in ("in", "out"))
+    )
+    first, *others = (layers[name]["valley"] for name in sorted(layers))
+    seeds = f"{len(together)} seeds"
+    return [
+        Part("times as far as the others", ratio, 1.2, of=seeds),
+        over_seeds("the middle of the first layer's initial values", first, 1.0),
+        over_seeds("that of the others, the largest", np.max(others, axis=0), high=1.0),
+    ]
+
+
+def stability(folder: Path) -> list[Part]:
+    """Of all tickets the largest barrier."""
+    rows = reading.table(folder / instability.FILE, instability.COLUMNS)
+    found = instability.barriers(rows).groupby(statistics.TICKET)["test_barrier"]
+    means = found.mean()
+    (whole,) = (x for name, x in found if name[0] == "unpruned")
+    worst = found.get_group(means.drop("unpruned", level="method").idxmax())
+    return [
+        over_seeds("points, the whole network", 100 * whole, high=2),
+        over_seeds("points, the worst of its tickets", 100 * worst, high=2),
+    ]
+
+
+def swapping(folder: Path) -> list[Part]:
+    """All layers together, at every density."""
+    rows = reading.table(folder / swaps.FILE, swaps.COLUMNS)
+    rows = rows[rows["layer"] == swaps.ALL].sort_values("swaps")
+    ratio = rows.assign(ratio=rows["actual"] / rows["predicted"])
+    by = ratio.groupby(["setting", "seed"])["ratio"]
+    falls = by.agg(lambda x: (x.diff().dropna() < 0).all())
+    share = analysis.Interval(100 * falls.mean(), math.nan, math.nan)
+    what = "% of seeds and densities in which it falls at every doubling"
+    return [Part(what, share, 100, of=f"{rows['seed'].nunique()} seeds")]
+
+
+def mnist1d(folder: Path) -> list[Part]:
+    run = reading.read(folder)
     ours, chance = (ticket(run, name, 0.1) for name in ("imp", "imp_random"))
     rest = 100 * (ours["accuracy"].to_numpy() - chance["accuracy"].to_numpy())
     tickets = [x for x in statistics.tickets(run) if x["method"].iloc[0] == "imp"]
@@ -215,6 +266,15 @@ TARGETS = (
         GPU,
     ),
     Target(
+        "R06",
+        "weights of the ticket move further than the others when the dense network "
+        "trains; their initial values are unimodal in the first layer (the middle at "
+        "least 1), bimodal in the others",
+        run="mnist_movement",
+        measure=moving,
+        short="2,748 of 50,000 steps a round",
+    ),
+    Target(
         "R07",
         "at 10% of the weights and below, going on without rewinding is no better than "
         "rewinding",
@@ -233,6 +293,18 @@ TARGETS = (
         "ResNet-20 iteratively to 13.4%: rewinding to epoch 12 91.31%, to the "
         "initialisation 87.49",
         f"{GPU}: 3.9 million steps of ResNet-20",
+    ),
+    Target(
+        "R10, LeNet",
+        "no barrier between two trainings from one initialisation (less than 1 point)",
+        run="mnist_instability",
+        measure=stability,
+        short="4,580 of 24,000 steps",
+    ),
+    Target(
+        "R10, ResNet-20",
+        "a barrier at k = 0, none at k = 2000",
+        GPU,
     ),
     Target(
         "R11",
@@ -336,6 +408,13 @@ TARGETS = (
         "of a random mask of 1% of LeNet, 0.1% can be reached",
         "not run: effective density is not built",
     ),
+    Target(
+        "R29",
+        "actual over predicted change of the loss falls with the number of swaps, for "
+        "every seed",
+        run="mnist_swaps",
+        measure=swapping,
+    ),
 )
 
 
@@ -343,8 +422,7 @@ def line(target: Target) -> str:
     """A row of the table."""
     if target.measure is None:
         return f"| {target.id} | {target.claim} | – | – | {target.state} | – | – |"
-    run = reading.read(RESULTS / target.run)
-    parts = target.measure(run)
+    parts = target.measure(RESULTS / target.run)
     missed = [part for part in parts if not part.met]
     state = f"{len(parts) - len(missed)} of {len(parts)} parts in their bands"
     if len(parts) == 1:
@@ -356,8 +434,13 @@ def line(target: Target) -> str:
     return (
         f"| {target.id} | {target.claim} | {'; '.join(map(_band, parts))} | "
         f"{'; '.join(map(_ours, parts))} | {state} | [{target.run}]({target.run}) | "
-        f"{run.rows['seconds'].sum() / 60:.0f} |"
+        f"{minutes(RESULTS / target.run):.0f} |"
     )
+
+
+def minutes(folder: Path) -> float:
+    """Of all trainings of a run."""
+    return float(reading.results(folder / "results.csv")["seconds"].sum() / 60)
 
 
 def _band(part: Part) -> str:

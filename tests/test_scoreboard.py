@@ -39,8 +39,8 @@ def interval(mean):
 def test_a_target_is_met_by_all_its_parts_at_its_length(
     means, short, state, monkeypatch
 ):
-    run = type("Run", (), {"rows": pd.DataFrame({"seconds": [60.0, 60.0]})})
-    monkeypatch.setattr(scoreboard.reading, "read", lambda folder: run)
+    rows = pd.DataFrame({"seconds": [60.0, 60.0]})
+    monkeypatch.setattr(scoreboard.reading, "results", lambda path: rows)
     bands = [(0.5, 2.0), (5.0, math.inf)]
     parts = [
         Part("of it", interval(mean), *band)
