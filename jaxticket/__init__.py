@@ -42,7 +42,7 @@ from jaxticket import (
     training,
 )
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
-from jaxticket.pruning import prune
+from jaxticket.pruning import prune, prune_by_deviation
 from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
 from jaxticket.searches import Gated
 from jaxticket.summaries import summary
@@ -66,6 +66,7 @@ __all__ = [
     "masks",
     "models",
     "prune",
+    "prune_by_deviation",
     "run",
     "schedules",
     "scores",

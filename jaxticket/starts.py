@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxticket import checks, controls, scores, selection
 from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
-from jaxticket.pruning import prune
+from jaxticket.pruning import prune, prune_by_deviation
 
 __all__ = [
     "initial",
@@ -26,6 +26,7 @@ __all__ = [
     "kaiming_constant",
     "kaiming_normal",
     "pruned",
+    "deviating",
 ]
 
 
@@ -183,3 +184,19 @@ def pruned(
 
     kept = selection.kept(select, density)
     return Start(start, trained="trained" in (of, weights), kept=kept)
+
+
+def deviating(*, quality: ArrayLike, weights: Network = "trained") -> Start:
+    """A network without its small weights, see `pruning.prune_by_deviation`.
+
+    Args:
+      quality: how many standard deviations of its layer a weight must be away from
+        zero; how many are kept is an outcome.
+      weights: the initial or the trained ones.
+    """
+    checks.not_negative(quality=quality)
+    checks.one_of(get_args(Network))(weights=weights)
+    return Start(
+        lambda opening: prune_by_deviation(getattr(opening, weights), quality),
+        trained=weights == "trained",
+    )

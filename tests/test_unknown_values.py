@@ -196,7 +196,8 @@ def test_a_score_of_initial_weights_that_are_given_whole_is_as_ever(score, ticke
 @pytest.mark.parametrize("name", starts.__all__)
 def test_a_start_refuses_it_or_is_that_of_the_ticket_that_was_not_saved(name, tickets):
     ticket, loaded = tickets
-    start = getattr(starts, name)(**({"density": 0.5} if name == "pruned" else {}))
+    needed = {"pruned": {"density": 0.5}, "deviating": {"quality": 0.5}}
+    start = getattr(starts, name)(**needed.get(name, {}))
 
     def opened(ticket):
         opening = starts.Opening(

@@ -18,9 +18,9 @@ from types import ModuleType
 
 import pandas as pd
 
-from experiments.reports import reading
+from experiments.reports import reading, second_order
 
-FINDINGS: tuple[ModuleType, ...] = ()
+FINDINGS: tuple[ModuleType, ...] = (second_order,)
 
 
 def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:

@@ -49,6 +49,7 @@ class Study:
       programs: name -> what runs a method's searches, or trains or tunes tickets.
       records: what came out; `records.rows` are the rows of `results.csv`.
       shelf: the tickets.
+      metrics: `(params, model_state, split) -> supervised.Metrics`, a pure function.
       seeds: all of them.
       claim: whose the files of its folder are.
 
@@ -83,13 +84,14 @@ class Study:
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
-        self._metrics = supervised.evaluator(model, loss, prepare=prepare)
+        self.metrics = supervised.evaluator(model, loss, prepare=prepare)
         self.evidence = functools.partial(
             supervised.evidence, model, loss=loss, prepare=prepare
         )
         own.shapes(config, self.init, dataset.train)
         like = jax.eval_shape(self.network, jax.random.key(0))
         own.check(config, self._loss(), like, dataset.train)
+        methods.check_flags(config)
         self.planned = {
             name: methods.plan(config, name, epoch_steps) for name in config.methods
         }
@@ -129,7 +131,8 @@ class Study:
             for name, program in self.programs.items()
             for carry in [jax.eval_shape(program.start, *self._like(name))]
         ]
-        anchors = (len(self.seeds) + searches) * whole
+        dense = len(self.seeds) * (1 + len(self.config.keep_steps))
+        anchors = (dense + searches) * whole
         return 2 * max(carries) + int(0.9 * anchors) + tickets * packed
 
     def network(self, key: PRNGKey) -> Ticket:
@@ -266,7 +269,7 @@ class Study:
         **options: Any,
     ) -> programs.Program:
         def evaluate(params, model_state, held_out):
-            both = [self._metrics(params, model_state, split) for split in held_out]
+            both = [self.metrics(params, model_state, split) for split in held_out]
             return dict(zip(METRICS, (x for m in both for x in m), strict=True))
 
         return programs.program(
