@@ -18,9 +18,9 @@ from types import ModuleType
 
 import pandas as pd
 
-from experiments.reports import reading, second_order
+from experiments.reports import layers, reading, second_order
 
-FINDINGS: tuple[ModuleType, ...] = (second_order,)
+FINDINGS: tuple[ModuleType, ...] = (second_order, layers)
 
 
 def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:
