@@ -37,7 +37,7 @@ Reference:
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 
@@ -122,7 +122,7 @@ PUBLISHED = ANY | {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(settings.Frozen):
+class Config(settings.Tuned):
     """All settings of the study. `None`: what suits data set and model."""
 
     METHODS: ClassVar = METHODS
@@ -141,36 +141,16 @@ class Config(settings.Frozen):
         ("cifar10", "resnet_32"): PUBLISHED,
         None: ANY,
     }
-    EXCLUSIVE: ClassVar = (
-        *settings.Frozen.EXCLUSIVE,
-        ("tune_steps", "tune_epochs"),
-    )
 
     batch_statistics: str = setting(
         "free",
         "those of normalisations move in a search (free, as released) or not: frozen",
         checks.one_of(("free", "frozen")),
     )
-    tune_epochs: int | None = setting(
-        None,
-        "passes that train the weights of every mask found; 0: none",
-        checks.whole(0),
-    )
-    tune_steps: int | None = setting(
-        None, "the same in optimiser steps", checks.whole(0)
-    )
-    tune_learning_rate: float = setting(
-        0.01, "learning rate of that training", checks.positive
-    )
     pretrained: str | None = setting(
         None, "safetensors file of the dense network's weights, in PyTorch's names"
     )
     output_dir: str = setting("runs/jackpots", settings.WRITTEN, rules.FOLDER)
-
-    def in_steps(self, epoch_steps: int) -> Self:
-        config = super().in_steps(epoch_steps)
-        steps = config.tune_steps or (config.tune_epochs or 0) * epoch_steps
-        return dataclasses.replace(config, tune_steps=steps)
 
 
 CRITERIA = {

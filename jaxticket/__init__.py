@@ -14,10 +14,10 @@ which to run with, hand it their gradient, say when a round is over.
 `searches` lists the searches, which are here too (`jt.imp`, `jt.rigl`, ...); each says
 in its *promises* what it may be held to. `prune` and `starts` give tickets without a
 search, by `scores` and by what `selection` keeps of them. `controls` spoil a ticket in
-one respect. `run` is a whole search in one program, for `jit` and `vmap`; `as_optax`
-puts one into a loop that knows optax alone, and `engine` runs many seeds on many
-devices, resumably. `audit` holds a ticket to its promises, `analysis` says what
-accuracies of several seeds show, `files` keeps tickets.
+one respect, `interventions` a network in one layer. `run` is a whole search in one
+program, for `jit` and `vmap`; `as_optax` puts one into a loop that knows optax alone,
+and `engine` runs many seeds on many devices, resumably. `audit` holds a ticket to its
+promises, `analysis` says what accuracies of several seeds show, `files` keeps tickets.
 """
 
 __version__ = "0.2.0"
@@ -29,6 +29,7 @@ from jaxticket import (
     data,
     engine,
     files,
+    interventions,
     kernels,
     masks,
     models,
@@ -42,7 +43,7 @@ from jaxticket import (
     training,
 )
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
-from jaxticket.pruning import prune
+from jaxticket.pruning import prune, prune_by_deviation
 from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
 from jaxticket.searches import Gated
 from jaxticket.summaries import summary
@@ -62,10 +63,12 @@ __all__ = [
     "data",
     "engine",
     "files",
+    "interventions",
     "kernels",
     "masks",
     "models",
     "prune",
+    "prune_by_deviation",
     "run",
     "schedules",
     "scores",

@@ -51,12 +51,16 @@ class Evidence(NamedTuple):
       key: for random draws.
       loss: `params -> scalar`, on fixed data, the network in evaluation mode.
       forward: `params -> outputs`, of one input that is all ones, in evaluation mode.
+      curvature: `params ->` a tree like them: the diagonal of the Gauss-Newton matrix
+        of the loss, `mean(diag(J^T H J))` over examples, with `J` the derivative of an
+        example's outputs and `H` the Hessian of its loss with respect to these.
     """
 
     initial: Params | None = None
     key: PRNGKey | None = None
     loss: Callable[[Params], jax.Array] | None = None
     forward: Callable[[Params], Any] | None = None
+    curvature: Callable[[Params], Params] | None = None
 
 
 NO_EVIDENCE = Evidence()

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxticket import checks, controls, revalued, scores, selection
 from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
-from jaxticket.pruning import prune
+from jaxticket.pruning import prune, prune_by_deviation
 
 __all__ = [
     "initial",
@@ -28,6 +28,7 @@ __all__ = [
     "kaiming_normal",
     "pruned",
     "given",
+    "deviating",
 ]
 
 
@@ -217,3 +218,19 @@ def given(*, file: str, weights: Literal["file", "initial"] = "file") -> Start:
         )
 
     return Start(start, file=file)
+
+
+def deviating(*, quality: ArrayLike, weights: Network = "trained") -> Start:
+    """A network without its small weights, see `pruning.prune_by_deviation`.
+
+    Args:
+      quality: how many standard deviations of its layer a weight must be away from
+        zero; how many are kept is an outcome.
+      weights: the initial or the trained ones.
+    """
+    checks.not_negative(quality=quality)
+    checks.one_of(get_args(Network))(weights=weights)
+    return Start(
+        lambda opening: prune_by_deviation(getattr(opening, weights), quality),
+        trained=weights == "trained",
+    )

@@ -23,6 +23,7 @@ from jaxticket.models.model import Model
 from jaxticket.training import EvidenceFn, LossFn, rows
 
 IMAGES = 10_000  # that scores look at, unless told otherwise
+CURVED = 1_000  # of these, those whose curvature is computed, example after example
 LOSSES = ("cross_entropy", "binary_cross_entropy", "squared_error")
 
 Loss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -254,6 +255,7 @@ def evidence(
     *,
     prepare: Callable[[jax.Array], jax.Array] = lambda images: images,
     images: int = IMAGES,
+    curved: int = CURVED,
     batch_size: int = 100,
 ) -> EvidenceFn:
     """What scores may look at: a loss on fixed images, and the network alone.
@@ -262,23 +264,29 @@ def evidence(
     another; its gradient computes each batch anew and keeps none, so that memory does
     not depend on how many there are.
 
+    The curvature is exact for the first of these images. It takes one after another,
+    and of each as many gradients as there are outputs: the Hessian of the loss with
+    respect to these is a sum of squares along its eigenvectors. A batch would need the
+    gradients of each of its examples in memory, and on CPU is slower.
+
     Args:
       model: the network, in evaluation mode.
       split: of which the first images are taken, the same for all seeds.
       loss: `(outputs, labels) -> (losses, accuracies)`.
       prepare: images as they are stored -> what the network takes.
       images: how many at most.
+      curved: how many of these at most for the curvature.
       batch_size: images in a batch.
 
     Returns:
-      `(model_state, temperature=1) -> Evidence` with `loss` and `forward`; the outputs
-      are divided by the temperature in the loss, which GraSP wants at 200. The initial
-      weights and the key belong to whoever prunes.
+      `(model_state, temperature=1) -> Evidence` with `loss`, `forward` and `curvature`;
+      the outputs are divided by the temperature in the loss, which GraSP wants at 200.
+      The initial weights and the key belong to whoever prunes.
 
     Raises:
       ValueError: numbers below 1, or other numbers of images than of labels.
     """
-    checks.whole(1)(images=images, batch_size=batch_size)
+    checks.whole(1)(images=images, curved=curved, batch_size=batch_size)
     check(split)
     size = min(images, rows(split))
     batch = min(batch_size, size)
@@ -286,6 +294,7 @@ def evidence(
     batches = jax.tree.map(
         lambda x: jnp.reshape(x[: number * batch], (number, batch, *x.shape[1:])), split
     )
+    first = jax.tree.map(lambda x: x[: min(curved, size)], split)
     one = jax.eval_shape(prepare, split.images[:1])
 
     def of(model_state, temperature=1.0):
@@ -311,6 +320,41 @@ def evidence(
             ones = jnp.ones(one.shape, one.dtype)
             return model.apply(params, model_state, ones, train=False)[0]
 
-        return Evidence(loss=mean_loss, forward=forward)
+        def curvature(params):
+            def add(total, example):
+                image, label = jax.tree.map(lambda x: x[None], example)
+
+                def network(params):
+                    images = prepare(image)
+                    found, _ = cooled.apply(params, model_state, images, train=False)
+                    return found.astype(jnp.float32)
+
+                added = _squares(network, lambda x: loss(x, label)[0].mean(), params)
+                return jax.tree.map(jnp.add, total, added), None
+
+            nothing = jax.tree.map(jnp.zeros_like, params)
+            total, _ = jax.lax.scan(add, nothing, first)
+            return jax.tree.map(lambda x: x / rows(first), total)
+
+        return Evidence(loss=mean_loss, forward=forward, curvature=curvature)
 
     return of
+
+
+def _squares(
+    network: Callable[[Params], jax.Array],
+    loss: Callable[[jax.Array], jax.Array],
+    params: Params,
+) -> Params:
+    """`diag(J^T H J) = sum_i e_i (J^T u_i)^2`, by eigenvalues and vectors of `H`."""
+    outputs, pulled = jax.vjp(network, params)
+    curve = jax.hessian(lambda x: loss(x.reshape(outputs.shape)))(outputs.ravel())
+
+    def add(total, pair):
+        value, vector = pair
+        (grads,) = pulled(vector.reshape(outputs.shape))
+        return jax.tree.map(lambda t, g: t + value * g**2, total, grads), None
+
+    values, vectors = jnp.linalg.eigh(curve)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, nothing, (values, vectors.T))[0]

@@ -64,6 +64,7 @@ def test_every_score_prunes_by_every_selection(mesh, score):
         key=KEY,
         loss=lambda p: sum(jnp.sum(w**3) for w in jax.tree.leaves(p)),
         forward=lambda p: jnp.sum(p["head"]["kernel"]) + jnp.sum(p["head"]["bias"]),
+        curvature=lambda p: jax.tree.map(jnp.square, p),
     )
     ticket = Ticket(weights, masks.full(weights))
     by = scores.ties_at_random(scores.named(score))

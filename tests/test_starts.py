@@ -36,6 +36,7 @@ CASES = {
     "kaiming_normal": {"density": 0.3, "scale_fan": "code"},
     "pruned": {"density": 0.25},
     "given": {"file": "ticket-{seed}.npz"},
+    "deviating": {"quality": 0.8},
 }
 
 
@@ -121,3 +122,22 @@ def test_pruned_shuffles_and_lays_over_constants():
     np.testing.assert_array_equal(
         np.sign(kernel), np.sign(OPENING.initial.weights["kernel"])
     )
+
+
+def test_what_deviates_little_from_zero_goes():
+    """By the deviation of each layer's weights, counted where the mask keeps them."""
+    weights = {"a": jnp.arange(-2.0, 4.0).reshape(2, 3), "b": 10 * jnp.arange(4.0)}
+    mask = {"a": weights["a"] != 3, "b": None}
+    whole = Ticket(weights, mask)
+    found = starts.deviating(quality=0.8, weights="initial")
+    found = found.ticket(OPENING._replace(initial=whole))
+    threshold = 0.8 * np.std([-2, -1, 0, 1, 2])  # 1.13
+    kept = (np.abs(weights["a"]) >= threshold) & np.asarray(mask["a"])
+    assert kept.sum() == 2
+    np.testing.assert_array_equal(found.mask["a"], kept)
+    assert found.mask["b"] is None
+    everything = starts.deviating(quality=0.0).ticket(OPENING)
+    assert float(masks.density(everything.mask)) == 1
+    assert starts.deviating(quality=0.8).kept is None
+    with pytest.raises(ValueError, match="quality must be"):
+        starts.deviating(quality=-1.0)

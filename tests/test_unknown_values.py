@@ -202,7 +202,11 @@ def test_a_score_of_initial_weights_that_are_given_whole_is_as_ever(score, ticke
 @pytest.mark.parametrize("name", starts.__all__)
 def test_a_start_refuses_it_or_is_that_of_the_ticket_that_was_not_saved(name, tickets):
     ticket, loaded = tickets
-    options = {"pruned": {"density": 0.5}, "given": {"file": "ticket.npz"}}
+    options = {
+        "pruned": {"density": 0.5},
+        "deviating": {"quality": 0.5},
+        "given": {"file": "ticket.npz"},
+    }
     start = getattr(starts, name)(**options.get(name, {}))
 
     def opened(ticket):

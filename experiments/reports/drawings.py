@@ -109,6 +109,27 @@ def maps(tables: Mapping[str, pd.DataFrame]):
     return drawing
 
 
+def heat(table: pd.DataFrame, x: str, label: str):
+    """A map of percentages by row and column, with their numbers where they fit."""
+    from matplotlib import figure
+
+    down, across = table.shape
+    size = 2.6 + 0.75 * across, 1.2 + 0.32 * down
+    drawing = figure.Figure(size, layout="constrained")
+    axes = drawing.subplots()
+    values = table.to_numpy(float)
+    image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(across), table.columns)
+    axes.set_yticks(range(down), table.index)
+    axes.set_xlabel(x)
+    for (i, j), value in np.ndenumerate(values):
+        colour = "white" if value < 60 else "black"
+        text = f"{value:.1f}"
+        axes.text(j, i, text, ha="center", va="center", color=colour, fontsize="small")
+    drawing.colorbar(image, ax=axes, label=label)
+    return drawing
+
+
 def _bars(axes, places: pd.Series, line: pd.DataFrame, style: Mapping[str, str]):
     bars = line["mean"] - line["low"], line["high"] - line["mean"]
     shown = "-" if line["x"].nunique() > 1 else ""

@@ -21,14 +21,18 @@ import pandas as pd
 from experiments.reports import (
     adjacency,
     instability,
+    layers,
     movement,
     multiplicity,
     reading,
+    second_order,
     swaps,
     values,
 )
 
 FINDINGS: tuple[ModuleType, ...] = (
+    second_order,
+    layers,
     instability,
     multiplicity,
     movement,

@@ -26,7 +26,8 @@ NAMES = {
     "tuned": "weights tuned",
 }
 SHOWN = 5  # of those that have diverged
-WORDED = ("method", "chosen on\nvalidation", "verdict")  # headers of words, at the left
+# Headers of words, at the left.
+WORDED = ("method", "layer", "chosen on\nvalidation", "verdict")
 
 
 class Table(NamedTuple):

@@ -43,7 +43,8 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
         if "help" in field.metadata
     }
     kinds = {name: _kind(field.type) for name, field in fields.items()}
-    hypers = methods.flags(getattr(config_class, "METHODS", {}))
+    is_study = issubclass(config_class, Settings)
+    hypers = methods.flags(config_class.METHODS) if is_study else {}
     for name, field in fields.items():
         default = field.default
         if isinstance(default, tuple):
@@ -51,7 +52,7 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
         _define(kinds[name][0], name, default, field.metadata["help"])
     for name, hyper in hypers.items():
         _define(list if hyper.swept else hyper.kind, name, None, _about(hyper))
-    options = _options(sys.argv[1:]) if hypers else []
+    options = _options(sys.argv[1:]) if is_study else []
     for name in options:
         _define(str, name, None, "an option of what the flag before the dot names")
 
@@ -63,7 +64,7 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
             if len(argv) > 1:
                 raise ValueError(f"not a flag: {' '.join(argv[1:])}")
             values = {name: _parsed(name, *kind) for name, kind in kinds.items()}
-            if hypers:
+            if is_study:
                 values["hyper"] = {
                     name: _parsed(name, list if hyper.swept else hyper.kind, hyper.kind)
                     for name, hyper in hypers.items()
@@ -94,7 +95,7 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
         except (resumable.Stopped, signals.Signalled, KeyboardInterrupt):
             print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(128 + (came or [signal.SIGINT])[0])  # by convention
-        if hypers and (lost := records.diverged(Path(config.output_dir))):
+        if is_study and (lost := records.diverged(Path(config.output_dir))):
             print(f"{lost} trainings or searches have diverged, see divergence.csv")
             sys.exit(DIVERGED)
 
@@ -254,8 +255,9 @@ def _run(config: Settings, dataset, folder, facts: Mapping[str, Any]) -> Any:
         layout = {"lanes": work.layout.per_device, "width": work.layout.width}
         work.shelf.claim = folder.claim(config, layout, **facts)
         print(
-            f"{', '.join(config.methods)} on {dataset.name} with {config.model}: "
-            f"{config.seeds} seeds, {work.layout.width} searches at a time",
+            f"{', '.join(config.methods) or 'dense'} on {dataset.name} with "
+            f"{config.model}: {config.seeds} seeds, {work.layout.width} "
+            f"{'searches' if config.methods else 'trainings'} at a time",
             file=sys.stderr,
         )
         if note := fallen_back(config):

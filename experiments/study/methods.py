@@ -160,9 +160,7 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     """
     if config.search_steps is None:
         config = dataclasses.replace(config, search_steps=SOME_STEPS)
-    for flag in config.hyper:
-        if not flag.startswith(OPTIONS):
-            _known(config.METHODS, flag)
+    check_flags(config)
     method = config.METHODS[name]
     values = {h.name: _value(config, name, method, h) for h in of_method(method)}
     rounds = values.pop("rounds", None)
@@ -283,6 +281,13 @@ def _first(counts: dict[str, int] | int, mask: Mask) -> Mask:
     return tree.unflatten(
         part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
     )
+
+
+def check_flags(config: Settings) -> None:
+    """Raises a `ValueError` for a hyper-parameter that no method has."""
+    for flag in config.hyper:
+        if not flag.startswith(OPTIONS):
+            _known(config.METHODS, flag)
 
 
 def _known(methods: Mapping[str, Method], flag: str) -> None:

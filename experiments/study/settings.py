@@ -286,6 +286,30 @@ class Frozen(Settings):
         return 0, 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuned(Frozen):
+    """The same, with the weights that a mask keeps trained afterwards, if wanted."""
+
+    EXCLUSIVE: ClassVar = (*Frozen.EXCLUSIVE, ("tune_steps", "tune_epochs"))
+
+    tune_epochs: int | None = setting(
+        None,
+        "passes that train the weights of every mask found; 0: none",
+        checks.whole(0),
+    )
+    tune_steps: int | None = setting(
+        None, "the same in optimiser steps", checks.whole(0)
+    )
+    tune_learning_rate: float = setting(
+        0.01, "learning rate of that training", checks.positive
+    )
+
+    def in_steps(self, epoch_steps: int) -> Self:
+        config = super().in_steps(epoch_steps)
+        steps = config.tune_steps or (config.tune_epochs or 0) * epoch_steps
+        return dataclasses.replace(config, tune_steps=steps)
+
+
 def resolve(config: Settings) -> Settings:
     """Fills in what was left open and checks everything that needs no data.
 

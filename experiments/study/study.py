@@ -52,6 +52,7 @@ class Study:
       programs: name -> what runs a method's searches, or trains or tunes tickets.
       records: what came out; `records.rows` are the rows of `results.csv`.
       shelf: the tickets.
+      metrics: `(params, model_state, split) -> supervised.Metrics`, a pure function.
       seeds: all of them.
       claim: whose the files of its folder are.
 
@@ -93,6 +94,7 @@ class Study:
         own.shapes(config, self.init, dataset.train)
         like = jax.eval_shape(self.network, jax.random.key(0))
         own.check(config, self._loss(), like, dataset.train)
+        methods.check_flags(config)
         self.planned = {
             name: methods.plan(config, name, epoch_steps) for name in config.methods
         }
@@ -136,7 +138,8 @@ class Study:
             for name, program in self.programs.items()
             for carry in [jax.eval_shape(program.start, *self._like(name))]
         ]
-        anchors = (len(self.seeds) + searches) * whole
+        dense = len(self.seeds) * (1 + len(self.config.keep_steps))
+        anchors = (dense + searches) * whole
         return 2 * max(carries) + int(0.9 * anchors) + tickets * packed
 
     def network(self, key: PRNGKey) -> Ticket:

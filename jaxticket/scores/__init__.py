@@ -6,7 +6,8 @@ which a score reads what it `needs`. Scores are computed for all leaves; selecti
 at the prunable ones.
 
 `__all__` is the list of scores that have a name. `at_initial`, `same_sign`, `diff_sign`
-and `ties_at_random` make further ones of them. A score of one's own is a function:
+and `ties_at_random` make further ones of them, `hutchinson` one of
+more draws. A score of one's own is a function:
 
     @scores.needs("loss")
     def loss_change(weights, evidence):
@@ -36,7 +37,9 @@ from jaxticket.scores.magnitudes import (
     small_init,
     small_init_small_final,
 )
+from jaxticket.scores.obd import hutchinson, obd, obd_hutchinson  # noqa: F401
 from jaxticket.scores.score import (  # noqa: F401  no scores
+    RUNNING,
     Score,
     known_initial,
     needed,
@@ -65,6 +68,8 @@ __all__ = [
     "magnitude_increase_diff_sign",
     "magnitude_increase_same_sign",
     "movement",
+    "obd",
+    "obd_hutchinson",
     "random",
     "small_final",
     "small_init",

@@ -17,7 +17,11 @@ _REMEDIES = {
     "forward": "the network on an input of ones, Evidence(forward=...), for a "
     "classifier supervised.evidence(model, split); a search is handed it by its "
     "loop",
+    "curvature": "the diagonal of a Gauss-Newton matrix, Evidence(curvature=...), for "
+    "a classifier supervised.evidence(model, split); a search is handed it by its loop",
 }
+# Those that run the network.
+RUNNING = frozenset({"loss", "forward", "curvature"})
 
 
 def needs(*members: str) -> Callable[[Score], Score]:
@@ -57,7 +61,7 @@ def known_initial(score: Score, mask: Mask, initial: Params) -> Params:
     matters, leaf by leaf.
     """
     members = needed(score)
-    if "initial" in members and {"loss", "forward"} & {*members}:
+    if "initial" in members and RUNNING & {*members}:
         name = getattr(score, "__name__", score)
         return masks.known(mask, initial, f"the score {name}")
     return initial

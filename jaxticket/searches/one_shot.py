@@ -59,7 +59,7 @@ def one_shot(
     """
     checks.fraction(density=density)
     score, select = scores.named(score), selection.named(select)
-    if missing := {"loss", "forward"} & set(scores.needed(score)):
+    if missing := scores.RUNNING & set(scores.needed(score)):
         raise ValueError(
             f"one_shot prunes without {' or '.join(sorted(missing))}: give a score of "
             "the weights, or prune what `fixed` has trained"
