@@ -13,6 +13,8 @@ from jaxticket import checks, masks, selection
 from jaxticket.base import Mask, Params, Scores
 
 TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
+# Of early birds: looks that a mask is held against, and how far it may be from them.
+PAST, BIRD = 5, 0.1
 
 
 class Overlap(NamedTuple):
@@ -74,6 +76,41 @@ def overlap_with(scores: Scores, mask: Mask) -> Overlap:
     scores = masks.known(mask, scores, "overlap_with")
     everything = jax.tree.map(jnp.ones_like, mask)
     return overlap(mask, selection.like(mask)(scores, everything, None))
+
+
+def distance(mask: Mask, other: Mask) -> jax.Array:
+    """The share of the prunable weights in which two masks differ: float32 scalar."""
+    return masks.density(masks.together(jnp.logical_xor, mask, other))
+
+
+def unrest(distances: np.ndarray, past: int = PAST) -> np.ndarray:
+    """How far each look's mask is from those of the last looks, at most: `[looks]`.
+
+    Args:
+      distances: `[looks, looks]`, see `distance`.
+      past: how many looks before count; at the first there is none, and it is 0.
+    """
+    return np.array(
+        [row[max(0, i - past) : i].max(initial=0) for i, row in enumerate(distances)]
+    )
+
+
+def early_bird(
+    distances: np.ndarray, *, past: int = PAST, threshold: float = BIRD
+) -> int | None:
+    """The first look whose mask is near those of the last `past`; None without one.
+
+    Args:
+      distances: `[looks, looks]`, see `distance`.
+      past: how many looks before it are compared, and have to be there.
+      threshold: how far it may be from them.
+
+    Reference:
+      You et al., "Drawing Early-Bird Tickets", 2020, section 3.2.
+    """
+    near = unrest(distances, past) <= threshold
+    found = np.flatnonzero(near[past:])
+    return int(found[0]) + past if found.size else None
 
 
 def interpolated(alpha: ArrayLike, one: Params, other: Params) -> Params:

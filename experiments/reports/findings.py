@@ -20,6 +20,7 @@ import pandas as pd
 
 from experiments.reports import (
     adjacency,
+    early_birds,
     instability,
     layers,
     movement,
@@ -33,6 +34,7 @@ from experiments.reports import (
 FINDINGS: tuple[ModuleType, ...] = (
     second_order,
     layers,
+    early_birds,
     instability,
     multiplicity,
     movement,

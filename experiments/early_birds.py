@@ -1,0 +1,120 @@
+"""Early birds: how soon in a training is the mask drawn that stays?
+
+The dense network of each seed is trained, and its weights are kept at `--looks` even
+steps. At each of them the largest magnitudes are a mask, of every density side by side;
+two masks are as far apart as the share of the weights in which they differ. The early
+bird is the first look whose mask is at most 0.1 from all of the last five (You et al.):
+a ticket that could be drawn there, without the rest of the training.
+
+    python -m experiments.early_birds
+
+LeNet-300-100 on MNIST, some minutes on two cores:
+
+    python -m experiments.early_birds --dataset=mnist --model=lenet_300_100
+
+Masks of density d are never further apart than 2 d, and chance has them at 2 d (1 - d):
+below 5% every look is an early bird by that threshold. So the report says too what the
+bird has in common with the mask of the trained network, and what chance would.
+
+Outputs and resumption are those of `experiments.ticket_search`, as are most flags;
+besides, `early_birds.csv` has a row for every two looks.
+
+Reference:
+  You et al., "Drawing Early-Bird Tickets", 2020, section 3.2.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import jax
+
+from experiments import ticket_search
+from experiments.reports import early_birds
+from experiments.study import command, records, rules, settings
+from experiments.study.settings import setting
+from jaxticket import analysis, checks, pruning, selection
+
+ANY = {
+    name: x
+    for name, x in ticket_search.ANY.items()
+    if name not in ("methods", "controls", "rounds", "rewind_step", "compare")
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(settings.Settings):
+    """All settings of the study. `None`: what suits data set and model."""
+
+    PRESETS: ClassVar = {
+        ("mnist1d", "mlp_1d"): ANY
+        | ticket_search.SHORT
+        | {"steps": 800, "hyper": {"model.width": 400}},
+        ("digits", "lenet_300_100"): ANY | {"learning_rate": 4e-3, "epochs": 15},
+        ("mnist", "lenet_300_100"): ANY | {"learning_rate": 1.2e-3},
+        None: ANY,
+    }
+    VERDICTS: ClassVar = False
+    methods: ClassVar[Sequence[str]] = ()  # nothing is searched
+
+    looks: int = setting(
+        20, "at the weights, evenly over a training", checks.whole(2, 1000)
+    )
+    densities: list[float] = setting(
+        (0.5, 0.2, 0.1), "of the masks, with commas", checks.each(checks.fraction)
+    )
+    select: str = setting(
+        "global_top",
+        f"how the layers share a density: one of {[*selection.NAMES]}",
+        checks.one_of(selection.NAMES),
+    )
+    keep_steps: Sequence[int] = ()
+    output_dir: str = setting("runs/early_birds", settings.WRITTEN, rules.FOLDER)
+
+    def in_steps(self, epoch_steps: int) -> Self:
+        config = super().in_steps(epoch_steps)
+        if self.looks > config.steps:
+            raise checks.Refused(
+                "--looks",
+                f"must be at most one a step, {config.steps}; got {self.looks}",
+            )
+        steps = [round(i * config.steps / self.looks) for i in range(1, self.looks)]
+        return dataclasses.replace(config, keep_steps=tuple(steps))
+
+
+def distances(study) -> None:
+    """Writes `early_birds.csv`: how far apart the masks of every two looks are.
+
+    It takes seconds, so a finished study may do it again.
+    """
+    config, rows = study.config, []
+    steps = (*config.keep_steps, config.steps)
+    select = selection.named(config.select)
+
+    @jax.jit
+    def drawn(ticket, density):
+        return pruning.prune(ticket, "magnitude", density, select=select).mask
+
+    apart = jax.jit(analysis.distance)
+    for seed in study.seeds:
+        if study.records.lost(records.dense(seed)):
+            continue
+        then = [records.at_step(seed, step) for step in config.keep_steps]
+        looks = [study.shelf.anchor(x) for x in (*then, records.dense(seed))]
+        for density in config.densities:
+            masks = [drawn(look, density) for look in looks]
+            for i, j in itertools.combinations(range(len(masks)), 2):
+                far = float(apart(masks[i], masks[j]))
+                row = (seed, density, steps[i], steps[j], far)
+                rows.append(dict(zip(early_birds.COLUMNS, row, strict=True)))
+    records.write_table(study.folder / early_birds.FILE, early_birds.COLUMNS, rows)
+
+
+def experiment(config: Config) -> list[dict]:
+    """Trains and looks as the settings say; see `command.run`."""
+    return command.run("Early birds", config, finish=distances)
+
+
+if __name__ == "__main__":
+    command.main(experiment, Config)
