@@ -17,6 +17,7 @@ from experiments import report
 from experiments.reports import (
     drawings,
     figures,
+    findings,
     mask_searches,
     reading,
     statistics,
@@ -643,9 +644,12 @@ def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
     report.experiment(report.Config(str(folder)))
     assert (folder / "results.csv").read_bytes() == before
     page = (folder / "report.html").read_text()
-    assert "Every ticket against the dense network" in page
+    tickets = "ticket" in {*reading.results(folder / "results.csv")["treatment"]}
+    assert tickets == ("Every ticket against the dense network" in page)
+    besides = [finding.sections(rows) for finding, rows in findings.of(folder)]
+    assert all(table.title in page for found in besides for table in found)
     assert page.count("<figure>") == len([*(folder / "figures").iterdir()])
-    assert drawn == ("<figure>" in page)
+    assert (drawn or bool(besides)) == ("<figure>" in page)
     assert ("There is no metrics.jsonl" in page) != (kept / "metrics.jsonl").exists()
     assert (folder / "overlaps.csv").exists() == ("Overlap of the masks" in page)
     # What searches were compared with was not written down when these were kept.
