@@ -38,7 +38,7 @@ from scipy import stats
 
 from experiments import report
 from experiments.reports import adjacency, movement, reading, values
-from experiments.study import command, own, records, rules, settings, study
+from experiments.study import command, methods, own, records, rules, settings, study
 from experiments.study.records import Lane
 from experiments.study.settings import setting
 from jaxticket import analysis, masks
@@ -86,6 +86,8 @@ def opened(folder: Path, **where: Any) -> study.Study:
         for name, x in told.items()
         if name in names
     }
+    hyper = told.get("hyper", {}).items()  # of methods, which nothing here needs
+    known["hyper"] = {name: x for name, x in hyper if name.startswith(methods.OPTIONS)}
     known |= {"methods": (), "output_dir": str(folder), **where}
     config = settings.Settings(**known)
     dataset = own.dataset(config)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import markupsafe
 import numpy as np
 import pandas as pd
 import pytest
@@ -666,7 +667,11 @@ def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
     report.experiment(report.Config(str(folder)))
     assert (folder / "results.csv").read_bytes() == before
     page = (folder / "report.html").read_text()
-    assert "Every ticket against the dense network" in page
+    tickets = "ticket" in {*reading.results(folder / "results.csv")["treatment"]}
+    assert tickets == ("Every ticket against the dense network" in page)
+    besides = [finding.sections(rows) for finding, rows in findings.of(folder)]
+    titles = [table.title for found in besides for table in found]
+    assert all(str(markupsafe.escape(title)) in page for title in titles)
     assert page.count("<figure>") == len([*(folder / "figures").iterdir()])
     found = any((kept / each.FILE).exists() for each in findings.FINDINGS)
     assert (drawn or found) == ("<figure>" in page)

@@ -42,7 +42,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
                 dataset=tasks.dataset_of(model),
                 model=model,
                 methods=(name,),
-                optimizer="adam",
+                **tasks.PLAIN,
                 rewind_step=0,
                 hyper=given,
             )

@@ -234,7 +234,7 @@ class Settings:
                     "--learning_rate_drops",
                     f"must lie within a training, of {steps} steps; got {drop}",
                 )
-        if self.warmup_steps >= max(steps, 1):
+        if (self.warmup_steps or 0) >= max(steps, 1):
             raise checks.Refused(
                 "--warmup_steps",
                 f"must end within a training, of {steps} steps; got "
