@@ -65,9 +65,17 @@ DOORS = {
         "--search_steps=20",
     ),
     "supermasks": ("--methods=large_final,supermask", "--search_steps=20"),
+    "second_order": ("--methods=magnitude,obd", "--magnitude.density=0.1"),
+    "layers": ("--checkpoints=0.5",),
 }
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
-TABLES = ("results.csv", "layers.csv", "overlaps.csv")
+TABLES = (
+    "results.csv",
+    "layers.csv",
+    "overlaps.csv",
+    "deletions.csv",
+    "layers_reset.csv",
+)
 CLOCKS = ("seconds", "search_seconds")
 MOST = 20  # times that a command is given
 AGAIN = 0.75  # how often a run that goes on is struck again
