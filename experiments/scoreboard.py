@@ -16,7 +16,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments.reports import instability, movement, reading, statistics, swaps
+from experiments.reports import (
+    instability,
+    layers,
+    movement,
+    reading,
+    second_order,
+    statistics,
+    swaps,
+)
 from experiments.study import command, rules, settings
 from experiments.study.settings import setting
 from jaxticket import analysis, files
@@ -174,12 +182,12 @@ def moving(folder: Path) -> list[Part]:
     rows = reading.table(folder / movement.FILE, movement.COLUMNS)
     far = np.abs(np.log(rows["density"] / 0.2107))
     rows = rows[far == far.min()]
-    layers = {name: x.sort_values("seed") for name, x in rows.groupby("layer")}
-    together = layers.pop("all")
+    by_layer = {name: x.sort_values("seed") for name, x in rows.groupby("layer")}
+    together = by_layer.pop("all")
     ratio = analysis.ratio(
         *(together[f"distance_{x}"].to_numpy() for x in ("in", "out"))
     )
-    first, *others = (layers[name]["valley"] for name in sorted(layers))
+    first, *others = (by_layer[name]["valley"] for name in sorted(by_layer))
     seeds = f"{len(together)} seeds"
     return [
         Part("times as far as the others", ratio, 1.2, of=seeds),
@@ -211,6 +219,46 @@ def swapping(folder: Path) -> list[Part]:
     share = analysis.Interval(100 * falls.mean(), math.nan, math.nan)
     what = "% of seeds and densities in which it falls at every doubling"
     return [Part(what, share, 100, of=f"{rows['seed'].nunique()} seeds")]
+
+
+def resets(folder: Path) -> list[Part]:
+    """Points of accuracy that are lost, against the trained network of the seed."""
+    rows = reading.table(folder / layers.FILE, layers.COLUMNS)
+    rows["lost"] = 100 * (rows["trained_test_accuracy"] - rows["test_accuracy"])
+
+    def lost(of):
+        wide = of.pivot(index="layer", columns="seed", values="lost").sort_index()
+        return wide.to_numpy()
+
+    put = rows[(rows["kind"] == layers.RESET) & (rows["step"] == 0)]
+    first, *others = lost(put)
+    worst = max(others, key=np.mean)
+    anew = min(lost(rows[rows["kind"] == layers.FRESH]), key=np.mean)
+    return [
+        over_seeds("points lost by the worst of the later layers", worst, high=2),
+        over_seeds("more by the first", first - worst, 5),
+        over_seeds("by the best of those drawn anew", anew, 30),
+    ]
+
+
+def deletions(folder: Path) -> list[Part]:
+    """Seeds in which Optimal Brain Damage adds less to the training loss."""
+    rows = reading.table(folder / second_order.FILE, second_order.COLUMNS)
+    rows["added"] = rows["train_loss"] - rows["dense_train_loss"]
+    wide = rows.pivot(index=["setting", "seed"], columns="method", values="added")
+    less = (wide["obd"] < wide["magnitude"]).groupby("setting")
+    return [
+        Part(
+            f"% of the seeds at {setting}",
+            analysis.Interval(100 * here.mean(), math.nan, math.nan),
+            100 * 2 / 3,
+            of=f"{len(here)} seeds",
+        )
+        for setting, here in sorted(
+            less, key=lambda pair: -float(pair[0].split("=")[1])
+        )
+        if float(setting.split("=")[1]) <= 0.2
+    ]
 
 
 def mnist1d(folder: Path) -> list[Part]:
@@ -380,6 +428,22 @@ TARGETS = (
         "R21",
         "VGG-16-A: fine-tuned 93.41%, from scratch 93.62 and 93.78",
         "not run: its network is not built",
+    ),
+    Target(
+        "R22",
+        "FCN 3x256 on MNIST: a later layer put back to its initial values costs "
+        "nothing, the first much, any layer drawn anew leaves chance",
+        run="mnist_layers",
+        measure=resets,
+        short="10 of 100 epochs",
+    ),
+    Target(
+        "R23",
+        "Optimal Brain Damage adds less to the loss than magnitude does, in one shot "
+        "at 5 to 20% of the weights",
+        run="mnist_second_order",
+        measure=deletions,
+        short="5 epochs of training, 4,580 steps",
     ),
     Target(
         "R24",
