@@ -441,9 +441,8 @@ TARGETS = (
         "R23",
         "Optimal Brain Damage adds less to the loss than magnitude does, in one shot "
         "at 5 to 20% of the weights",
-        run="mnist_second_order",
+        run="mnist_second_order_long",
         measure=deletions,
-        short="5 epochs of training, 4,580 steps",
     ),
     Target(
         "R24",
