@@ -433,9 +433,8 @@ TARGETS = (
         "R22",
         "FCN 3x256 on MNIST: a later layer put back to its initial values costs "
         "nothing, the first much, any layer drawn anew leaves chance",
-        run="mnist_layers",
+        run="mnist_layers_long",
         measure=resets,
-        short="10 of 100 epochs",
     ),
     Target(
         "R23",
