@@ -36,11 +36,7 @@ from experiments.study import command, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import analysis, checks, pruning, selection
 
-ANY = {
-    name: x
-    for name, x in ticket_search.ANY.items()
-    if name not in ("methods", "controls", "rounds", "rewind_step", "compare")
-}
+ANY = ticket_search.DENSE
 
 
 @dataclasses.dataclass(frozen=True)

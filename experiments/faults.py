@@ -67,6 +67,9 @@ DOORS = {
     "supermasks": ("--methods=large_final,supermask", "--search_steps=20"),
     "second_order": ("--methods=magnitude,obd", "--magnitude.density=0.1"),
     "layers": ("--checkpoints=0.5",),
+    "early_birds": ("--looks=6",),
+    "instability": ("--rounds=2", "--points=3"),
+    "swaps": ("--magnitude.density=0.1",),
 }
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 TABLES = (
@@ -75,6 +78,10 @@ TABLES = (
     "overlaps.csv",
     "deletions.csv",
     "layers_reset.csv",
+    "early_birds.csv",
+    "instability.csv",
+    "multiplicity.csv",
+    "swaps.csv",
 )
 CLOCKS = ("seconds", "search_seconds")
 MOST = 20  # times that a command is given

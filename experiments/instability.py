@@ -52,7 +52,7 @@ from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from jaxticket import analysis, checks, masks, pruning, searches
-from jaxticket.base import Ticket
+from jaxticket.base import Mask, Ticket
 from jaxticket.engine import resumable
 from jaxticket.supervised import Metrics
 
@@ -124,6 +124,7 @@ def compare(study) -> None:
     splits = jax.tree.map(np.asarray, (train, study.data.held_out[1]))
     alphas = np.linspace(0, 1, config.points, dtype=np.float32)
     along = jax.jit(partial(_along, study.metrics))
+    drawn = jax.jit(_drawn)
     for lane, ticket, trained in copies(study):
         known = lane._asdict() | {"density": float(masks.density(ticket.mask))}
         places = [*itertools.combinations(range(len(trained)), 2)]
@@ -142,7 +143,9 @@ def compare(study) -> None:
                     row |= {f"{name}_loss": float(loss[i, k])}
                 paths.append(row)
         for density in config.mask_densities:
-            for pair, overlap in zip(pairs, _overlaps(trained, density), strict=True):
+            masks_ = [drawn(copy, density) for copy in trained.values()]
+            found = _overlaps(masks_, ticket.mask)
+            for pair, overlap in zip(pairs, found, strict=True):
                 overlaps.append(known | pair | {"kept": density, **overlap._asdict()})
     for finding, rows in ((instability, paths), (multiplicity, overlaps)):
         rows = [{name: row[name] for name in finding.COLUMNS} for row in rows]
@@ -197,16 +200,16 @@ def _along(
     return jax.lax.map(of_pair, pairs)
 
 
-def _overlaps(trained: Copies, density: float) -> list[analysis.Overlap]:
-    """How far the masks that magnitude makes of two copies overlap, of every pair."""
-    pruned = [
-        pruning.prune(copy, "magnitude", density, select="equal").mask
-        for copy in trained.values()
-    ]
-    among = next(iter(trained.values())).mask  # they all have it
+def _drawn(copy: Ticket, density: ArrayLike) -> Mask:
+    """The mask that magnitude makes of a copy, of every layer alike."""
+    return pruning.prune(copy, "magnitude", density, select="equal").mask
+
+
+def _overlaps(drawn: Sequence[Mask], among: Mask) -> list[analysis.Overlap]:
+    """How far the masks of two copies overlap within their ticket's, of every pair."""
     return [
         analysis.Overlap(*map(float, analysis.overlap(one, other, among=among)))
-        for one, other in itertools.combinations(pruned, 2)
+        for one, other in itertools.combinations(drawn, 2)
     ]
 
 

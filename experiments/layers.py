@@ -18,8 +18,9 @@ Published of this network: put back to its initial values the first layer costs 
 any other next to nothing; drawn anew any layer leaves about chance. There the learning
 rate falls to a fifth at 30, 60 and 90 of 100 epochs, here to a tenth at these shares of
 a shorter training. In ten epochs at its rate of 0.1 the second layer costs six points
-too, and at 0.03 less than two. Neither decays weights nor augments images. Outputs and
-resumption are those of `experiments.ticket_search`, as are most flags.
+too, in a hundred forty-eight, and in ten at 0.03 less than two. Neither decays weights
+nor augments images. Outputs and resumption are those of `experiments.ticket_search`, as
+are most flags.
 
 Reference:
   Zhang, Bengio and Singer, "Are All Layers Created Equal?", JMLR 2022.

@@ -60,12 +60,7 @@ METHODS = {
         preset={"quality": (1.0, 1.5, 2.0)},
     )
 }
-ANY = ticket_search.ANY | {"methods": SCORES, "epochs": 5, "tune_epochs": 0}
-ANY = {
-    name: x
-    for name, x in ANY.items()
-    if name not in ("controls", "rounds", "rewind_step", "compare")
-}
+ANY = ticket_search.DENSE | {"methods": SCORES, "epochs": 5, "tune_epochs": 0}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,9 +91,7 @@ METHODS = {
 
 # What a run needs to know and a flag does not say. LeNet and Conv-k: Frankle and Carbin
 # 2019, Figure 2.
-ANY = {
-    "methods": ("imp", "continuous_sparsification"),
-    "controls": ("reinitialise", "shuffle"),
+DENSE = {
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "learning_rate_drops": (),
@@ -102,6 +100,10 @@ ANY = {
     "prunable": "kernels",
     "batch_size": 60,
     "epochs": 10,
+}
+ANY = DENSE | {
+    "methods": ("imp", "continuous_sparsification"),
+    "controls": ("reinitialise", "shuffle"),
     "rounds": 8,
     "rewind_step": 0,
     "compare": "early_stopping",

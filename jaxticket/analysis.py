@@ -347,17 +347,9 @@ def exchanged(mask: Mask, gains: Scores, counts: Scores) -> Mask:
     """
 
     def of_layer(m, gain, count):
-        flat, kept = jnp.ravel(gain), jnp.ravel(m)
-
-        def first(values, among):
-            order = jnp.argsort(jnp.where(among, values, jnp.inf))
-            places = (
-                jnp.zeros(flat.size, jnp.int32).at[order].set(jnp.arange(flat.size))
-            )
-            return (places < count) & among
-
-        swapped = first(flat, ~kept) | first(-flat, kept)
-        return (kept ^ swapped).reshape(m.shape)
+        (comes,) = selection.top([-gain], [~m], count)
+        (goes,) = selection.top([gain], [m], count)
+        return (m | comes) & ~goes
 
     return jax.tree.map(of_layer, mask, gains, counts)
 

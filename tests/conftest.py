@@ -69,6 +69,15 @@ def unoptimised():
 
 
 @pytest.fixture(scope="module")
+def toy_study(unoptimised):
+    """Studies are tiny in a whole file, see `studies.tiny`; gives what patches them."""
+    import studies  # here: most files need no experiments
+
+    with studies.tiny() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
 def short_shuffles():
     """Orders that are less random, in whose programs a third less is to compile."""
     with pytest.MonkeyPatch.context() as patch:

@@ -36,13 +36,7 @@ def test_a_bird_is_near_all_of_the_last_and_they_have_to_be_there():
     assert analysis.early_bird(far[:3, :3], past=5, threshold=1) is None
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
-@pytest.mark.usefixtures("unoptimised")
+@pytest.mark.usefixtures("toy_study")
 def test_masks_of_the_looks_of_a_training(tmp_path):
     given = {"looks": 8, "densities": (0.3,), "select": "equal"}
     studies.run("early_birds", tmp_path, **given)

@@ -9,7 +9,7 @@ import studies
 from experiments.study.records import Lane
 from jaxticket import masks
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 CS = "continuous_sparsification"
 PARALLEL = f"{CS}_parallel"
 LOGITS = ("initial_logit=0.1", "initial_logit=-0.1")
@@ -33,12 +33,6 @@ PRUNE = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
 def search(folder, **changes):
     return studies.run(CS, folder, **{**SEARCH, **changes})
 
@@ -48,13 +42,13 @@ def prune(folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def searched(unoptimised, tmp_path_factory):
+def searched(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
     return folder, search(folder)
 
 
 @pytest.fixture(scope="module")
-def pruned(unoptimised, tmp_path_factory):
+def pruned(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prune")
     return folder, prune(folder)
 

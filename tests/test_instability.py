@@ -14,7 +14,7 @@ from experiments.reports import instability as report
 from experiments.study.records import Lane
 from jaxticket import masks
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 COPIES = ("ticket", "reorder", "reorder 2")
 ALL = {
     "rounds": 3,
@@ -27,18 +27,12 @@ TICKETS = [("unpruned", 1), ("imp", 1), ("imp", 2)]
 LAST = {"compare": "last"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
 def run(folder, **changes):
     return studies.run("instability", folder, **{**ALL, **changes})
 
 
 @pytest.fixture(scope="module")
-def done(unoptimised, tmp_path_factory):
+def done(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("instability")
     return folder, run(folder)
 

@@ -20,7 +20,7 @@ from jaxticket import masks, models
 from jaxticket.base import Ticket
 from jaxticket.models import is_hidden
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 SEARCHES = ("jackpot", "jackpot_restricted", "jackpot_from_random")
 METHODS = (*SEARCHES, "magnitude", "random", "dense_longer")
 DENSITIES = (0.2, 0.05)
@@ -36,18 +36,12 @@ ONE = {"methods": ("jackpot",), "tune_steps": None}
 ONE |= {"hyper": {"jackpot.density": 0.2}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
 def run(folder, **changes):
     return studies.run("jackpots", folder, **{**ALL, **changes})
 
 
 @pytest.fixture(scope="module")
-def done(unoptimised, tmp_path_factory):
+def done(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("jackpots")
     return folder, run(folder)
 

@@ -14,15 +14,9 @@ from experiments.study.settings import resolve
 from jaxticket import data, supervised
 from jaxticket.engine import keys
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 OPTIONS = {"checkpoints": (1, 0.25), "optimizer": "adam"}
 STEPS = (0, 10, 20)  # initial, a quarter of 40 steps, and an epoch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
 
 
 def run(folder, **changes):
@@ -30,7 +24,7 @@ def run(folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def done(unoptimised, tmp_path_factory):
+def done(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("layers")
     return folder, run(folder)
 

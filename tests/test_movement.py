@@ -14,14 +14,8 @@ from experiments.study import records
 from experiments.study.records import Lane
 from jaxticket.engine import keys
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 LAYERS = ["hidden_0/kernel", "output/kernel"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
 
 
 def look(folder):
@@ -29,7 +23,7 @@ def look(folder):
 
 
 @pytest.fixture(scope="module")
-def done(unoptimised, tmp_path_factory):
+def done(toy_study, tmp_path_factory):
     """A run, whose settings are then those of a version with others."""
     folder = tmp_path_factory.mktemp("movement")
     studies.run("ticket_search", folder, methods=("imp",), controls=(), rounds=3)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments import scoreboard
-from experiments.scoreboard import Part, Target
+from experiments.reports.targets import TARGETS, Part, Target, crossing
 from jaxticket import analysis
 
 
@@ -17,7 +17,7 @@ def test_the_readme_has_the_board_of_the_kept_files():
 
 
 def test_every_target_says_what_it_rests_on():
-    for target in scoreboard.TARGETS:
+    for target in TARGETS:
         assert bool(target.state) == (target.measure is None), target.id
         assert bool(target.run) == (target.measure is not None), target.id
 
@@ -55,12 +55,12 @@ def test_a_target_is_met_by_all_its_parts_at_its_length(
 
 def test_a_crossing_is_the_last_and_lies_between_on_a_logarithmic_axis():
     densities = np.array([0.8, 0.4, 0.2, 0.1, 0.05])
-    found = scoreboard.crossing(densities, np.array([1, -1, 3, 1, -1.0]))
+    found = crossing(densities, np.array([1, -1, 3, 1, -1.0]))
     assert found == pytest.approx(math.sqrt(0.1 * 0.05))
-    found = scoreboard.crossing(densities[::-1], np.array([-3, 1, 3, 1, 1.0]))
+    found = crossing(densities[::-1], np.array([-3, 1, 3, 1, 1.0]))
     assert found == pytest.approx(0.1 * 0.5**0.25)
     for never in ([1, 1, 1, 1, 1.0], [-1, -1, -1, -1, -1.0]):
-        assert math.isnan(scoreboard.crossing(densities, np.array(never)))
+        assert math.isnan(crossing(densities, np.array(never)))
 
 
 def test_a_text_without_marks_is_refused():

@@ -11,7 +11,7 @@ from experiments.study import records
 from experiments.study.records import Lane
 from jaxticket import data, masks, prune, supervised
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 METHODS = ("magnitude", "obd", "obd_hutchinson", "random", "deviation")
 DENSITIES = (0.5, 0.1)
 OPTIONS = {
@@ -21,18 +21,12 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
 def run(folder, **changes):
     return studies.run("second_order", folder, **{**OPTIONS, **changes})
 
 
 @pytest.fixture(scope="module")
-def done(unoptimised, tmp_path_factory):
+def done(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("second_order")
     return folder, run(folder)
 

@@ -12,20 +12,14 @@ import studies
 from experiments import report
 from experiments.study import own, signals
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 FLAGS = ("--methods=imp", "--controls=", "--rounds=3", *studies.FLAGS)
 NEVER = "--save_seconds=1e9"  # no checkpoint but that of the signal
 LINE = "stopped; the same command goes on from here"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
 @pytest.fixture(scope="module")
-def whole(tiny, unoptimised, tmp_path_factory):
+def whole(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     studies.run("ticket_search", folder, methods=("imp",), controls=(), rounds=3)
     return pd.read_csv(folder / "results.csv")

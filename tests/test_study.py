@@ -21,15 +21,9 @@ from jaxticket import audit, controls, searches
 from jaxticket.base import OfWeights
 from jaxticket.engine import layouts
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 IMP = {"methods": ("imp",), "controls": ("shuffle",), "rounds": 3}
 FLAGS = ("--methods=imp", "--controls=shuffle", "--rounds=3", *studies.FLAGS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
 
 
 def run(folder, **changes):
@@ -37,7 +31,7 @@ def run(folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny, unoptimised, tmp_path_factory):
+def whole(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     return folder, run(folder)
 

@@ -10,7 +10,7 @@ from experiments.study.records import Lane
 from jaxticket import data, masks, supervised
 from jaxticket.engine import keys
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 CS = "continuous_sparsification"
 DENSITIES = (0.8, 0.2)
 METHODS = (
@@ -36,20 +36,14 @@ ALL = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
 @pytest.fixture(scope="module")
-def done(unoptimised, tmp_path_factory):
+def done(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("supermasks")
     return folder, studies.run("supermasks", folder, **ALL)
 
 
 @pytest.fixture(scope="module")
-def initial(unoptimised):
+def initial(toy_study):
     """The weights of both seeds before training."""
     images = np.zeros((1, 8, 8, 1), np.float32)
     init = jax.jit(lambda key: studies.narrow("").init(key, images)[0])

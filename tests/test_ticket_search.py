@@ -12,7 +12,7 @@ from experiments.reports import reading
 from experiments.study.records import Lane
 from jaxticket import files, masks, searches
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("toy_study")
 CS = "continuous_sparsification"
 VARIANTS = ("imp", "imp_continued", "fine_tuning")
 ALL = {
@@ -22,18 +22,12 @@ ALL = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with studies.tiny() as patch:
-        yield patch
-
-
 def run(folder, **changes):
     return studies.run("ticket_search", folder, **{**ALL, **changes})
 
 
 @pytest.fixture(scope="module")
-def done(unoptimised, tmp_path_factory):
+def done(toy_study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return folder, run(folder)
 

@@ -19,19 +19,16 @@ TERMS = {
 }
 
 
-def _ratio(pair: pd.DataFrame) -> str:
-    return tables.times(analysis.ratio(*pair.to_numpy(float).T))
-
-
 def headlines(rows: pd.DataFrame) -> list[str]:
     """A sentence a method, of its sparsest ticket."""
     found = []
-    for method, ours in statistics.ordered(rows).groupby("method", sort=False):
-        *_, (_, ticket) = ours.groupby(statistics.TICKET, sort=False)
+    for method, ours in rows.groupby("method", sort=False):
+        ticket = statistics.groups(ours)[-1]
         found.append(
             f"{tables.words(method)}, {tables.percent(ticket['density'])}% of the "
             "weights: units keep neighbouring inputs "
-            f"{_ratio(ticket[['observed', 'shuffled']])} as often as in shuffled masks."
+            f"{tables.ratio(ticket[['observed', 'shuffled']])} as often as in shuffled "
+            "masks."
         )
     return found
 
@@ -39,14 +36,12 @@ def headlines(rows: pd.DataFrame) -> list[str]:
 def sections(rows: pd.DataFrame) -> list[tables.Table]:
     columns: tables.Columns = {
         **tables.METHOD,
-        "ticket": (["setting", "prunings"], tables.name),
-        **tables.KEPT,
-        "neighbours, times\nshuffled masks'": (["observed", "shuffled"], _ratio),
-        "times those of\nas many an input": (["observed", "by_input"], _ratio),
+        **tables.NAMED,
+        "neighbours, times\nshuffled masks'": (["observed", "shuffled"], tables.ratio),
+        "times those of\nas many an input": (["observed", "by_input"], tables.ratio),
     }
-    groups = statistics.ordered(rows).groupby(statistics.TICKET, sort=False)
     title = "Neighbouring inputs in the first layer"
-    return [tables.table(title, columns, [x for _, x in groups])]
+    return [tables.table(title, columns, statistics.groups(rows))]
 
 
 def drawn(rows: pd.DataFrame) -> Figures:

@@ -41,16 +41,11 @@ def barriers(rows: pd.DataFrame) -> pd.DataFrame:
     return found.groupby(keys, sort=False).mean().reset_index()
 
 
-def _tickets(found: pd.DataFrame) -> list[pd.DataFrame]:
-    ordered = statistics.ordered(found)
-    return [x for _, x in ordered.groupby(statistics.TICKET, sort=False)]
-
-
 def headlines(rows: pd.DataFrame) -> list[str]:
     """A sentence a method."""
     said = []
     for method, found in barriers(rows).groupby("method", sort=False):
-        tickets = _tickets(found)
+        tickets = statistics.groups(found)
         stable = sum((x["test_barrier"] < STABLE).all() for x in tickets)
         worst = max(tickets, key=lambda x: x["test_barrier"].mean())
         said.append(
@@ -70,8 +65,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     """One table: of every ticket its barriers, and the errors of its copies."""
     columns: tables.Columns = {
         **tables.METHOD,
-        "ticket": (["setting", "prunings"], tables.name),
-        **tables.KEPT,
+        **tables.NAMED,
         "barrier on\ntest, points": ("test_barrier", _points),
         "barrier on\ntrain, points": ("train_barrier", _points),
         "seeds that\nare stable": (
@@ -82,7 +76,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
         "train error\nof copies, %": ("train_ends", tables.accuracy),
     }
     title = "Between trainings that differ in the order of the data"
-    return [tables.table(title, columns, _tickets(barriers(rows)))]
+    return [tables.table(title, columns, statistics.groups(barriers(rows)))]
 
 
 def drawn(rows: pd.DataFrame) -> Figures:
@@ -112,7 +106,7 @@ def drawn(rows: pd.DataFrame) -> Figures:
 
 def _paths(rows: pd.DataFrame) -> tuple:
     """Errors by alpha, a panel a ticket, the mean over the pairs of a seed."""
-    tickets = _tickets(rows)
+    tickets = statistics.groups(rows)
     chosen = np.linspace(0, len(tickets) - 1, min(SHOWN, len(tickets))).round()
     shown = []
     for ticket in (tickets[int(i)] for i in chosen):

@@ -55,8 +55,7 @@ def headlines(rows: pd.DataFrame) -> list[str]:
 def sections(rows: pd.DataFrame) -> list[tables.Table]:
     """One table: a line a layer."""
     costs = _costs(rows)
-    columns = {"layer": ("layer", lambda names: names.iloc[0])}
-    columns |= {
+    columns = tables.LAYER | {
         f"{source},\npoints": (source, tables.points)
         for source in costs.columns.drop(["layer", "seed"])
     }

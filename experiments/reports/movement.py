@@ -35,10 +35,6 @@ TERMS = {
 }
 
 
-def _ratio(pair: pd.DataFrame) -> str:
-    return tables.times(analysis.ratio(*pair.to_numpy(float).T))
-
-
 def _variation(pair: pd.DataFrame) -> str:
     ours, shuffled = pair.mean()
     if pd.isna(ours):
@@ -46,25 +42,18 @@ def _variation(pair: pd.DataFrame) -> str:
     return f"{ours:.2f} ({shuffled:.2f})"
 
 
-def _groups(rows: pd.DataFrame, by: list[str]) -> list[pd.DataFrame]:
-    ordered = statistics.ordered(rows)
-    return [group for _, group in ordered.groupby(by, sort=False)]
-
-
 def headlines(rows: pd.DataFrame) -> list[str]:
     """A sentence a method, of its sparsest ticket that keeps some and prunes some."""
-    found, rows = (
-        [],
-        rows[(rows["layer"] == ALL) & rows["density"].between(0, 1, "neither")],
-    )
+    some = rows["density"].between(0, 1, "neither")
+    found, rows = [], rows[some & (rows["layer"] == ALL)]
     for method, ours in rows.groupby("method", sort=False):
-        ticket = _groups(ours, statistics.TICKET)[-1]
+        ticket = statistics.groups(ours)[-1]
         more = ticket["distance_in"] - ticket["distance_out"]
+        ratio = tables.ratio(ticket[["distance_in", "distance_out"]])
         found.append(
             f"{tables.words(method)}, {tables.percent(ticket['density'])}% of the "
-            f"weights: they move {_ratio(ticket[['distance_in', 'distance_out']])} as "
-            "far as the others in the dense network's training, further in "
-            f"{(more > 0).sum()} of {len(more)} seeds (sign test: "
+            f"weights: they move {ratio} as far as the others in the dense network's "
+            f"training, further in {(more > 0).sum()} of {len(more)} seeds (sign test: "
             f"{analysis.sign_test(more):.2g})."
         )
     return found
@@ -72,18 +61,14 @@ def headlines(rows: pd.DataFrame) -> list[str]:
 
 def sections(rows: pd.DataFrame) -> list[tables.Table]:
     """What all layers do together; and each by itself."""
-    ticket: tables.Columns = {
-        **tables.METHOD,
-        "ticket": (["setting", "prunings"], tables.name),
-        **tables.KEPT,
-    }
+    ticket: tables.Columns = {**tables.METHOD, **tables.NAMED}
     moves: tables.Columns = {
-        "moves, times\nthe others": (["distance_in", "distance_out"], _ratio),
+        "moves, times\nthe others": (["distance_in", "distance_out"], tables.ratio),
         "grow, %": ("grown_in", tables.accuracy),
         "others\nthat grow, %": ("grown_out", tables.accuracy),
     }
     layer: tables.Columns = {
-        "layer": ("layer", lambda names: names.iloc[0]),
+        **tables.LAYER,
         **moves,
         "valley": ("valley", lambda x: tables.plus_minus(x, form="{:.2f}")),
         "of the\nwhole layer": ("layer_valley", lambda x: f"{x.mean():.2f}"),
@@ -93,7 +78,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     whole = rows["layer"] == ALL
     by_layer = [*statistics.TICKET, "layer"]
     return [
-        tables.table(title, ticket | columns, _groups(ours, by))
+        tables.table(title, ticket | columns, statistics.groups(ours, by))
         for title, columns, ours, by in (
             ("Weights of tickets in the dense network's training", moves, rows[whole],
              statistics.TICKET),

@@ -27,18 +27,17 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     """One table: of every ticket and density the overlap, against chance."""
     keys = [*statistics.TICKET, "density", "kept", "seed"]
     mean = rows.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
-    groups = statistics.ordered(mean).groupby([*statistics.TICKET, "kept"], sort=False)
+    groups = statistics.groups(mean, [*statistics.TICKET, "kept"])
     columns: tables.Columns = {
         **tables.METHOD,
-        "ticket": (["setting", "prunings"], tables.name),
-        **tables.KEPT,
+        **tables.NAMED,
         "pruned\nto, %": ("kept", tables.percent),
         "overlap, %": ("observed", tables.accuracy),
         "by\nchance, %": ("expected", tables.percent),
         "deviation\nof chance, %": ("deviation", tables.percent),
     }
     title = "How far the masks overlap that magnitude makes of two copies"
-    return [tables.table(title, columns, [x for _, x in groups])]
+    return [tables.table(title, columns, groups)]
 
 
 def drawn(rows: pd.DataFrame) -> Figures:

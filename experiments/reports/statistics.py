@@ -34,6 +34,11 @@ def ordered(rows: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns=[*keys])
 
 
+def groups(rows: pd.DataFrame, by: Sequence[str] = TICKET) -> list[pd.DataFrame]:
+    """The rows of every ticket, in the order of `ordered`."""
+    return [group for _, group in ordered(rows).groupby([*by], sort=False)]
+
+
 def controls(rows: pd.DataFrame) -> list[str]:
     """The treatments that tickets are compared with."""
     return [name for name in rows["treatment"].unique() if name not in NO_CONTROLS]
@@ -78,7 +83,7 @@ def tickets(run: Run) -> list[pd.DataFrame]:
     )
 
     tables = []
-    for _, ticket in ordered(found).groupby(TICKET, sort=False):
+    for ticket in groups(found):
         density = ticket["density"].mean()
         test, validation = (
             analysis.verdict(difference, margin=run.margin, density=density)

@@ -32,7 +32,7 @@ def _ends(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Of every ticket and layer a row a seed: the fewest swaps, and the most."""
     found = []
     keys = [*statistics.TICKET, "layer"]
-    for _, ours in statistics.ordered(_ratios(rows)).groupby(keys, sort=False):
+    for ours in statistics.groups(_ratios(rows), keys):
         ours = ours.sort_values("swaps")
         by_seed = ours.groupby("seed")
         first, last = by_seed.first(), by_seed.last()
@@ -66,9 +66,8 @@ def _number(values: pd.Series) -> str:
 def sections(rows: pd.DataFrame) -> list[tables.Table]:
     columns: tables.Columns = {
         **tables.METHOD,
-        "ticket": (["setting", "prunings"], tables.name),
-        **tables.KEPT,
-        "layer": ("layer", lambda names: names.iloc[0]),
+        **tables.NAMED,
+        **tables.LAYER,
         "fewest\nswaps": ("swaps", tables.number),
         "actual over\npredicted": (FEW, _number),
         "most\nswaps": ("most", lambda x: f"{x.mean():.0f}"),

@@ -91,11 +91,16 @@ def times(ratio: analysis.Interval) -> str:
     return f"{ratio.mean:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
 
 
-def step_ratio(steps: pd.DataFrame) -> str:
+def ratio(pair: pd.DataFrame) -> str:
     """The first column over the second."""
+    return times(analysis.ratio(*pair.to_numpy(float).T))
+
+
+def step_ratio(steps: pd.DataFrame) -> str:
+    """The same of steps, which a seed may not have."""
     if without := (~(steps > 0).all(axis=1)).sum():
         return f"{without} of {len(steps)} seeds without a step"
-    return times(analysis.ratio(*steps.to_numpy(float).T))
+    return ratio(steps)
 
 
 def densest_first(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -114,9 +119,10 @@ def name(ticket: pd.DataFrame) -> str:
 
 METHOD: Columns = {"method": ("method", word)}
 KEPT: Columns = {"weights\nkept, %": ("density", percent)}
+NAMED: Columns = {"ticket": (["setting", "prunings"], name), **KEPT}
+LAYER: Columns = {"layer": ("layer", lambda names: names.iloc[0])}
 TICKET: Columns = {
-    "ticket": (["setting", "prunings"], name),
-    **KEPT,
+    **NAMED,
     "test\naccuracy, %": ("accuracy", accuracy),
     "against\ndense, points": ("to_dense", points),
     "verdict": ("verdict", word),

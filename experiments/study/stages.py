@@ -387,8 +387,8 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
                 case Closed(_, view, _, alive):
                     for lane, one in _each(task.lanes, view, alive):
                         if frozen:
-                            ticket, _ = study.treated(lane)
-                            audit.pruned_are_frozen(str(lane), one.params, ticket)
+                            control, _ = study.treated(lane)  # not kept till now
+                            audit.pruned_are_frozen(str(lane), one.params, control)
                         else:
                             mask = one.ticket.mask
                             audit.pruned_are_zero(str(lane), one.params, mask)
