@@ -1,11 +1,11 @@
 """Kills runs at chosen and at random moments, and compares what they end with.
 
-Every experiment runs at toy size, once in peace and then many times with a fault: the
-process is killed in the middle of a checkpoint, of a file, of a line of the log, of the
-report, while it takes its folder, or at any time; or a scheduler's signal comes. The
-same command is given, and struck again, until it ends. Then nothing may be lost,
-doubled or changed, against the run in peace: no row of a table, no look, no byte of a
-ticket.
+Every experiment that trains runs at toy size, once in peace and then many times with a
+fault: the process is killed in the middle of a checkpoint, of a file, of a line of the
+log, of the report, while it takes its folder, or at any time; or a scheduler's signal
+comes. The same command is given, and struck again, until it ends. Then nothing may be
+lost, doubled or changed, against the run in peace: no row of a table, no look, no byte
+of a ticket.
 
     python -m experiments.faults --kills=100 --output=faults.json
 
