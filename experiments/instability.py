@@ -51,7 +51,7 @@ from experiments.reports import instability, multiplicity
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, checks, masks, pruning, searches
+from jaxticket import analysis, checks, landscape, masks, pruning, searches
 from jaxticket.base import Mask, Ticket
 from jaxticket.engine import resumable
 from jaxticket.supervised import Metrics
@@ -190,7 +190,7 @@ def _along(
     """
 
     def at(alpha, one, other):
-        params, model_state = analysis.interpolated(alpha, one, other)
+        params, model_state = landscape.interpolated(alpha, one, other)
         return [metrics(params, model_state, split) for split in splits]
 
     def of_pair(pair):

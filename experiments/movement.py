@@ -41,7 +41,7 @@ from experiments.reports import adjacency, movement, reading, values
 from experiments.study import command, methods, own, records, rules, settings, study
 from experiments.study.records import Lane
 from experiments.study.settings import setting
-from jaxticket import analysis, masks
+from jaxticket import masks, structure
 from jaxticket.base import Mask, Params
 from jaxticket.engine import keys, lanes
 
@@ -138,7 +138,7 @@ def look(work: study.Study) -> dict[str, list[dict]]:
                 about = lane._replace(seed=-1), layer, what, of
                 pooled[about].append((known["density"], bounds, share))
         if (first := _over_a_signal(work, mask)) is not None:
-            near.append(known | _floats(analysis.adjacency(first)))
+            near.append(known | _floats(structure.adjacency(first)))
     spread = []
     for (lane, layer, what, of), found in pooled.items():
         known = lane._asdict() | {"layer": layer, "what": what, "of": of}
@@ -161,9 +161,9 @@ def _moved(kept: Layers, before: Layers, after: Layers) -> Iterator[dict]:
     gone, whole = (
         {k: f(m) for k, m in kept.items()} for f in (jnp.invert, jnp.ones_like)
     )
-    inside, outside = (analysis.movement(before, after, m) for m in (kept, gone))
-    ours, all_of = (analysis.valley(before, m) for m in (kept, whole))
-    wires = {"incoming": analysis.incoming(kept), "outgoing": analysis.outgoing(kept)}
+    inside, outside = (structure.movement(before, after, m) for m in (kept, gone))
+    ours, all_of = (structure.valley(before, m) for m in (kept, whole))
+    wires = {"incoming": structure.incoming(kept), "outgoing": structure.outgoing(kept)}
     for name, m in kept.items():
         row = {"layer": name, "weights": m.size, "kept": int(m.sum())}
         row |= _floats(inside[name], "_in") | _floats(outside[name], "_out")
@@ -188,8 +188,8 @@ def _spread(m: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict:
             count, _ = np.histogram(chosen / unit, VALUES)
             found[what, of] = VALUES, count / max(chosen.size, 1)
     wires = {
-        "incoming": analysis.incoming([m])[0],
-        "outgoing": analysis.outgoing([m])[0],
+        "incoming": structure.incoming([m])[0],
+        "outgoing": structure.outgoing([m])[0],
     }
     for what, units in wires.items():
         if units is None or not m.any():

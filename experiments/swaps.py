@@ -38,7 +38,7 @@ from experiments.reports import swaps
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, masks
+from jaxticket import landscape, masks
 from jaxticket.base import Scores, Ticket
 
 METHODS = {
@@ -100,12 +100,12 @@ def _gains(loss: Any, ticket: Ticket, train: Any) -> Scores:
 
 def _changes(
     loss: Any, ticket: Ticket, gains: Scores, train: Any, counts: Any
-) -> analysis.Change:
+) -> landscape.Change:
     """What swaps do to the loss, `[rows]`; their numbers are a mask tree, `[rows]`."""
 
     def of(count):
-        other = analysis.exchanged(ticket.mask, gains, count)
-        return analysis.change(loss(ticket, train), ticket.weights, ticket.mask, other)
+        other = landscape.exchanged(ticket.mask, gains, count)
+        return landscape.change(loss(ticket, train), ticket.weights, ticket.mask, other)
 
     return jax.lax.map(of, counts)
 

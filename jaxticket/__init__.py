@@ -17,7 +17,8 @@ search, by `scores` and by what `selection` keeps of them. `controls` spoil a ti
 one respect, `interventions` a network in one layer. `run` is a whole search in one
 program, for `jit` and `vmap`; `as_optax` puts one into a loop that knows optax alone,
 and `engine` runs many seeds on many devices, resumably. `audit` holds a ticket to its
-promises, `analysis` says what accuracies of several seeds show, `files` keeps tickets.
+promises; `analysis` says what masks have in common and accuracies show, `structure` how
+tickets are made, `landscape` what lies between networks. `files` keeps tickets.
 """
 
 __version__ = "0.2.0"
@@ -31,6 +32,7 @@ from jaxticket import (
     files,
     interventions,
     kernels,
+    landscape,
     masks,
     models,
     schedules,
@@ -39,6 +41,7 @@ from jaxticket import (
     selection,
     stacks,
     starts,
+    structure,
     supervised,
     training,
 )
@@ -65,6 +68,7 @@ __all__ = [
     "files",
     "interventions",
     "kernels",
+    "landscape",
     "masks",
     "models",
     "prune",
@@ -76,6 +80,7 @@ __all__ = [
     "selection",
     "stacks",
     "starts",
+    "structure",
     "summary",
     "training",
     *searches.__all__,

@@ -5,7 +5,7 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 from experiments.reports.figures import KEPT, Figures
-from jaxticket import analysis
+from jaxticket import landscape
 
 FILE = "instability.csv"
 COLUMNS = {
@@ -34,7 +34,7 @@ def barriers(rows: pd.DataFrame) -> pd.DataFrame:
     for names, pair in rows.groupby([*keys, "one", "other"], sort=False):
         errors = pair.sort_values("alpha")[[f"{x}_error" for x in SPLITS]].to_numpy().T
         ends = (errors[:, 0] + errors[:, -1]) / 2
-        values = [*analysis.barrier(errors), *ends]
+        values = [*landscape.barrier(errors), *ends]
         found.append((*names[: len(keys)], *values))
     names = [f"{x}_{what}" for what in ("barrier", "ends") for x in SPLITS]
     found = pd.DataFrame(found, columns=[*keys, *names])

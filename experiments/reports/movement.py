@@ -4,7 +4,7 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 from experiments.reports.figures import KEPT, Figures
-from jaxticket import analysis
+from jaxticket import analysis, structure
 
 FILE = "movement.csv"
 COLUMNS = {
@@ -16,7 +16,7 @@ COLUMNS = {
     **{
         f"{name}_{side}": float
         for side in ("in", "out")
-        for name in analysis.Movement._fields
+        for name in structure.Movement._fields
     },
     **dict.fromkeys(("valley", "layer_valley"), float),
     **dict.fromkeys(("incoming", "incoming_shuffled"), float),
