@@ -46,6 +46,7 @@ from jaxticket import (
     training,
 )
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
+from jaxticket.compaction import compact
 from jaxticket.pruning import prune, prune_by_deviation
 from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
 from jaxticket.searches import Gated
@@ -61,6 +62,7 @@ __all__ = [
     "analysis",
     "as_optax",
     "audit",
+    "compact",
     "supervised",
     "controls",
     "data",

@@ -1,12 +1,14 @@
-"""Structure: which weights a ticket keeps, how training moves them, their wires."""
+"""Structure: which weights a ticket keeps, what they do, how training moves them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxticket import masks
-from jaxticket.base import Mask, Params
+from jaxticket.base import Mask, Params, Ticket
+from jaxticket.graphs import reach
 
 
 class Movement(NamedTuple):
@@ -158,3 +160,38 @@ def adjacency(mask: jax.Array) -> Adjacency:
         (k / n) * (jnp.maximum(k - 1, 0) / max(n - 1, 1)),
         jnp.mean(by_input[1:] * by_input[:-1]),
     )
+
+
+def effective(network: Callable, ticket: Ticket, x: Any) -> Mask:
+    """The kept weights that lie on a path of kept weights from an input to an output.
+
+        m_eff = m & (dR/dm != 0),   R = sum(f(m; ones))
+
+    with `f` the network with every nonlinearity the identity, pooling and maxima sums,
+    biases and shifts gone, and scales of normalisation 1 unless they are 0. It is read
+    off the network's own steps. Where two factors both depend on the input, as in
+    attention, a path may lead through either.
+
+    Values of weights do not matter, apart from those that the mask does not cover.
+
+    Args:
+      network: `(params, x) -> outputs`: of a `Model` as `jaxticket.models.create` makes
+        one, `lambda params, x: model.apply(params, ticket.model_state, x)[0]`.
+      ticket: whose mask is asked for. May be traced.
+      x: an input, or its shape and dtype; one example is enough.
+
+    Returns:
+      A mask, of which `masks.density` is the effective density.
+
+    Raises:
+      ValueError: a step of the network cannot be followed: it is named.
+
+    Reference:
+      Vysogorets and Kempe, "Connectivity Matters: Neural Network Pruning Through the
+      Lens of Effective Sparsity", 2023.
+    """
+    masks.check(ticket.mask, ticket.weights)
+    flows = jax.tree.map(reach.through, ticket.weights, ticket.mask)
+    _, grads = reach.reached(network, ticket.weights, flows, x)
+    grads = masks.prunable_like(grads, ticket.mask)
+    return jax.tree.map(lambda m, grad: m & (grad > 0), ticket.mask, grads)

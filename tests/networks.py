@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 
+from jaxticket import Ticket, masks
 from jaxticket.models import Model
 
 
@@ -27,3 +28,11 @@ def drawn(model: Model, images: np.ndarray) -> tuple:
 
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return jax.tree_util.tree_map_with_path(draw, variables)
+
+
+def sparse(model: Model, images: np.ndarray, density: float) -> Ticket:
+    """A ticket of `drawn` values, under a mask that is drawn by numpy as well."""
+    rng = np.random.default_rng(1)
+    params, state = drawn(model, images)
+    mask = jax.tree.map(lambda m: rng.random(m.shape) < density, masks.full(params))
+    return Ticket(params, mask, state)

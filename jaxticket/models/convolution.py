@@ -6,9 +6,11 @@ convolutions: 30 to 60 times slower. The forms here use only what stays fast: or
 forward convolutions and matrix products of two dimensions.
 """
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ _FIRST_AXES = (((0,), (0,)), ((), ()))  # contracted, with no batch axes
 
 _FEW = 32  # output channels, below which two columns are computed as one
 _CACHED = 2**17  # numbers that a kernel's gradient works on at once: half a megabyte
+
+_BY_DEFINITION = contextvars.ContextVar("by_definition", default=False)
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -58,11 +62,26 @@ def conv(
             x.shape[1:3], kernel.shape[:2], strides, padding.upper()
         )
     padding = tuple((int(before), int(after)) for before, after in padding)
+    if _BY_DEFINITION.get():
+        impl = "lax"
     if impl == "auto":
         impl = _choose(x.shape, kernel.shape)
     if impl not in IMPLS:
         raise ValueError(f"impl is {impl!r}; it must be 'auto' or one of {[*IMPLS]}")
     return IMPLS[impl](x, kernel.astype(x.dtype), strides, padding)
+
+
+@contextlib.contextmanager
+def by_definition() -> Iterator[None]:
+    """Convolutions that are traced meanwhile are `lax.conv_general_dilated`.
+
+    For what reads the steps of a network: all other forms are detours.
+    """
+    token = _BY_DEFINITION.set(True)
+    try:
+        yield
+    finally:
+        _BY_DEFINITION.reset(token)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -1,0 +1,249 @@
+"""Compaction: the same function in smaller arrays.
+
+A mask makes weights zero and arrays no smaller. But a unit that nothing reaches, or
+that reaches nothing, can go: with its columns and rows in all kernels, its bias and its
+normalisation. What is left is a network of dense arrays, and the network's own function
+computes it.
+
+    small = compact(model, ticket, x)
+    logits, _ = small.model.apply(small.ticket.weights, small.ticket.model_state, x)
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxticket import masks
+from jaxticket.base import Ticket
+from jaxticket.graphs import constants, reach, ties
+from jaxticket.graphs.ties import Atom, Axes, Axis
+from jaxticket.models.model import Model
+
+TOLERANCE = 1e-4  # of the largest output: what sums in another order may differ by
+
+
+class Compacted(NamedTuple):
+    """A ticket in smaller arrays.
+
+    Attributes:
+      model: of the smaller parameters; its `init` is the large network's.
+      ticket: the smaller weights, mask and model state.
+      left: of every leaf of weights that has become smaller, by its name, the indices
+        that are left along each axis.
+      whole: leaves with units that do nothing and stay nevertheless, and what needs
+        them.
+    """
+
+    model: Model
+    ticket: Ticket
+    left: dict[str, tuple[np.ndarray, ...]]
+    whole: dict[str, str]
+
+
+def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
+    """The network of a ticket, without the units that do nothing.
+
+    A unit goes if each of its weights, in every leaf, is pruned or can be seen in no
+    output. This holds in training too, draws of dropout apart: outputs are the same,
+    and so are the gradients of what is left. A unit that has no inputs, but a bias, is
+    a constant: it becomes part of the next bias, where there is one, and what other
+    constants do through it is trained no more. Channels of a residual stream have
+    weights in all layers that write to it or read it, and go from all at once.
+
+    All this is read off the network's steps. What comes out is run, and compared with
+    the network itself, before it is returned.
+
+    Args:
+      model: the network. It has to read widths off its parameters, as layers of equinox
+        and nnx do; linen's, which write them down as `features`, are made to.
+      ticket: concrete; not inside `jit`.
+      x: an input to compare outputs of; one example is enough.
+
+    Returns:
+      A `Compacted`.
+
+    Raises:
+      ValueError: the network cannot be followed, or is not the same in smaller arrays.
+
+    Reference:
+      Vysogorets and Kempe, "Connectivity Matters", 2023, for what can go.
+    """
+
+    def network(variables, x):
+        return model.apply(*variables, x)[0]
+
+    whole = ticket._replace(
+        weights=masks.apply(ticket.mask, ticket.weights),
+        model_state={} if ticket.model_state is None else ticket.model_state,
+    )
+    found = constants.found(network, whole, x[:1])
+    # A unit that stays nevertheless keeps its part in the training: its bias moves.
+    planned = _planner(network, whole, x[:1])
+    trial = planned(constants.folded(whole, found))
+    whole = constants.folded(whole, found, trial.places())
+    plan = planned(whole)
+    smaller = model._replace(apply=_by_given_widths(model.apply))
+    if not plan.runs(smaller, whole, x):
+        one_by_one = (plan.only([atom]) for atom in plan.stays)
+        can = [one.stays for one in one_by_one if one.runs(smaller, whole, x)]
+        plan = plan.only(atom for one in can for atom in one)
+    small = plan.cut(whole)
+    if not plan.runs(smaller, whole, x) or not _same(model, whole, smaller, small, x):
+        raise ValueError(
+            "in smaller arrays the network does not compute the same: its code uses "
+            f"a width of {sorted(plan.left(whole))} otherwise than as a size"
+        )
+    return Compacted(smaller, small, plan.left(whole), plan.whole(whole))
+
+
+class _Plan(NamedTuple):
+    """Which units a network loses.
+
+    Attributes:
+      axes: of every leaf of `(weights, model_state)`, in their order.
+      stays: of every atom that has units to lose, which of them stay.
+      needed: of every atom that has and is kept whole, what needs it.
+    """
+
+    axes: list[Axes]
+    stays: dict[Atom, np.ndarray]
+    needed: dict[Atom, str]
+
+    def only(self, atoms: Iterable[Atom]) -> "_Plan":
+        """The same, where all other atoms are kept whole."""
+        stays = {atom: self.stays[atom] for atom in atoms}
+        refused = dict.fromkeys(self.stays.keys() - stays, "the network's own code")
+        return self._replace(stays=stays, needed=self.needed | refused)
+
+    def places(self) -> list[tuple[np.ndarray, ...] | None]:
+        """What is left along the axes of every leaf; None of one that stays whole."""
+        return [
+            tuple(map(self._left, axes)) if _atoms(axes) & self.stays.keys() else None
+            for axes in self.axes
+        ]
+
+    def _left(self, axis: Axis) -> np.ndarray:
+        stay = np.ones(1, bool)
+        for atom, size in axis:
+            own = self.stays.get(atom, np.ones(size, bool))
+            stay = np.logical_and.outer(stay, own).reshape(-1)
+        return np.flatnonzero(stay)
+
+    def cut(self, ticket: Ticket) -> Ticket:
+        """The smaller ticket."""
+        leaves, tree = jax.tree.flatten((ticket.weights, ticket.model_state))
+        places = self.places()
+        weights, state = tree.unflatten(map(_taken, leaves, places))
+        tree = jax.tree.structure(ticket.weights)
+        kept = zip(tree.flatten_up_to(ticket.mask), places, strict=False)
+        mask = tree.unflatten(m if m is None else _taken(m, p) for m, p in kept)
+        return Ticket(weights, mask, state)
+
+    def runs(self, model: Model, ticket: Ticket, x: Any) -> bool:
+        """Whether the network's own code does, on arrays of the smaller shapes."""
+        try:
+            small = jax.eval_shape(self.cut, ticket)
+            jax.eval_shape(model.apply, small.weights, small.model_state, x)
+        except Exception:  # whatever that code raises
+            return False
+        return True
+
+    def left(self, ticket: Ticket) -> dict[str, tuple[np.ndarray, ...]]:
+        names = masks.names(ticket.weights)
+        found = zip(names, self.places(), strict=False)
+        return {name: places for name, places in found if places is not None}
+
+    def whole(self, ticket: Ticket) -> dict[str, str]:
+        found = {}
+        for name, axes in zip(masks.names(ticket.weights), self.axes, strict=False):
+            reasons = [self.needed[a] for a in _atoms(axes) if a in self.needed]
+            if reasons:
+                found[name] = " and ".join(dict.fromkeys(reasons))
+        return found
+
+
+def _planner(network: Callable, like: Ticket, x: Any) -> Callable[[Ticket], _Plan]:
+    """Which units of such tickets have no weight that can be seen, and may go."""
+    units, axes = ties.tied(network, (like.weights, like.model_state), x)
+
+    @jax.jit
+    def useful(ticket):
+        """Of every leaf which entries are not zero, and can be seen in an output."""
+        flows = (
+            jax.tree.map(reach.through, ticket.weights, ticket.mask),
+            jax.tree.map(reach.not_zero, ticket.model_state),
+        )
+        variables = ticket.weights, ticket.model_state
+        _, grads = reach.reached(network, variables, flows, x, sources=True)
+        return jax.tree.map(lambda flow, grad: flow * grad > 0, flows, grads)
+
+    def plan(ticket):
+        stays: dict[Atom, np.ndarray] = {}
+        for entries, leaf in zip(jax.tree.leaves(useful(ticket)), axes, strict=True):
+            parts = [part for axis in leaf for part in axis]
+            entries = np.asarray(entries).reshape([size for _, size in parts])
+            for i, (atom, size) in enumerate(parts):
+                if atom is not ties.FREE:
+                    others = tuple(j for j in range(len(parts)) if j != i)
+                    stay = stays.get(atom, np.zeros(size, bool))
+                    stays[atom] = stay | entries.any(others)
+        idle = {a: stay for a, stay in stays.items() if not stay.all()}
+        needed = {a: why for a in idle if (why := units.fixed(a))}
+        for stay in idle.values():
+            stay[0] |= not stay.any()  # there are no arrays without units
+        free = {a: s for a, s in idle.items() if a not in needed and not s.all()}
+        named = {a: why for a, why in needed.items() if why != ties.KERNEL}
+        return _Plan(axes, free, named)
+
+    return plan
+
+
+def _atoms(axes: Axes) -> set[Atom]:
+    return {atom for axis in axes for atom, _ in axis}
+
+
+def _taken(leaf: Any, places: tuple[np.ndarray, ...] | None) -> Any:
+    return leaf if places is None else leaf[np.ix_(*places)]
+
+
+def _same(model: Model, ticket: Ticket, smaller: Model, small: Ticket, x: Any) -> bool:
+    """Whether both compute the same, as far as sums in another order can."""
+    leaves = [
+        jax.tree.leaves(jax.jit(m.apply)(t.weights, t.model_state, x)[0])
+        for m, t in ((model, ticket), (smaller, small))
+    ]
+    return all(
+        a.shape == b.shape
+        and bool(jnp.abs(a - b).max() <= TOLERANCE * (1 + jnp.abs(a).max()))
+        for a, b in zip(*leaves, strict=True)
+    )
+
+
+def _by_given_widths(apply: Callable) -> Callable:
+    """`apply`, with linen's layers as wide as the parameters that they are given."""
+
+    @functools.wraps(apply)
+    def call(*args, **options):
+        linen = sys.modules.get("flax.linen")
+        if linen is None:
+            return apply(*args, **options)
+        with linen.intercept_methods(_widened):
+            return apply(*args, **options)
+
+    return call
+
+
+def _widened(call, args, options, context):
+    """Lets a layer of linen read `features` off its parameters, where it has them."""
+    module = context.module
+    if isinstance(getattr(module, "features", None), int):
+        for name in ("kernel", "embedding"):
+            if module.has_variable("params", name):
+                width = module.get_variable("params", name).shape[-1]
+                object.__setattr__(module, "features", width)
+    return call(*args, **options)
