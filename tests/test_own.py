@@ -161,6 +161,9 @@ def test_what_is_no_classification(tmp_path, kind, loss, metric):
     assert [*layers["layer"].unique()] == ["Dense_0/kernel", "output/kernel"]
     kept = (layers["weights"] * layers["layer_density"]).groupby(layers["seed"]).sum()
     np.testing.assert_allclose(kept, 128 * layers["density"].iloc[0])
+    effective = layers["effective_density"] / layers["layer_density"]
+    assert effective.between(0.1, 1).all()
+    assert effective.lt(1).any()
     inputs = pd.read_csv(tmp_path / "inputs.csv")
     assert [*inputs["column"]] == [*range(6)]
     first = layers.loc[layers["layer"] == "Dense_0/kernel", "layer_density"]

@@ -272,14 +272,14 @@ def test_accuracy_is_that_of_the_column_asked_for():
     rows.loc[rows["treatment"] == "ticket", "test_accuracy"] = 0.1
     rows.loc[rows["treatment"] == "dense", "test_accuracy"] = 0.3
     table = table_of(rows)
-    assert table.lines[0][4:6] == ["+1.00 ±0.00", "better"]
-    assert table.lines[0][6] == "+3.00 ±0.00"
-    assert table.lines[0][9] == "0.50× (0.50–0.50)"
+    assert table.lines[0][5:7] == ["+1.00 ±0.00", "better"]
+    assert table.lines[0][7] == "+3.00 ±0.00"
+    assert table.lines[0][10] == "0.50× (0.50–0.50)"
     # After the last step, against dense there, and against dense at its stop.
-    assert table.lines[0][7] == "-20.00 ±0.00"
+    assert table.lines[0][8] == "-20.00 ±0.00"
     last = table_of(rows, at="")
-    assert last.lines[0][4] == "-20.00 ±0.00"
-    assert last.lines[0][7] == "-81.00 ±12.71"
+    assert last.lines[0][5] == "-20.00 ±0.00"
+    assert last.lines[0][8] == "-81.00 ±12.71"
 
 
 def test_what_has_no_pair_is_unknown():
@@ -292,7 +292,7 @@ def test_what_has_no_pair_is_unknown():
     lost, _ = ticket_of(rest)
     assert verdict_of(lost) == "better"
     assert list(lost["to_reinitialise"].isna()) == [True, False, False]
-    assert table_of(rest).lines[0][6] == "+1.15 ±0.64 (2 of 3)"
+    assert table_of(rest).lines[0][7] == "+1.15 ±0.64 (2 of 3)"
     # A ticket that is missing for a seed has failed there.
     more = rows[(rows["treatment"] == "ticket") & (rows["seed"] > 0)]
     more = pd.concat([rows, more.assign(prunings=2)])
@@ -314,9 +314,9 @@ def test_tickets_are_chosen_on_validation_and_reported_on_test():
     assert "on test -2.00 ±0.25 points against dense, worse" in headline
     sparsest, best = tables.milestones(chosen).lines
     assert sparsest[:4] == ["imp", "sparsest that matches, of 4", "pruned 3×", "51.2"]
-    assert sparsest[5:] == ["-2.00 ±0.25", "worse", "30", "1"]
+    assert sparsest[6:] == ["-2.00 ±0.25", "worse", "30", "1"]
     assert best[1:3] == ["most accurate, of 4", "pruned 2×"]
-    assert best[5] == "+0.30 ±0.25"
+    assert best[6] == "+0.30 ±0.25"
 
 
 def test_a_failed_seed_is_counted_and_never_chosen():
@@ -372,6 +372,7 @@ def test_table_of_tickets_holds_the_numbers():
         "method": "imp",
         "ticket": "pruned 1×",
         "weights kept, %": "50",
+        "effective, %": "–",
         "test accuracy, %": "93.00 ±25.41",
         "against dense, points": "+2.00 ±12.71",
         "verdict": "unclear",
@@ -861,10 +862,11 @@ def test_layers_and_inputs_are_drawn(tmp_path, rows):
     folder = make_run(tmp_path, make_ladder([0.01, 0.0]))
     layers = [
         {"method": "imp", "seed": seed, "prunings": n, "setting": "", "density": 0.8**n}
-        | {"layer": layer, "weights": 10, "layer_density": 0.8**n * share}
+        | {"layer": layer, "weights": size, "layer_density": 0.8**n * share}
+        | {"effective_density": 0.0 if (n, seed, layer) == (2, 1, "last") else 0.2}
         for n in (1, 2)
         for seed in (0, 1)
-        for layer, share in (("first", 0.5), ("last", 1.2))
+        for layer, share, size in (("first", 0.5, 30), ("last", 1.2, 10))
     ]
     records.write_table(folder / "layers.csv", records.LAYERS, layers)
     inputs = [
@@ -873,7 +875,13 @@ def test_layers_and_inputs_are_drawn(tmp_path, rows):
         for j in range(4)
     ]
     records.write_table(folder / "inputs.csv", records.INPUTS, inputs)
-    drawn = figures.drawn(reading.read(folder))
+    run = reading.read(folder)
+    *_, sparser = statistics.tickets(run)
+    assert list(sparser["effective"]) == pytest.approx([0.2, 0.15, math.nan], nan_ok=True)
+    assert tables.cut(run) == [
+        "imp, pruned 2×: no path leads through last (of 1 seed)."
+    ]
+    drawn = figures.drawn(run)
     (axes,) = drawn["layers"][0].axes
     last = axes.lines[1]
     np.testing.assert_allclose(sorted(last.get_ydata()), [76.8, 96.0])

@@ -28,6 +28,7 @@ MEASURED = (
     "test_accuracy",
     "changed",
 )
+EFFECTIVE = ("effective_density",)  # of `layers.csv`, likewise
 LOOKS = Lane.__annotations__ | {"step": int} | dict.fromkeys(MEASURED, float)
 OVERLAPS = {
     **dict.fromkeys(("method", "setting", "criterion"), str),
@@ -90,7 +91,7 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         rows=_over_draws(results(folder / "results.csv"), Lane._fields),
         looks=_over_draws(looks(folder / "metrics.jsonl"), (*Lane._fields, "step")),
         overlaps=_beside(folder / "overlaps.csv", OVERLAPS),
-        layers=_beside(folder / "layers.csv", records.LAYERS),
+        layers=_beside(folder / "layers.csv", records.LAYERS, optional=EFFECTIVE),
         inputs=_beside(folder / "inputs.csv", records.INPUTS),
         divergence=_beside(folder / "divergence.csv", records.DIVERGENCE),
     )
@@ -105,10 +106,12 @@ def _over_draws(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return together.mean().reset_index()[[*rows]]
 
 
-def _beside(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
+def _beside(
+    path: Path, columns: Mapping[str, type], *, optional: Collection[str] = ()
+) -> pd.DataFrame:
     """Reads a file that not every run has."""
     if path.exists():
-        return table(path, columns)
+        return table(path, columns, optional=optional)
     return pd.DataFrame(columns=[*columns])
 
 

@@ -47,9 +47,9 @@ def controls(rows: pd.DataFrame) -> list[str]:
 def tickets(run: Run) -> list[pd.DataFrame]:
     """A table of every ticket: a row a seed; what is missing or has failed is NaN.
 
-    Beside the columns of `results.csv` are `accuracy` and `validation`, on the test and
-    the validation set; what they exceed the dense network by, `to_dense` and
-    `validation_to_dense`, and the verdicts of these, `verdict` and
+    Beside the columns of `results.csv` are the `effective` density; `accuracy` and
+    `validation`, on the test and the validation set; what they exceed the dense network
+    by, `to_dense` and `validation_to_dense`, and the verdicts of these, `verdict` and
     `validation_verdict`; `to_NAME` for every control; `last_to_dense`, of the accuracy
     after the last step, by that of the dense network, or that at its early-stopping
     step if tickets have none; `dense_step`, this step; and whether the ticket of the
@@ -75,6 +75,7 @@ def tickets(run: Run) -> list[pd.DataFrame]:
     found["last_to_dense"] = found["test_accuracy"] - beside("dense", last)
     for name in controls(rows):
         found[f"to_{name}"] = found[test] - beside(name, test, (*TICKET, "seed"))
+    found["effective"] = found[[*TICKET, "seed"]].merge(effective(run), "left")["share"]
     found["dense_step"] = beside("dense", "early_stopping_step")
     found["wins"] = (
         (found["density"] < 1)
@@ -94,6 +95,17 @@ def tickets(run: Run) -> list[pd.DataFrame]:
         )
         tables.append(ticket.assign(verdict=test, validation_verdict=validation))
     return tables
+
+
+def effective(run: Run) -> pd.DataFrame:
+    """The effective density of every ticket of a seed, as `share`."""
+    layers = run.layers.assign(
+        left=run.layers["weights"] * run.layers["effective_density"]
+    )
+    sums = layers.groupby([*TICKET, "seed"], sort=False)[["left", "weights"]].sum(
+        min_count=1
+    )
+    return (sums["left"] / sums["weights"]).rename("share").reset_index()
 
 
 class Chosen(NamedTuple):

@@ -121,8 +121,10 @@ METHOD: Columns = {"method": ("method", word)}
 KEPT: Columns = {"weights\nkept, %": ("density", percent)}
 NAMED: Columns = {"ticket": (["setting", "prunings"], name), **KEPT}
 LAYER: Columns = {"layer": ("layer", lambda names: names.iloc[0])}
+EFFECTIVE: Columns = {"effective,\n%": ("effective", percent)}
 TICKET: Columns = {
     **NAMED,
+    **EFFECTIVE,
     "test\naccuracy, %": ("accuracy", accuracy),
     "against\ndense, points": ("to_dense", points),
     "verdict": ("verdict", word),
@@ -191,7 +193,25 @@ def headlines(run: Run, chosen: Mapping[str, Chosen]) -> list[str]:
             f"{run.margin:g} points: {', '.join(without)}. In brackets the most "
             "accurate on validation, as the test set has it."
         )
-    return found
+    return found + cut(run)
+
+
+def cut(run: Run) -> list[str]:
+    """A sentence for each of the first tickets with a layer of which nothing is left.
+
+    That is where none of its weights lies on a path from an input to an output.
+    """
+    dead = run.layers[run.layers["effective_density"] == 0]
+    found = []
+    for ticket in statistics.groups(dead):
+        layers, seeds = ticket["layer"].unique(), ticket["seed"].nunique()
+        found.append(
+            f"{word(ticket['method'])}, {name(ticket)}: no path leads through "
+            f"{layers[0]}{' and others' if len(layers) > 1 else ''} (of {seeds} "
+            f"{'seed' if seeds == 1 else 'seeds'})."
+        )
+    more = len(found) - SHOWN
+    return found[:SHOWN] + ([f"{more} more tickets are cut."] if more > 0 else [])
 
 
 def diverged(rows: pd.DataFrame) -> list[str]:

@@ -1,13 +1,15 @@
 """What is left of every layer and, in the first, of every input: two more files."""
 
+import functools
 import math
+import sys
 
 import jax
 import numpy as np
 
 from experiments.study import records, stages
 from experiments.study.study import Study
-from jaxticket import masks
+from jaxticket import Ticket, masks
 from jaxticket.summaries import summary
 
 
@@ -28,9 +30,11 @@ def write(study: Study) -> None:
             ticket = study.shelf.ticket(lane)
             density = float(masks.density(ticket.mask))
             names = {k: x for k, x in lane._asdict().items() if k in records.LAYERS}
+            effective = _effective(study, ticket)
             rows += [
                 {**names, "density": density, "layer": layer.name}
                 | {"weights": layer.size, "layer_density": layer.density}
+                | {"effective_density": effective.get(layer.name, math.nan)}
                 for layer in summary(ticket).layers
             ]
             sparsest = min(sparsest, (density, lane), key=lambda pair: pair[0])
@@ -46,6 +50,22 @@ def write(study: Study) -> None:
         records.write_table(study.folder / "layers.csv", records.LAYERS, rows)
     if inputs:
         records.write_table(study.folder / "inputs.csv", records.INPUTS, inputs)
+
+
+def _effective(study: Study, ticket: Ticket) -> dict[str, float]:
+    """The effective density of every layer; nothing where the network hides it."""
+    try:
+        found = summary(ticket._replace(mask=study.effective(ticket)))
+    except ValueError as error:
+        _note(f"effective densities are not known: {error}")
+        return {}
+    return {layer.name: layer.density for layer in found.layers}
+
+
+@functools.cache
+def _note(words: str) -> None:
+    """Says something once, and not of every ticket."""
+    print(f"note: {words}", file=sys.stderr)
 
 
 def _of_inputs(study: Study, mask) -> np.ndarray | None:

@@ -90,6 +90,7 @@ LAYERS = {
     "layer": str,
     "weights": int,
     "layer_density": float,
+    "effective_density": float,
 }
 # Of `divergence.csv`, a row a training, or search, that has diverged.
 DIVERGENCE = {**Lane.__annotations__, "round": int, "step": int}

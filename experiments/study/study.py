@@ -25,9 +25,10 @@ from jaxticket import (
     models,
     searches,
     starts,
+    structure,
     supervised,
 )
-from jaxticket.base import Params, PRNGKey, Promises, Search, Ticket
+from jaxticket.base import Mask, Params, PRNGKey, Promises, Search, Ticket
 from jaxticket.engine import keys, lanes, programs, resumable
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
@@ -87,6 +88,7 @@ class Study:
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
+        self.effective = jax.jit(_effective(model, prepare, dataset))
         self.metrics = supervised.evaluator(model, loss, prepare=prepare)
         self.evidence = functools.partial(
             supervised.evidence, model, loss=loss, prepare=prepare
@@ -359,6 +361,19 @@ def searches_of(config: Settings) -> int:
     """How many searches the largest of the methods has."""
     settings = [len(methods.plan(config, name).settings) for name in config.methods]
     return config.seeds * max(settings, default=1)
+
+
+def _effective(model, prepare, dataset) -> Callable[[Ticket], Mask]:
+    """The weights of a ticket that lie on a path, see `structure.effective`."""
+    image = dataset.train.images[:1]
+
+    def effective(ticket):
+        def network(params, image):
+            return model.apply(params, ticket.model_state, prepare(image))[0]
+
+        return structure.effective(network, ticket, image)
+
+    return effective
 
 
 def _initialiser(config, model, prepare, dataset) -> Callable[[PRNGKey], tuple]:
