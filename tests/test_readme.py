@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
-def test_there_are_four_examples_and_the_first_is_short():
-    assert len(EXAMPLES) == 4
+def test_there_are_five_examples_and_the_first_is_short():
+    assert len(EXAMPLES) == 5
     body = EXAMPLES[0].split("def density")[1].splitlines()
     assert len([line for line in body if line.strip()]) <= 15
 
@@ -32,7 +32,7 @@ def hurried():
 
 
 @pytest.mark.parametrize(
-    "example", EXAMPLES, ids=["grid", "own network", "optax", "summary"]
+    "example", EXAMPLES, ids=["grid", "own network", "optax", "summary", "compact"]
 )
 def test_examples_run_as_they_stand(example, request, capsys):
     if example != EXAMPLES[0]:
@@ -45,6 +45,10 @@ def test_examples_run_as_they_stand(example, request, capsys):
         assert (np.diff(names["densities"].mean(0)) > 0).all()  # s0 sets the density
     elif "result" in names:
         assert float(jt.masks.density(names["result"].ticket.mask)) == 0.25
+    elif "small" in names:
+        assert 0.0005 < float(jt.masks.density(names["paths"])) < 0.002
+        layer = names["small"].ticket.weights["fc_1"]["kernel"]
+        assert layer.shape == (28, 11)
     elif "search" not in names:
         assert (
             "hidden/kernel  784x300  235,200  47,040   20.00%"

@@ -877,7 +877,9 @@ def test_layers_and_inputs_are_drawn(tmp_path, rows):
     records.write_table(folder / "inputs.csv", records.INPUTS, inputs)
     run = reading.read(folder)
     *_, sparser = statistics.tickets(run)
-    assert list(sparser["effective"]) == pytest.approx([0.2, 0.15, math.nan], nan_ok=True)
+    assert list(sparser["effective"]) == pytest.approx(
+        [0.2, 0.15, math.nan], nan_ok=True
+    )
     assert tables.cut(run) == [
         "imp, pruned 2×: no path leads through last (of 1 seed)."
     ]
