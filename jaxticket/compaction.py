@@ -11,7 +11,7 @@ computes it.
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxticket import masks
-from jaxticket.base import Ticket
+from jaxticket.base import Params, Ticket
 from jaxticket.graphs import constants, reach, ties
 from jaxticket.graphs.ties import Atom, Axes, Axis
 from jaxticket.models.model import Model
@@ -31,18 +31,25 @@ class Compacted(NamedTuple):
     """A ticket in smaller arrays.
 
     Attributes:
-      model: of the smaller parameters; its `init` is the large network's.
+      model: of the smaller parameters, and to initialise them. Its `init` refuses where
+        only the large network can be initialised: that of equinox and nnx.
       ticket: the smaller weights, mask and model state.
       left: of every leaf of weights that has become smaller, by its name, the indices
         that are left along each axis.
       whole: leaves with units that do nothing and stay nevertheless, and what needs
         them.
+      places: `left` of the leaves of weights and model state, in their order.
     """
 
     model: Model
     ticket: Ticket
     left: dict[str, tuple[np.ndarray, ...]]
     whole: dict[str, str]
+    places: tuple[tuple[np.ndarray, ...] | None, ...]
+
+    def taken(self, ticket: Ticket) -> Ticket:
+        """What is left of another ticket of the large network."""
+        return _cut(ticket, self.places)
 
 
 def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
@@ -87,18 +94,19 @@ def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
     trial = planned(constants.folded(whole, found))
     whole = constants.folded(whole, found, trial.places())
     plan = planned(whole)
-    smaller = model._replace(apply=_by_given_widths(model.apply))
-    if not plan.runs(smaller, whole, x):
+    if not plan.runs(model, whole, x):
         one_by_one = (plan.only([atom]) for atom in plan.stays)
-        can = [one.stays for one in one_by_one if one.runs(smaller, whole, x)]
+        can = [one.stays for one in one_by_one if one.runs(model, whole, x)]
         plan = plan.only(atom for one in can for atom in one)
     small = plan.cut(whole)
-    if not plan.runs(smaller, whole, x) or not _same(model, whole, smaller, small, x):
+    smaller = _resized(model, small.weights)
+    if not plan.runs(model, whole, x) or not _same(model, whole, smaller, small, x):
         raise ValueError(
             "in smaller arrays the network does not compute the same: its code uses "
             f"a width of {sorted(plan.left(whole))} otherwise than as a size"
         )
-    return Compacted(smaller, small, plan.left(whole), plan.whole(whole))
+    left, needed = plan.left(whole), plan.whole(whole)
+    return Compacted(smaller, small, left, needed, tuple(plan.places()))
 
 
 class _Plan(NamedTuple):
@@ -136,19 +144,14 @@ class _Plan(NamedTuple):
 
     def cut(self, ticket: Ticket) -> Ticket:
         """The smaller ticket."""
-        leaves, tree = jax.tree.flatten((ticket.weights, ticket.model_state))
-        places = self.places()
-        weights, state = tree.unflatten(map(_taken, leaves, places))
-        tree = jax.tree.structure(ticket.weights)
-        kept = zip(tree.flatten_up_to(ticket.mask), places, strict=False)
-        mask = tree.unflatten(m if m is None else _taken(m, p) for m, p in kept)
-        return Ticket(weights, mask, state)
+        return _cut(ticket, self.places())
 
     def runs(self, model: Model, ticket: Ticket, x: Any) -> bool:
         """Whether the network's own code does, on arrays of the smaller shapes."""
         try:
             small = jax.eval_shape(self.cut, ticket)
-            jax.eval_shape(model.apply, small.weights, small.model_state, x)
+            smaller = _resized(model, small.weights)
+            jax.eval_shape(smaller.apply, small.weights, small.model_state, x)
         except Exception:  # whatever that code raises
             return False
         return True
@@ -169,7 +172,8 @@ class _Plan(NamedTuple):
 
 def _planner(network: Callable, like: Ticket, x: Any) -> Callable[[Ticket], _Plan]:
     """Which units of such tickets have no weight that can be seen, and may go."""
-    units, axes = ties.tied(network, (like.weights, like.model_state), x)
+    units, own = ties.tied(network, (like.weights, like.model_state), x)
+    axes = [tuple(map(units.axis, leaf)) for leaf in own]
 
     @jax.jit
     def useful(ticket):
@@ -207,6 +211,15 @@ def _atoms(axes: Axes) -> set[Atom]:
     return {atom for axis in axes for atom, _ in axis}
 
 
+def _cut(ticket: Ticket, places: Sequence) -> Ticket:
+    leaves, tree = jax.tree.flatten((ticket.weights, ticket.model_state))
+    weights, state = tree.unflatten(map(_taken, leaves, places))
+    tree = jax.tree.structure(ticket.weights)
+    kept = zip(tree.flatten_up_to(ticket.mask), places, strict=False)
+    mask = tree.unflatten(m if m is None else _taken(m, p) for m, p in kept)
+    return Ticket(weights, mask, state)
+
+
 def _taken(leaf: Any, places: tuple[np.ndarray, ...] | None) -> Any:
     return leaf if places is None else leaf[np.ix_(*places)]
 
@@ -224,26 +237,44 @@ def _same(model: Model, ticket: Ticket, smaller: Model, small: Ticket, x: Any) -
     )
 
 
-def _by_given_widths(apply: Callable) -> Callable:
-    """`apply`, with linen's layers as wide as the parameters that they are given."""
+def _resized(model: Model, like: Params) -> Model:
+    """A model of these parameters, linen's layers as wide as they are."""
 
-    @functools.wraps(apply)
-    def call(*args, **options):
-        linen = sys.modules.get("flax.linen")
-        if linen is None:
-            return apply(*args, **options)
-        with linen.intercept_methods(_widened):
-            return apply(*args, **options)
+    def resized(function):
+        @functools.wraps(function)
+        def call(*args, **options):
+            linen = sys.modules.get("flax.linen")
+            if linen is None:  # then there are none
+                return function(*args, **options)
+            with linen.intercept_methods(widened):
+                return function(*args, **options)
 
-    return call
+        return call
+
+    def widened(call, args, options, context):
+        """Lets a layer that writes down its `features` read them off `like`."""
+        module, layer = context.module, like
+        if isinstance(getattr(module, "features", None), int):
+            for name in module.path:
+                layer = layer.get(name, {}) if isinstance(layer, dict) else {}
+            for name in ("kernel", "embedding"):
+                if name in layer:
+                    object.__setattr__(module, "features", layer[name].shape[-1])
+        return call(*args, **options)
+
+    def init(key, x):
+        params, state = resized(model.init)(key, x)
+        if _shapes(params) != _shapes(like):
+            raise ValueError(
+                "this network is initialised by code that writes its widths down: "
+                f"{_shapes(params)} and not {_shapes(like)}"
+            )
+        return params, state
+
+    return Model(init, resized(model.apply))
 
 
-def _widened(call, args, options, context):
-    """Lets a layer of linen read `features` off its parameters, where it has them."""
-    module = context.module
-    if isinstance(getattr(module, "features", None), int):
-        for name in ("kernel", "embedding"):
-            if module.has_variable("params", name):
-                width = module.get_variable("params", name).shape[-1]
-                object.__setattr__(module, "features", width)
-    return call(*args, **options)
+def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
+    return dict(
+        zip(masks.names(tree), map(jnp.shape, jax.tree.leaves(tree)), strict=True)
+    )

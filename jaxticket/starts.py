@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, controls, revalued, scores, selection
+from jaxticket import checks, controls, revalued, scores, selection, units
 from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
 from jaxticket.pruning import prune, prune_by_deviation
@@ -29,6 +29,7 @@ __all__ = [
     "pruned",
     "given",
     "deviating",
+    "filters",
 ]
 
 
@@ -41,6 +42,7 @@ class Opening(NamedTuple):
       trained: the same after its training.
       evidence: `(model_state, temperature) -> Evidence`, of training data.
       given: the ticket of a start's `file`, where it has one.
+      filters: `ticket -> [units.Filters]`, the layers whose filters can be pruned.
     """
 
     key: PRNGKey
@@ -48,6 +50,7 @@ class Opening(NamedTuple):
     trained: Ticket
     evidence: Callable[..., Evidence]
     given: Ticket | None = None
+    filters: Callable[[Ticket], list[units.Filters]] = lambda ticket: []
 
 
 Network = Literal["initial", "trained"]
@@ -234,3 +237,35 @@ def deviating(*, quality: ArrayLike, weights: Network = "trained") -> Start:
         lambda opening: prune_by_deviation(getattr(opening, weights), quality),
         trained=weights == "trained",
     )
+
+
+def filters(
+    *, density: ArrayLike, layers: str = "", weights: Network = "trained"
+) -> Start:
+    """A network without the filters of the smallest L1 norm, see `prune_filters`.
+
+    Args:
+      density: the fraction of the filters of each layer that is kept; that of the
+        weights is an outcome.
+      layers: names of the layers that are pruned, with spaces between them; all that
+        can be where it is empty.
+      weights: those of the ticket: the initial or the trained ones. The trained ones
+        are scored.
+    """
+    checks.fraction(density=density)
+    checks.one_of(get_args(Network))(weights=weights)
+
+    def start(opening):
+        found = opening.filters(opening.trained)
+        known = [layer.kernel.rpartition("/")[0] for layer in found]
+        wanted = layers.split() or known or ["any layer"]
+        if missing := [name for name in wanted if name not in known]:
+            raise ValueError(
+                f"no filters of {', '.join(missing)} can be pruned: those that can are "
+                f"{', '.join(known) or 'none, where all are of one residual stream'}"
+            )
+        chosen = [x for x, name in zip(found, known, strict=True) if name in wanted]
+        mask = units.prune_filters(opening.trained, chosen, density).mask
+        return getattr(opening, weights)._replace(mask=mask)
+
+    return Start(start, trained=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxticket import controls, masks, revalued, starts
+from jaxticket import controls, masks, revalued, starts, units
 from jaxticket.base import Evidence, Ticket
 from jaxticket.engine import keys
 
@@ -27,7 +27,10 @@ def evidence(model_state, temperature):
 GIVEN = ticket(3)._replace(
     mask={"kernel": jnp.arange(48).reshape(6, 8) < 9, "bias": None}
 )
-OPENING = starts.Opening(jax.random.key(5), ticket(1), ticket(2), evidence, GIVEN)
+FILTERS = [units.Filters("kernel", 1, ())]
+OPENING = starts.Opening(
+    jax.random.key(5), ticket(1), ticket(2), evidence, GIVEN, lambda ticket: FILTERS
+)
 CASES = {
     "initial": {},
     "trained": {},
@@ -37,6 +40,7 @@ CASES = {
     "pruned": {"density": 0.25},
     "given": {"file": "ticket-{seed}.npz"},
     "deviating": {"quality": 0.8},
+    "filters": {"density": 0.5},
 }
 
 
@@ -141,3 +145,16 @@ def test_what_deviates_little_from_zero_goes():
     assert starts.deviating(quality=0.8).kept is None
     with pytest.raises(ValueError, match="quality must be"):
         starts.deviating(quality=-1.0)
+
+
+def test_filters_are_those_of_the_trained_network_and_of_the_layers_asked_for():
+    found = starts.filters(density=0.5, weights="initial").ticket(OPENING)
+    norms = np.abs(np.float64(OPENING.trained.weights["kernel"])).sum(0)
+    stay = np.zeros(8, bool)
+    stay[np.argsort(-norms)[:4]] = True
+    np.testing.assert_array_equal(found.mask["kernel"], np.tile(stay, (6, 1)))
+    np.testing.assert_array_equal(
+        found.weights["kernel"], OPENING.initial.weights["kernel"]
+    )
+    with pytest.raises(ValueError, match="no filters of conv_7 can be pruned"):
+        starts.filters(density=0.5, layers="conv_7").ticket(OPENING)

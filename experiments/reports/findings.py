@@ -27,11 +27,13 @@ from experiments.reports import (
     multiplicity,
     reading,
     second_order,
+    structured,
     swaps,
     values,
 )
 
 FINDINGS: tuple[ModuleType, ...] = (
+    structured,
     second_order,
     layers,
     early_birds,

@@ -27,6 +27,7 @@ from jaxticket import (
     starts,
     structure,
     supervised,
+    units,
 )
 from jaxticket.base import Mask, Params, PRNGKey, Promises, Search, Ticket
 from jaxticket.engine import keys, lanes, programs, resumable
@@ -80,16 +81,21 @@ class Study:
         prepare = data.normalizer(
             config.normalization, dataset.train.images, name=dataset.name
         )
-        self.init = _initialiser(config, model, prepare, dataset)
-        self._loss = functools.partial(
+        self.model, self.prepare = model, prepare
+        self.image = prepare(jnp.asarray(dataset.train.images[:1]))
+        self.init = _initialiser(config, dataset, model, self.image)
+        self.objective = functools.partial(
             supervised.objective,
-            model,
-            loss,
+            loss=loss,
             prepare=prepare,
             augment=data.augment if config.augment else None,
         )
-        self.effective = jax.jit(_effective(model, prepare, dataset))
-        self.metrics = supervised.evaluator(model, loss, prepare=prepare)
+        self.evaluator = functools.partial(
+            supervised.evaluator, loss=loss, prepare=prepare
+        )
+        self._loss = functools.partial(self.objective, model)
+        self.metrics = self.evaluator(model)
+        self.effective = jax.jit(self._effective)
         self.evidence = functools.partial(
             supervised.evidence, model, loss=loss, prepare=prepare
         )
@@ -107,6 +113,18 @@ class Study:
             for name, planned in self.planned.items()
         }
         self._given = self._read(like)
+        for planned in self.planned.values():  # what cannot begin, before all trains
+            jax.eval_shape(
+                self._starts[planned.name],
+                jax.random.key(0),
+                planned.settings[0].swept,
+                like,
+                like,
+                self.data.train,
+                self._given.get(
+                    (planned.name, planned.settings[0].label, self.seeds[0])
+                ),
+            )
         self._controlled = jax.jit(self._control, static_argnums=0)
         self.programs = {
             name: self._searching(planned)
@@ -162,10 +180,25 @@ class Study:
             self._given.get((planned.name, lane.setting, lane.seed)),
         )
 
+    def outputs(self, variables: tuple[Params, Any], image: jax.Array) -> jax.Array:
+        """What the network makes of weights, model state and an image."""
+        return self.model.apply(*variables, image)[0]
+
+    def _effective(self, ticket: Ticket) -> Mask:
+        """The weights of a ticket that lie on a path, see `structure.effective`."""
+
+        def network(weights, image):
+            return self.outputs((weights, ticket.model_state), image)
+
+        return structure.effective(network, ticket, self.image)
+
     def _start(
         self, planned: Planned, key, swept, initial, trained, train, given
     ) -> Ticket:
-        opening = starts.Opening(key, initial, trained, self.evidence(train), given)
+        filters = functools.partial(units.filters, self.outputs, x=self.image)
+        opening = starts.Opening(
+            key, initial, trained, self.evidence(train), given, filters
+        )
         return planned.start(swept).ticket(opening)
 
     def _read(self, like: Ticket) -> dict[tuple[str, str, int], Ticket]:
@@ -363,22 +396,8 @@ def searches_of(config: Settings) -> int:
     return config.seeds * max(settings, default=1)
 
 
-def _effective(model, prepare, dataset) -> Callable[[Ticket], Mask]:
-    """The weights of a ticket that lie on a path, see `structure.effective`."""
-    image = dataset.train.images[:1]
-
-    def effective(ticket):
-        def network(params, image):
-            return model.apply(params, ticket.model_state, prepare(image))[0]
-
-        return structure.effective(network, ticket, image)
-
-    return effective
-
-
-def _initialiser(config, model, prepare, dataset) -> Callable[[PRNGKey], tuple]:
+def _initialiser(config, dataset, model, example) -> Callable[[PRNGKey], tuple]:
     """`key -> (weights, model_state)`: a draw, or what a file holds for every seed."""
-    example = prepare(jnp.asarray(dataset.train.images[:1]))
     if config.pretrained is None:
         return jax.jit(lambda key: model.init(key, example))
     given = models.pretrained.load(

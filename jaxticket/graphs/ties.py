@@ -28,9 +28,14 @@ Axes = tuple[Axis, ...]  # of an array
 
 
 class Ties:
-    """Collects ties, as a domain of `walking.walk`."""
+    """Collects ties, as a domain of `walking.walk`.
+
+    Attributes:
+      made: axes of kernels and activations along which layers have their outputs.
+    """
 
     def __init__(self):
+        self.made: list[Axis] = []
         self._same: dict[Atom, Axis] = {}  # an atom that is known to be others
         self._fixed: dict[Atom, str] = {}  # and why
         self._count = 0
@@ -255,6 +260,7 @@ def _dot(ties, eqn, a, b):
     batch = [ties.tie(a[i], b[j]) for i, j in zip(left_batch, right_batch, strict=True)]
     rest = [x for i, x in enumerate(a) if i not in (*left, *left_batch)]
     rest += [x for j, x in enumerate(b) if j not in (*right, *right_batch)]
+    ties.made += rest
     return (*batch, *rest)
 
 
@@ -270,6 +276,7 @@ def _convolved(ties, eqn, x, kernel):
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
     outputs = kernel[rhs[0]]
+    ties.made.append(outputs)
     if groups == 1 and eqn.params["batch_group_count"] == 1:
         ties.tie(x[lhs[1]], kernel[rhs[1]])
     elif groups == _size(x[lhs[1]]) == _size(outputs):
@@ -338,7 +345,8 @@ def tied(network: Any, variables: Any, x: Any) -> tuple[Ties, list[Axes]]:
       x: an input, or its shape and dtype.
 
     Returns:
-      `(ties, axes)`: the axes of every leaf of `variables`, in their order.
+      `(ties, axes)`: of every leaf of `variables` its own axes, in their order;
+      `Ties.axis` says what they are.
 
     Raises:
       ValueError: the network has a loop without a known length, or a branch.
@@ -351,4 +359,4 @@ def tied(network: Any, variables: Any, x: Any) -> tuple[Ties, list[Axes]]:
         ties.fix("the inputs of the network", *value)
     for value in walking.walk(jaxpr, [*axes, *given], ties):
         ties.fix("the outputs of the network", *value)
-    return ties, [tuple(map(ties.axis, leaf)) for leaf in axes]
+    return ties, axes
