@@ -18,8 +18,8 @@ one respect, `interventions` a network in one layer. `run` is a whole search in 
 program, for `jit` and `vmap`; `as_optax` puts one into a loop that knows optax alone,
 and `engine` runs many seeds on many devices, resumably. `audit` holds a ticket to its
 promises; `analysis` says what masks have in common and accuracies show, `structure` how
-tickets are made, `landscape` what lies between networks. `files` keeps tickets, and `export` runs them
-where there is no JAX.
+tickets are made, `landscape` what lies between networks. `files` keeps tickets, and
+`export` runs them where there is no JAX.
 """
 
 __version__ = "0.2.0"
