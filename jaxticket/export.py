@@ -41,14 +41,14 @@ class Ticket(NamedTuple):
       masks: of the leaves that can be pruned, bool.
       state: batch statistics and the like; of a random key its data.
       about: the facts.
-      shapes: of all weights.
+      kinds: dtype and shape of all leaves, as "weights/fc_0/kernel".
     """
 
     weights: dict[str, np.ndarray]
     masks: dict[str, np.ndarray]
     state: dict[str, np.ndarray]
     about: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]
+    kinds: dict[str, tuple[str, tuple[int, ...]]]
 
 
 def read(path: str | Path, *, most: int = MOST) -> Ticket:
@@ -134,7 +134,8 @@ def chain(
     Raises:
       ValueError: the leaf that does not belong to such a network is named.
     """
-    if lost := {*ticket.shapes} - {*ticket.weights}:
+    known = {f"weights/{name}" for name in ticket.weights}
+    if lost := {name for name in ticket.kinds if name.startswith("weights/")} - known:
         raise ValueError(
             f"{min(lost)} is not in the file, which has a recipe for it: convert it "
             "where JAX is"
@@ -207,7 +208,6 @@ def _ticket(file: zipfile.ZipFile, most: int) -> Ticket:
     if sum(sizes) > most:
         raise ValueError(f"its arrays take {sum(sizes)} bytes, allowed are {most}")
     found: dict[str, dict] = {"weights": {}, "mask": {}, "model_state": {}}
-    shapes = {}
     # Masks first: they say where the values of weights are.
     for name, dtype, shape, digest, form in sorted(
         leaves, key=lambda leaf: not leaf[0].startswith("mask")
@@ -215,15 +215,14 @@ def _ticket(file: zipfile.ZipFile, most: int) -> Ticket:
         part, _, leaf = name.partition("/")
         if part not in found or leaf in found[part]:
             raise ValueError(f"it holds {name!r:.80}, which is of no ticket, or twice")
-        if part == "weights":
-            shapes[leaf] = shape
         if form == "rebuilt":
             continue
         size = math.prod(shape) * _itemsize(dtype)
         stored = _array(_member(file, digest, size + _HEADER), digest, version)
         mask = found["mask"].get(leaf) if part == "weights" else None
         found[part][leaf] = _restored(stored, dtype, shape, form, mask)
-    return Ticket(found["weights"], found["mask"], found["model_state"], about, shapes)
+    kinds = {name: (dtype, shape) for name, dtype, shape, *_ in leaves}
+    return Ticket(found["weights"], found["mask"], found["model_state"], about, kinds)
 
 
 def _index(content: bytes) -> tuple[int, list, dict]:

@@ -130,7 +130,7 @@ def test_what_a_file_does_not_hold_is_named(tmp_path):
     files.save_ticket(tmp_path / "t", ticket, recipe=recipe)
     found = export.read(tmp_path / "t")
     assert not found.weights
-    assert found.shapes["fc_0/kernel"] == (6, 5)
+    assert found.kinds["weights/fc_0/kernel"] == ("float32", (6, 5))
     np.testing.assert_array_equal(
         found.masks["fc_0/kernel"], ticket.mask["fc_0"]["kernel"]
     )
@@ -189,4 +189,4 @@ def seen(ticket):
         for part in ticket[:3]
         for name, x in part.items()
     ]
-    return arrays, ticket.about, ticket.shapes
+    return arrays, ticket.about, ticket.kinds
