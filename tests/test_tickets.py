@@ -16,7 +16,8 @@ from jaxticket import Ticket, files, masks, models, prune
 from jaxticket.engine import keys
 from jaxticket.models import pretrained
 
-CONFIG = {"model": "mlp", "dataset": "digits", "hyper": {"model.hidden": "(8,)"}}
+HYPER = {"model.hidden": "(8,)", "imp.density": [0.5, 0.8]}
+CONFIG = {"model": "mlp", "dataset": "digits", "hyper": HYPER}
 RUN = {"identity": "ours", "config": CONFIG, "accepted": []}
 
 

@@ -88,6 +88,8 @@ def _promises(name: Any, run: dict[str, Any]) -> Promises | None:
     flags = run["config"].get("hyper", {}).items()
     given = {k.removeprefix(owner): x for k, x in flags if k.startswith(owner)}
     given |= {k: x for k, x in run["config"].items() if k == "rewind_step"}
+    # Of several values side by side any will do: none decides what is asked here.
+    given = {k: x[0] if isinstance(x, list) and x else x for k, x in given.items()}
     try:
         return method.search(optax.identity(), **given).promises
     except (TypeError, ValueError):  # of what a flag does not say
