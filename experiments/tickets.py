@@ -99,7 +99,7 @@ def read(path: str | Path) -> tuple[Ticket, dict]:
       OSError: there is no file.
       ValueError: it is damaged, or no ticket.
     """
-    like: dict[str, dict] = {"weights": {}, "mask": {}, "model_state": {}}
+    like: dict[str, Any] = {"weights": {}, "mask": {}, "model_state": {}}
     for name, (dtype, shape) in export.read(path).kinds.items():
         *where, leaf = name.split("/")
         inner = like
@@ -133,7 +133,7 @@ def found(paths: Iterable[str]) -> list[Path]:
 
 
 def listed(config: Config, *paths: str) -> None:
-    rows = [("file", *FACTS, "density", "bytes")]
+    rows: list[Sequence[str]] = [("file", *FACTS, "density", "bytes")]
     for path in found(paths):
         about, kept = (plain := export.read(path)).about, [*plain.masks.values()]
         density = sum(m.sum() for m in kept) / max(sum(m.size for m in kept), 1)
@@ -213,7 +213,7 @@ def converted(config: Config, path: str) -> None:
             told.model,
             ticket,
             masks="applied" if config.plain else "pruned",
-            image=config.image or _prepared(told)[2],
+            image=tuple(config.image or _prepared(told)[2]),
             **_options(told),
         )
     elif config.plain:
@@ -230,7 +230,7 @@ def converted(config: Config, path: str) -> None:
 
 def _form(config: Config, path: str, about: dict[str, Any]) -> dict[str, Any]:
     """What `save_ticket` is told: the form, and the facts that hold in it."""
-    form = {"pruned": config.pruned, "values": config.values}
+    form: dict[str, Any] = {"pruned": config.pruned, "values": config.values}
     if config.recipe:
         told = _told(config, path)
         dataset, _, image = _prepared(told)

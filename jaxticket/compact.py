@@ -18,7 +18,7 @@ _AT_ONCE = 2**20  # bytes of gaps that are added up in one piece
 def of_mask(mask: np.ndarray) -> tuple[str, np.ndarray]:
     """How a mask takes fewest bytes, and these: `PACKED` or `GAPS`."""
     found = {PACKED: np.packbits(mask), GAPS: gaps(mask)}
-    return min(found.items(), key=lambda item: len(zlib.compress(item[1])))
+    return min(found.items(), key=lambda item: len(zlib.compress(item[1].tobytes())))
 
 
 def gaps(mask: np.ndarray) -> np.ndarray:

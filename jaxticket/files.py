@@ -161,6 +161,7 @@ def save_ticket(
     masks.check(ticket.mask, ticket.weights)
     masks.names(ticket.weights)  # refuses two of one name
     names, pairs, error = masks.names(ticket), _pairs(ticket), 0.0
+    arrays: list[tuple[Leaf, np.ndarray | None]]
     if recipe is not None:
         recipe = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
         initial = _initial(ticket, recipe)

@@ -58,7 +58,7 @@ def read(facts: Any) -> Recipe:
     """
     try:
         kind, data = facts["key"]["kind"], facts["key"]["data"]
-        key = jax.random.wrap_key_data(np.array(data, np.uint32), impl=kind)
+        key = jax.random.wrap_key_data(jnp.array(data, jnp.uint32), impl=kind)
         shape = tuple(facts["shape"])
         checks.whole(1)(num_classes=facts["num_classes"])
         for size in shape:

@@ -195,7 +195,7 @@ def _read(path, name, num_classes, image, like, options, *, pruned) -> Ticket:
     from safetensors import SafetensorError, safe_open
 
     arrays: dict[tuple[str, str], np.ndarray] = {}
-    bits: dict[tuple[str, str], np.ndarray] = {}
+    bits: dict[tuple[str, str], jax.Array] = {}
     try:
         with safe_open(path, framework="numpy") as file:
             there = _headers(file)
