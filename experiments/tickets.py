@@ -105,6 +105,8 @@ def read(path: str | Path) -> tuple[Ticket, dict]:
         inner = like
         for part in where:
             inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{path} is no ticket: {name!r:.80} is in a leaf")
         inner[leaf] = _shaped(dtype, shape)
     found = Ticket(like["weights"], None, like["model_state"] or None)
     return files.load_ticket(path, found)
@@ -166,9 +168,13 @@ def picture(ticket: Ticket) -> bytes:
     from matplotlib import figure
 
     names, leaves = masks.names(ticket.mask), jax.tree.leaves(ticket.mask)
-    drawing = figure.Figure((4 * len(leaves), 4), layout="constrained")
-    grid = drawing.subplots(1, len(leaves), squeeze=False)
-    for axes, name, leaf in zip(grid.flat, names, leaves, strict=True):
+    across = max(1, min(4, len(leaves)))
+    down = max(1, -(-len(leaves) // across))
+    drawing = figure.Figure((4 * across, 4 * down), layout="constrained")
+    grid = drawing.subplots(down, across, squeeze=False)
+    for axes in grid.flat[len(leaves) :]:
+        axes.set_visible(False)
+    for axes, name, leaf in zip(grid.flat, names, leaves, strict=False):
         bits = np.asarray(leaf).reshape(-1, leaf.shape[-1] if leaf.ndim else 1)
         axes.imshow(bits, cmap="gray_r", vmin=0, vmax=1, aspect="auto")
         axes.set_title(f"{name}, {bits.mean():.1%} kept", fontsize="small")
@@ -232,6 +238,8 @@ def _form(config: Config, path: str, about: dict[str, Any]) -> dict[str, Any]:
     """What `save_ticket` is told: the form, and the facts that hold in it."""
     form: dict[str, Any] = {"pruned": config.pruned, "values": config.values}
     if config.recipe:
+        if not isinstance(about.get("seed"), int):
+            raise ValueError(f"{path} does not say the seed of its run")
         told = _told(config, path)
         dataset, _, image = _prepared(told)
         key = keys.of_seed(about["seed"]).init

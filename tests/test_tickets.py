@@ -185,6 +185,18 @@ def test_a_ticket_is_converted_for_pytorch(folder, image):
     )
 
 
+def test_facts_of_anybody_are_no_error(folder, weights, capsys):
+    ticket = Ticket(weights, masks.full(weights))
+    put(folder, 2, ticket, prunings="2", method=["imp"], seed=None)
+    run("verify", folder)
+    assert said(capsys).count(": digests, finite, density, run\n") == 2
+    with pytest.raises(ValueError, match="does not say the seed of its run"):
+        run("convert", path_of(folder), output=str(folder / "m.npz"), recipe=True)
+    files.save(folder / "odd.npz", {"weights": {"a": jnp.ones(2), "a/b": jnp.ones(2)}})
+    with pytest.raises(ValueError, match="odd.npz is no ticket: 'weights/a/b' is in a"):
+        run("show", folder / "odd.npz")
+
+
 def test_a_ticket_is_evaluated(folder, capsys):
     run("evaluate", path_of(folder))
     first = said(capsys)

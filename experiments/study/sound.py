@@ -36,7 +36,7 @@ def checked(path: Path, read: Read) -> Iterator[str]:
     yield "finite"
     density = float(masks.density(ticket.mask))
     if (said := about.get("density")) is not None:
-        if said != density:
+        if not isinstance(said, int | float) or abs(said - density) > 1e-6:
             raise ValueError(f"its density is {density}, and it says {said}")
         yield "density"
     run = of(path)
@@ -46,9 +46,11 @@ def checked(path: Path, read: Read) -> Iterator[str]:
     if about.get("identity") not in known:
         raise ValueError("it is of another run than the one that it lies in")
     yield "run"
-    number, promises = about.get("prunings", 0), _promises(about.get("method"), run)
+    number, promises = about.get("prunings"), _promises(str(about.get("method")), run)
+    if promises is None or not isinstance(number, int):
+        return
     name = path.name.replace(f"prunings-{number}", f"prunings-{number - 1}")
-    if promises is None or name == path.name or not (path.parent / name).exists():
+    if name == path.name or not (path.parent / name).exists():
         return
     before, _ = read(path.parent / name)
     if promises.nested:
@@ -79,7 +81,7 @@ def of(path: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def _promises(name: Any, run: dict[str, Any]) -> Promises | None:
+def _promises(name: str, run: dict[str, Any]) -> Promises | None:
     """What the search of a ticket promises, where its name and flags say it."""
     method = ticket_search.METHODS.get(name)
     if method is None or method.search is None:
