@@ -159,6 +159,7 @@ def own():
         "head": {"kernel": normal(5, 4), "bias": normal(4)},
     }
     state = {"encoder": {"norm": {"mean": normal(5), "var": normal(5)}}}
+    state["dropout"] = {"key": jax.random.key(3), "count": jnp.uint32(1)}
     ticket = prune(Ticket(weights, masks.full(weights), state), "magnitude", 0.5)
     return ticket, (weights, state)
 
@@ -178,8 +179,10 @@ def test_a_network_of_ones_own_by_its_names(tmp_path):
     ours = x.reshape(2, -1) @ np.asarray(ticket.weights["encoder"]["fc"]["kernel"])
     theirs = flat(x.transpose(0, 3, 1, 2)) @ found["encoder.fc1.weight_orig"].T
     close(theirs, ours)
-    shapes = jax.eval_shape(lambda: like)
-    identical(pretrained.load_ticket(path, OWN, like=shapes), ticket)
+    identical(pretrained.load_ticket(path, OWN, like=like), ticket)
+    again = pretrained.load_ticket(path, OWN, like=jax.eval_shape(lambda: like))
+    identical(again.weights, ticket.weights)
+    assert isinstance(again.model_state["dropout"]["key"], jax.ShapeDtypeStruct)
 
 
 def test_values_that_are_not_known_become_zeros(tmp_path):

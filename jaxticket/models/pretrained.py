@@ -62,7 +62,8 @@ def load(
       num_classes: the width of the output layer to expect, or None for the file's.
       image: the shape of one example, `(height, width, channels)`; it matters where
         pixels are flattened, whose order is another there.
-      like: `(params, state)` of one's own network, with arrays or their shapes.
+      like: `(params, state)` of one's own network, with arrays or their shapes; what of
+        the state is no batch statistics stays as it is there.
       **options: further fields of the network, as for `create`.
 
     Returns:
@@ -213,8 +214,8 @@ def _read(path, name, num_classes, image, like, options, *, pruned) -> Ticket:
         raise ValueError(f"{path} is damaged or is no safetensors file: {e}") from e
 
     def filled(where, leaf):
-        found = arrays.get(_layer_and_leaf(masks.name(where)), leaf)
-        return jnp.asarray(found)
+        found = arrays.get(_layer_and_leaf(masks.name(where)))
+        return leaf if found is None else jnp.asarray(found)
 
     params, state = (jax.tree_util.tree_map_with_path(filled, x) for x in like)
     mask = jax.tree_util.tree_map_with_path(
