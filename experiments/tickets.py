@@ -156,7 +156,7 @@ def shown(config: Config, path: str) -> None:
     print(summary(ticket))
     whole = sum(x.nbytes for x in jax.tree.leaves(ticket.weights))
     size = Path(path).stat().st_size
-    print(f"{size:,} bytes, 1/{whole / size:.1f} of those of all weights")
+    print(f"{size:,} bytes, {size / max(whole, 1):.1%} of those of all weights")
     print("\n".join(f"{name}: {json.dumps(value)}" for name, value in about.items()))
     if config.output:
         files.write(config.output, picture(ticket))
