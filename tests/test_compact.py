@@ -299,3 +299,12 @@ def test_a_tree_of_a_ticket_is_not_read_without_its_mask(tmp_path):
         files.load(tmp_path / "t", ticket)
     assert files.about(tmp_path / "t", ticket) == {}
     assert os.listdir(tmp_path) == ["t"]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("conv_2", (8, 8, 3)), ("mlp", (3,))])
+def test_networks_with_dropout_and_without_hidden_layers_are_few_enough(name, shape):
+    options = {"hidden": (), "dropout": 0.5} | ({"widths": (2,)} if shape[1:] else {})
+    recipe = Recipe(name, jax.random.key(0), shape, 4, options)
+    model = models.create(name, 4, **options)
+    weights, _ = jax.jit(model.init)(recipe.key, jnp.ones((1, *shape)))
+    identical(recipes.rebuilt(recipe, weights), weights)
