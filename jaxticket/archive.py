@@ -11,7 +11,9 @@ index does not name, and whoever reads says what may be there at most, before an
 is unpacked: sizes are checked first and counted while they are read.
 
 Files of version 1 have an index without a digest and arrays under that of their values
-alone. Entries of such an index that were changed, and still fit, are not noticed.
+alone. Entries of such an index that were changed, and still fit, are not noticed. In
+version 3 an entry also says in which form its leaf is stored; a file in which all are
+whole is of version 2.
 """
 
 import contextlib
@@ -31,7 +33,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-VERSION = 2
+VERSIONS = (1, 2, 3)
+WHOLE, REBUILT = "whole", "rebuilt"  # forms: of every value, and of none
 INDEX = "index.json"
 ROOM = 2**20  # bytes of an index for the facts in it, besides its leaves
 _HEADER = 2**11  # bytes of the header of an array
@@ -41,17 +44,23 @@ _LOCAL = struct.Struct("<4s22xHH")  # before a member: magic, lengths of name an
 
 
 class Leaf(NamedTuple):
-    """What the index says of an array: how it is called, what it is, where it is."""
+    """What the index says of an array: how it is called, what it is, where it is.
+
+    `form` is what of it is stored, for those who read it: `WHOLE`, a word of theirs, or
+    `REBUILT`: nothing is, and the digest is that of the whole.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     digest: str = 64 * "0"
+    form: str = WHOLE
 
     def __str__(self) -> str:
         # Cut, and without what a terminal obeys.
-        name, dtype = (repr(word)[1:-1] for word in (self.name, self.dtype))
-        return f"{name:.80} {dtype:.40}{str(list(self.shape)):.80}"
+        name, dtype, form = (repr(x)[1:-1] for x in (self.name, self.dtype, self.form))
+        said = f"{name:.80} {dtype:.40}{str(list(self.shape)):.80}"
+        return said if self.form == WHOLE else f"{said} ({form:.40})"
 
 
 def sha256(content: bytes | memoryview) -> str:
@@ -63,14 +72,22 @@ def seal(text: str) -> str:
     return f'{text}, "sha256": "{sha256(text.encode())}"}}'
 
 
+def digest(stored: np.ndarray) -> str:
+    """What stands in an index for an array that is stored whole."""
+    return sha256(_npy(stored))
+
+
 def write(
-    file: BinaryIO, arrays: Iterable[tuple[Leaf, np.ndarray]], about: dict[str, Any]
+    file: BinaryIO,
+    arrays: Iterable[tuple[Leaf, np.ndarray | None]],
+    about: dict[str, Any],
 ) -> None:
     """Writes arrays as they are stored, under the names of what they mean.
 
     Args:
       file: to write to.
-      arrays: of each leaf, whose digest does not matter, what is stored for it.
+      arrays: of each leaf, whose digest does not matter, what is stored for it;
+        `None` for one that is rebuilt and has its digest.
       about: JSON values.
 
     Raises:
@@ -88,13 +105,16 @@ def write(
             archive.writestr(member, content, compress_type=zipfile.ZIP_DEFLATED)
 
         for leaf, stored in arrays:
-            content = _npy(stored)
-            digest = sha256(content)
-            leaves.append(leaf._replace(digest=digest))
-            if digest not in there:
-                there.add(digest)
-                add(digest, content)
-        index = {"version": VERSION, "leaves": leaves, "about": about}
+            if stored is not None:
+                content = _npy(stored)
+                leaf = leaf._replace(digest=sha256(content))
+                if leaf.digest not in there:
+                    there.add(leaf.digest)
+                    add(leaf.digest, content)
+            leaves.append(leaf)
+        version = 2 if all(leaf.form == WHOLE for leaf in leaves) else 3
+        entries = [leaf[: 4 if version == 2 else 5] for leaf in leaves]
+        index = {"version": version, "leaves": entries, "about": about}
         text = seal(json.dumps(index, allow_nan=False)[:-1])
         add(INDEX, _npy(np.frombuffer(text.encode(), np.uint8)))
 
@@ -120,7 +140,7 @@ class Archive:
 
     def __init__(self, path: str | Path, file: BinaryIO, expected: Sequence[Leaf]):
         self._path, self._file = path, file
-        with _refusing(path):
+        with refusing(path):
             self._members = _directory(file, _TAIL + _ENTRY * len(expected))
             most = len(json.dumps(expected)) + ROOM
             content = self._content(INDEX, most)
@@ -128,7 +148,8 @@ class Archive:
             if (dtype, shape) != (np.uint8, (len(content) - at,)):
                 raise ValueError("its index is no text")
             self.version, self.leaves, self.about = _index(content[at:])
-            named = {INDEX, *(leaf.digest for leaf in self.leaves)}
+            stored = [leaf for leaf in self.leaves if leaf.form != REBUILT]
+            named = {INDEX, *(leaf.digest for leaf in stored)}
             if unnamed := set(self._members) - named:
                 raise ValueError(f"no leaf names the member {min(unnamed)!r:.80}")
 
@@ -140,7 +161,7 @@ class Archive:
           dtype: what is stored must have this one.
           shape: and this one; in version 1 as many bytes.
         """
-        with _refusing(self._path, leaf):
+        with refusing(self._path, leaf):
             size = dtype.itemsize * math.prod(shape)
             content = self._content(leaf.digest, size + _HEADER)
             there, extents, at = _header(content)
@@ -157,6 +178,23 @@ class Archive:
             if sha256(hashed) != leaf.digest:
                 raise ValueError("its digest differs")
             return np.ndarray(shape, dtype, content, at).copy()
+
+    def row(self, leaf: Leaf, most: int) -> np.ndarray:
+        """The bytes that are stored for a leaf: how many, up to `most`, the file says.
+
+        Args:
+          leaf: of `leaves`, in a file of version 3.
+          most: how many there may be.
+        """
+        with refusing(self._path, leaf):
+            content = self._content(leaf.digest, most + _HEADER)
+            there, extents, at = _header(content)
+            size = len(content) - at
+            if (there, extents) != (np.uint8, (size,)) or size > most:
+                raise ValueError(f"at most {most} bytes in a row were expected")
+            if sha256(content) != leaf.digest:
+                raise ValueError("its digest differs")
+            return np.frombuffer(content, np.uint8, size, at)
 
     def _content(self, name: str, most: int) -> bytes:
         """A member, unpacked: `most` bytes of it at most, and exactly as many as said.
@@ -203,7 +241,7 @@ def opened(path: str | Path, expected: Sequence[Leaf]) -> Iterator[Archive]:
 
 
 @contextlib.contextmanager
-def _refusing(path: str | Path, leaf: Leaf | None = None) -> Iterator[None]:
+def refusing(path: str | Path, leaf: Leaf | None = None) -> Iterator[None]:
     """Names the file, and the leaf, where anything goes wrong."""
     try:
         yield
@@ -278,24 +316,29 @@ def _index(content: bytes) -> tuple[int, list[Leaf], dict[str, Any]]:
     if not isinstance(found, dict):
         raise ValueError("its index is no object")
     version = found.get("version", 1)
-    if version not in (1, VERSION) or type(version) is not int:
-        raise ValueError(f"it has version {version!r:.40}, known are 1 and {VERSION}")
-    keys = {1: {"leaves", "about"}, 2: {"version", "leaves", "about", "sha256"}}
-    if set(found) != keys[version]:
+    if version not in VERSIONS or type(version) is not int:
+        raise ValueError(f"it has version {version!r:.40}, known are 1 to 3")
+    keys = {"leaves", "about"} | ({"version", "sha256"} if version > 1 else set())
+    if set(found) != keys:
         raise ValueError(f"its index is not of version {version}")
     if version != 1 and text != seal(text.rpartition(', "sha256": ')[0]):
         raise ValueError("the digest of its index differs")
     if not isinstance(found["leaves"], list) or not isinstance(found["about"], dict):
         raise ValueError("its index holds no leaves and facts")
-    return version, [_leaf(*entry) for entry in found["leaves"]], found["about"]
+    leaves = [_leaf(version, *entry) for entry in found["leaves"]]
+    return version, leaves, found["about"]
 
 
-def _leaf(name: Any, dtype: Any, shape: Any, digest: Any) -> Leaf:
-    words = all(isinstance(word, str) for word in (name, dtype, digest))
+def _leaf(
+    version: int, name: Any, dtype: Any, shape: Any, digest: Any, *form: Any
+) -> Leaf:
+    words = all(isinstance(word, str) for word in (name, dtype, digest, *form))
     sizes = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
     if not words or not sizes or not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError("an entry of its index is no name, dtype, shape and digest")
-    return Leaf(name, dtype, tuple(shape), digest)
+    if len(form) != (version == 3):
+        raise ValueError("an entry of its index says a form, or none, against version")
+    return Leaf(name, dtype, tuple(shape), digest, *form)
 
 
 def _finite(text: str) -> float:

@@ -1,8 +1,9 @@
 """Pytrees of arrays, and tickets, in npz files: checked when read, never executed.
 
 The reader says what to expect, and a file that does not hold just that is refused
-before its arrays are touched: see `archive`. Bool arrays are bit-packed. A file is
-written beside its place and moved there when it is complete.
+before its arrays are touched: see `archive`. Bool arrays are bit-packed, and of a
+ticket only the values that it keeps are stored: see `packing`. A file is written beside
+its place and moved there when it is complete.
 """
 
 import contextlib
@@ -17,11 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import archive, masks
-from jaxticket.archive import Archive, Leaf
-from jaxticket.base import Ticket
+from jaxticket import archive, masks, packing, recipes
+from jaxticket.archive import REBUILT, WHOLE, Archive, Leaf
+from jaxticket.base import Params, Ticket
+from jaxticket.recipes import Recipe
 
 Pruned = Literal["drop", "keep"]
+Values = Literal["float16", "bfloat16"]
+
+_KEPT = "kept"  # the form of the values under a mask that is true
+_ROUNDED = {f"{_KEPT} as {name}": name for name in get_args(Values)}
+_FORMS = {"weights": (_KEPT, *_ROUNDED, REBUILT), "mask": (packing.GAPS,)}
 
 _KEY = "key of "  # begins the dtype of random keys, before their kind
 
@@ -65,9 +72,12 @@ def save(path: str | Path, tree: Any, **about: Any) -> None:
       ValueError: a fact is a number that is not finite, or they take more than half a
         megabyte.
     """
-    facts = {key: _plain(key, value) for key, value in about.items()}
     leaves = zip(masks.names(tree), jax.tree.leaves(tree), strict=True)
-    arrays = [_stored(name, leaf) for name, leaf in leaves]
+    _write(path, [_stored(name, leaf) for name, leaf in leaves], about)
+
+
+def _write(path: str | Path, arrays: list, about: dict[str, Any]) -> None:
+    facts = {key: _plain(key, value) for key, value in about.items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -78,7 +88,7 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     """Reads a pytree, checked against its digests and against what is expected.
 
     Args:
-      path: the file, of this version of the format or the one before.
+      path: the file, of this version of the format or one before.
       like: a pytree of that structure, with arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
@@ -108,9 +118,15 @@ def about(path: str | Path, like: Any) -> dict:
 
 
 def save_ticket(
-    path: str | Path, ticket: Ticket, *, pruned: Pruned = "drop", **about: Any
-) -> None:
-    """Writes a ticket: its packed mask, its weights, and its model state.
+    path: str | Path,
+    ticket: Ticket,
+    *,
+    pruned: Pruned = "drop",
+    values: Values | None = None,
+    recipe: Recipe | None = None,
+    **about: Any,
+) -> float:
+    """Writes a ticket: its mask in few bytes, its weights, and its model state.
 
     Args:
       path: the file, see `save`.
@@ -119,29 +135,65 @@ def save_ticket(
         and they come back as NaN: what reads them, as a shuffled control does, refuses
         such a ticket, see `masks.known`. `keep` writes them too. Leaves of a
         dtype without NaN, as integers, are always written whole.
-      **about: JSON values to keep with it, see `save`.
+      values: a shorter dtype for the values that the mask keeps; they come back in the
+        dtype that they had. The facts `values` and `largest_error` say so.
+      recipe: what the weights are made of. Then none is written, and all come back,
+        pruned ones too; the fact `recipe` has it, and a digest of every leaf is kept.
+      **about: JSON values to keep with it, see `save`. Those of a file that was read
+        may be handed on.
+
+    Returns:
+      By how much a value is off at most; 0 without `values`.
 
     Raises:
       TypeError: see `save`.
-      ValueError: an unknown `pruned`, a mask that does not fit the weights, two leaves
-        of one name; and see `save`.
+      ValueError: an unknown `pruned` or `values`, or one that does not go with the
+        others; a value that the shorter dtype does not reach; weights that are not
+        those of the recipe; a mask that does not fit the weights, two leaves of one
+        name; and see `save`.
     """
     if pruned not in get_args(Pruned):
         raise ValueError(f"pruned must be one of {get_args(Pruned)}, got {pruned!r}")
+    if values not in (None, *get_args(Values)):
+        raise ValueError(f"values must be one of {get_args(Values)}, got {values!r}")
+    if [pruned == "keep", values is not None, recipe is not None].count(True) > 1:
+        raise ValueError("give one of pruned='keep', values and recipe, not two")
     masks.check(ticket.mask, ticket.weights)
     masks.names(ticket.weights)  # refuses two of one name
-    if pruned == "drop":
-        ticket = _without_pruned(ticket)
-    save(path, ticket, **about)
+    names, pairs, error = masks.names(ticket), _pairs(ticket), 0.0
+    arrays: list[tuple[Leaf, np.ndarray | None]]
+    if recipe is not None:
+        recipe = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
+        initial = _initial(ticket, recipe)
+        arrays = [_rebuilt(*leaf) for leaf in zip(names, initial, strict=False)]
+        about |= {"recipe": recipe.facts()}
+    else:
+        leaves = zip(names, pairs, strict=False)
+        found = [_kept(name, w, m, pruned, values) for name, (w, m) in leaves]
+        arrays, errors = map(list, zip(*found, strict=True))
+        error = max(errors)
+    if values is not None:
+        error += about.get("largest_error", 0.0)
+        about |= {"values": values, "largest_error": error}
+    kept = jax.tree.leaves(ticket.mask)
+    arrays += map(_mask, names[len(pairs) :], kept)
+    state = jax.tree.leaves(ticket.model_state)
+    arrays += map(_stored, names[len(pairs) + len(kept) :], state)
+    _write(path, arrays, about)
+    return error
 
 
-def load_ticket(path: str | Path, like: Ticket) -> tuple[Ticket, dict]:
+def load_ticket(
+    path: str | Path, like: Ticket, *, initial: Params | None = None
+) -> tuple[Ticket, dict]:
     """Reads a ticket.
 
     Args:
       path: the file.
       like: a ticket of the same network, with arrays or `jax.ShapeDtypeStruct`s. What
         it prunes does not matter: which leaves have a mask is the file's to say.
+      initial: the weights, for a file that has a recipe in their place; by default they
+        are rebuilt, which takes a network of the zoo.
 
     Returns:
       `(ticket, about)`. Where the file was written without a model state, the ticket
@@ -151,7 +203,8 @@ def load_ticket(path: str | Path, like: Ticket) -> tuple[Ticket, dict]:
     Raises:
       FileNotFoundError: there is no file.
       ValueError: the file is damaged or its first leaf that does not fit is named; it
-        does not fit if it has a model state and `like` has none.
+        does not fit if it has a model state and `like` has none, or if the weights of
+        its recipe are not those that it was written of, bit for bit.
     """
     masked = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, bool), like.weights)
     most = Ticket(like.weights, masked, like.model_state)
@@ -165,11 +218,64 @@ def load_ticket(path: str | Path, like: Ticket) -> tuple[Ticket, dict]:
         state = like.model_state
         if not any(name.split("/")[0] == "model_state" for name in there):
             state = None if jax.tree.leaves(state) else state
-        ticket = _fitting(path, file, Ticket(like.weights, mask, state))
+        ticket = _ticket(path, file, Ticket(like.weights, mask, state), initial)
     if file.version == 1:  # which has zeros there
         _check_nan(path, ticket)
         ticket = _without_pruned(ticket)
     return jax.tree.map(jnp.asarray, ticket), file.about
+
+
+def _pairs(ticket: Ticket) -> list[tuple[Any, Any]]:
+    """Every leaf of the weights with its mask, or with `None`."""
+    pairs: list[tuple[Any, Any]] = []
+    jax.tree.map(lambda w, m: pairs.append((w, m)), ticket.weights, ticket.mask)
+    return pairs
+
+
+def _kept(name: str, w: Any, m: Any, pruned: Pruned, values: Values | None) -> tuple:
+    """What is stored of a leaf of the weights, and by how much it is off."""
+    said, whole = _stored(name, w)
+    if m is None or pruned == "keep" or not _has_nan(w.dtype):
+        return (said, whole), 0.0
+    kept, form, error = np.asarray(w)[np.asarray(m)], _KEPT, 0.0
+    if values and jnp.issubdtype(kept.dtype, jnp.floating) and kept.dtype.itemsize > 2:
+        try:
+            kept, error = packing.rounded(kept, jnp.dtype(values))
+        except ValueError as reason:
+            raise ValueError(f"{name}: {reason}") from None
+        form = f"{_KEPT} as {values}"
+    return (said._replace(form=form), _stored(name, kept)[1]), error
+
+
+def _mask(name: str, mask: Any) -> tuple[Leaf, np.ndarray]:
+    form, stored = packing.of_mask(np.asarray(mask))
+    return Leaf(name, "bool", mask.shape, form=form), stored
+
+
+def _rebuilt(name: str, leaf: Any) -> tuple[Leaf, None]:
+    said, stored = _stored(name, leaf)
+    return said._replace(digest=archive.digest(stored), form=REBUILT), None
+
+
+def _initial(ticket: Ticket, recipe: Recipe) -> list[Any]:
+    """The leaves that a recipe makes.
+
+    Raises:
+      ValueError: those that the ticket keeps are others.
+    """
+    if not recipe.is_known:
+        masks.known(ticket.mask, ticket.weights, "a recipe of a network of one's own")
+        return jax.tree.leaves(ticket.weights)
+    made = jax.tree.leaves(recipes.rebuilt(recipe, ticket.weights))
+    names = masks.names(ticket.weights)
+    for name, (w, m), new in zip(names, _pairs(ticket), made, strict=True):
+        ours, theirs = (np.asarray(x)[... if m is None else m] for x in (w, new))
+        if ours.tobytes() != theirs.tobytes():
+            raise ValueError(
+                f"the weights {name} are not those of the recipe: only a ticket of "
+                "initial weights has one"
+            )
+    return made
 
 
 def _without_pruned(ticket: Ticket) -> Ticket:
@@ -200,22 +306,105 @@ def _has_nan(dtype: Any) -> bool:
     return bool(np.isnan(np.full((), np.nan).astype(dtype)))
 
 
+def _ticket(
+    path: str | Path, file: Archive, like: Ticket, initial: Params | None
+) -> Ticket:
+    """The ticket in a file, which holds just the leaves of `like`: the mask first."""
+    with_forms = _check_fits(path, file, like, forms=True)
+    mask = jax.tree.map(lambda ours, leaf: _bits(path, file, leaf, ours),
+                        like.mask, with_forms.mask)  # fmt: skip
+    if any(leaf.form == REBUILT for leaf in file.leaves):
+        initial = _made(path, file.about, like.weights, initial)
+
+    def read(ours, m, leaf, made):
+        if leaf.form == WHOLE:
+            return _restored(file.array(leaf, *_layout(ours)), ours)
+        if leaf.form == REBUILT:
+            return _checked(path, leaf, made)
+        with archive.refusing(path, leaf):
+            if m is None or not _has_nan(ours.dtype):
+                raise ValueError("only what a mask prunes may be left out")
+            dtype = jnp.dtype(_ROUNDED.get(leaf.form, ours.dtype))
+            kept = jax.ShapeDtypeStruct((int(np.count_nonzero(m)),), dtype)
+        values = _restored(file.array(leaf, *_layout(kept)), kept)
+        found = np.full(ours.shape, np.full((), np.nan).astype(ours.dtype))
+        found[m] = values.astype(ours.dtype)
+        return found
+
+    made = like.weights if initial is None else initial
+    weights = jax.tree.map(read, like.weights, mask, with_forms.weights, made)
+    state = jax.tree.map(
+        lambda ours, leaf: _restored(file.array(leaf, *_layout(ours)), ours),
+        like.model_state,
+        with_forms.model_state,
+    )
+    return Ticket(weights, mask, state)
+
+
+def _bits(path: str | Path, file: Archive, leaf: Leaf, like: Any) -> np.ndarray:
+    """A mask, from what is stored of it."""
+    if leaf.form == WHOLE:
+        return _restored(file.array(leaf, *_layout(like)), like)
+    size = math.prod(like.shape)
+    gaps = file.row(leaf, size)
+    with archive.refusing(path, leaf):
+        return packing.mask_of(gaps, like.shape)
+
+
+def _made(
+    path: str | Path, about: dict, like: Params, initial: Params | None
+) -> Params:
+    """The weights that a file has a recipe for: those given, or made by it."""
+    if initial is not None:
+        masks.together(lambda ours, theirs: None, initial, like)
+        return initial
+    try:
+        recipe = recipes.read(about.get("recipe"))
+        if recipe.is_known:
+            return recipes.rebuilt(recipe, like)
+        raise ValueError(f"the weights of {recipe.model!r} must be given as `initial`")
+    except ValueError as error:
+        raise ValueError(f"{path} has no weights, and {error}") from error
+
+
+def _checked(path: str | Path, leaf: Leaf, made: Any) -> np.ndarray:
+    """A leaf of weights given, or made by a recipe, if it is the one of the file."""
+    made = np.asarray(made)
+    if archive.digest(_stored(leaf.name, made)[1]) != leaf.digest:
+        raise ValueError(
+            f"{path} has no weights, and those that were given or that its recipe "
+            f"makes, as by another version of JAX, are others: {leaf}"
+        )
+    return made
+
+
 def _fitting(path: str | Path, file: Archive, like: Any) -> Any:
-    """The tree in a file, which holds just the leaves of `like`."""
+    """The tree in a file, which holds just the leaves of `like`, whole."""
+    leaves = _check_fits(path, file, like, forms=False)
+    return jax.tree.map(
+        lambda ours, leaf: _restored(file.array(leaf, *_layout(ours)), ours),
+        like,
+        leaves,
+    )
+
+
+def _check_fits(path: str | Path, file: Archive, like: Any, *, forms: bool) -> Any:
+    """The leaves of a file in the structure of `like`, which has just these.
+
+    Raises:
+      ValueError: it does not; or a leaf has a form that its place may not have.
+    """
     expected = _expected(like)
     for ours, theirs in zip(expected, file.leaves, strict=False):
-        if ours != theirs._replace(digest=ours.digest):
+        may = _FORMS.get(ours.name.partition("/")[0], ()) if forms else ()
+        if ours[:3] != theirs[:3] or theirs.form not in (WHOLE, *may):
             raise ValueError(f"{path} does not fit: expected {ours}, found {theirs}")
     if len(expected) != len(file.leaves):
         raise ValueError(
             f"{path} does not fit: expected {len(expected)} arrays, "
             f"found {len(file.leaves)}"
         )
-    leaves, tree = jax.tree.flatten(like)
-    return tree.unflatten(
-        _restored(file.array(leaf, *_layout(ours)), ours)
-        for leaf, ours in zip(file.leaves, leaves, strict=True)
-    )
+    return jax.tree.structure(like).unflatten(file.leaves)
 
 
 def _expected(like: Any) -> list[Leaf]:

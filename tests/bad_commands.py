@@ -279,8 +279,9 @@ OTHERS = [
     ("jackpots --jackpot.score_schedule=linear",
      "--jackpot.score_schedule must be one of cosine, constant; got 'linear'"),
     ("jackpots --controls=shuffle", "Unknown command line flag 'controls'"),
-    ("jackpots --pretrained=nowhere.safetensors",
-     "no names in PyTorch are known for 'lenet_300_100', only for"),
+    ("jackpots --pretrained=nowhere.safetensors", "nowhere.safetensors"),
+    ("jackpots --model=own:linen --pretrained=nowhere.safetensors",
+     "no names in PyTorch are known for 'own:linen', only for"),
     ("jackpots --model=vgg_19 --pretrained=nowhere.safetensors", "nowhere.safetensors"),
     ("supermasks --methods=learnt", "--methods must be", "did you mean 'learned'?"),
     ("supermasks --large_final.density=1.3", f"--large_final.density {FRACTION} 1.3"),
@@ -296,6 +297,15 @@ OTHERS = [
      "--output_dir must be a folder that is there"),
     ("report --output_dir={folder} --margin=0", f"--margin {POSITIVE} 0.0"),
     ("report --output_dir={folder}", "config.json"),
+    ("tickets", "say what to do: one of list, show, compare, verify, convert, evalu"),
+    ("tickets lsit {folder}", "must be one of list, show", "did you mean 'list'?"),
+    ("tickets list", "list takes files or folders"),
+    ("tickets show {folder}/none.npz", "none.npz is no file"),
+    ("tickets list {folder}", "no ticket in"),
+    ("tickets compare {folder}/none.npz", "compare takes two files"),
+    ("tickets convert {folder}/none.npz", "convert needs --output"),
+    ("tickets show {folder}/x --values=int8", "--values must be one of float16, bfl"),
+    ("tickets show {folder}/x --pruned=zero", "--pruned must be one of drop, keep"),
     ("benchmark --sections=lenett", "--sections must be", "did you mean 'lenet'?"),
     ("benchmark --sections=", "--sections must be one or more", "got ()"),
     ("benchmark --seeds=0", "--seeds must be one or more, each a whole number",
@@ -312,7 +322,7 @@ COMMANDS = [
         for typed, *says in TICKETS
     ),
     *(
-        Line(typed + " --dataset=digits" * (typed[:3] not in ("rep", "ben")), says)
+        Line(typed + " --dataset=digits" * (typed[:3] not in "rep ben tic"), says)
         for typed, *says in OTHERS
     ),
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from experiments.fuzzing import zips
 from jaxticket import Ticket, archive, files
 
 TREE = {"a": np.arange(6, dtype=np.float32), "m": np.arange(9) % 2 == 0}
-WRITERS = {1: zips.first_version, 2: zips.second_version}
+WRITERS = {1: zips.first_version, 2: zips.second_version, 3: zips.third_version}
 VERSIONS = tuple(WRITERS)
 
 
@@ -385,7 +385,8 @@ def test_an_index_of_great_depth_is_refused(path):
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        ({"version": 3}, "it has version 3, known are 1 and 2"),
+        ({"version": 4}, "it has version 4, known are 1 to 3"),
+        ({"version": 3}, "an entry of its index says a form, or none, against"),
         ({"version": True}, "it has version True"),
         ({"version": 1}, "its index is not of version 1"),
         ({"more": 1}, "its index is not of version 2"),
@@ -395,6 +396,20 @@ def test_an_index_of_great_depth_is_refused(path):
 )
 def test_an_index_of_another_kind_is_refused(path, edit, reason):
     refused(path, edited(2, lambda found: found.update(edit)), reason)
+
+
+@pytest.mark.parametrize("form", ["gaps", "kept", "rebuilt", "", "\x1b[2J"])
+def test_a_tree_that_is_no_ticket_is_stored_whole(path, form):
+    bad = edited(3, lambda found: found["leaves"][0].__setitem__(4, form))
+    shown = form.replace("\x1b[2J", r"\\x1b\[2J")
+    reason = "no leaf names the member" if form == "rebuilt" else rf"\({shown}\)"
+    refused(path, bad, reason)
+
+
+@pytest.mark.parametrize("form", [7, None, ["whole"], {}, True])
+def test_a_form_is_a_word(path, form):
+    bad = edited(3, lambda found: found["leaves"][0].__setitem__(4, form))
+    refused(path, bad, "an entry of its index is no name, dtype, shape and digest")
 
 
 # The arrays.

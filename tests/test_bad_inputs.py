@@ -54,7 +54,7 @@ def typed(line, patch, capsys, folder):
     flags = [flag for flag in flags if flag]
     if not any(flag.startswith("--output_dir") for flag in flags):
         flags.append(f"--output_dir={folder}/run")
-    if name == "benchmark":
+    if name in ("benchmark", "tickets"):
         flags.pop()
     try:
         studies.shell(patch, name, *flags)

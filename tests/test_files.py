@@ -135,7 +135,12 @@ def test_a_model_state_that_does_not_fit_is_refused(tmp_path, state):
 
 @pytest.mark.parametrize(
     "weights",
-    [jnp.ones((2, 2)), [jnp.ones((2, 2)), jnp.ones(2)], Pair(jnp.eye(2), None)],
+    [
+        jnp.ones((2, 2)),
+        [jnp.ones((2, 2)), jnp.ones(2)],
+        Pair(jnp.eye(2), None),
+        (jnp.ones(2), {"a": (jnp.eye(2), jnp.ones((2, 2)))}),
+    ],
 )
 def test_tickets_of_any_structure(tmp_path, weights):
     ticket = Ticket(weights, masks.full(weights))

@@ -398,8 +398,8 @@ def test_other_networks_and_sizes_of_images_are_refused(tmp_path):
         pretrained.load(path, "resnet_50")
     with pytest.raises(ValueError, match=r"'classifier\.0\.weight' float\[9, 32\]"):
         pretrained.load(path, "vgg_19_bn", image=(16, 16, 3), **HIDDEN)
-    with pytest.raises(ValueError, match=r"known for 'resnet_20', only for resnet_50"):
-        pretrained.load(path, "resnet_20")
+    with pytest.raises(ValueError, match=r"known for 'resnet_18', only for resnet_50"):
+        pretrained.load(path, "resnet_18")
 
 
 def _damaged(kind, whole):

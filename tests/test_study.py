@@ -225,7 +225,8 @@ def test_what_is_damaged_or_missing_is_made_again(whole, tmp_path, path, fault, 
     content = bytearray((tmp_path / path).read_bytes())
     (tmp_path / path).unlink()
     if fault == "damaged":
-        content[len(content) // 2] ^= 1
+        middle = len(content) // 2  # a single byte may be a date of the zip
+        content[middle : middle + 40] = bytes(40)
         (tmp_path / path).write_bytes(content)
     studies.assert_same(run(tmp_path), whole[1])
     assert files_of(tmp_path) == files_of(whole[0])

@@ -409,6 +409,91 @@ def masks_of_enormous_shape(random, found):
 
 
 @index
+def forms_changed(random, found):
+    """What is stored of a leaf, in a version that says so."""
+    entry = random.choice(found["leaves"])
+    known = ("whole", "gaps", "kept", "kept as float16", "kept as bfloat16", "rebuilt")
+    odd = ("", "kept as object", "Whole", 99 * "long", "\x1b[2J", 7, None, ["gaps"], {})
+    entry[4:] = random.choice(([random.choice(known)], [random.choice(odd)], []))
+
+
+@kind
+def contents_forged(random, content):
+    """Another array of bytes under a digest that is made right, as is the index."""
+    given = zips.members(content)
+    found = zips.index(given)
+    i = random.choice([i for i, (name, _) in enumerate(given) if name != zips.INDEX])
+    old, values = given[i][0].removesuffix(".npy"), zips.array(given[i][1])
+    raw = bytearray(values.tobytes())
+    for _ in range(random.choice((1, 2, 9))):
+        raw[random.randrange(len(raw))] = random.choice((0, 1, 254, 255, 7))
+    new = np.frombuffer(bytes(raw), values.dtype).reshape(values.shape)
+    if values.dtype == np.uint8 and random.random() < 0.5:  # bits, gaps, bfloat16
+        size = random.choice((0, 1, len(values) - 1, len(values) + 1, 36, 37, 2**16))
+        new = np.resize(new, size)
+    member = zips.npy(new)
+    hashed = member if "sha256" in found else new.tobytes()
+    given[i] = f"{archive.sha256(hashed)}.npy", member
+    for entry in found["leaves"]:
+        if entry[3] == old:
+            entry[3] = archive.sha256(hashed)
+    return Forged(zips.packed(zips.with_text(given, zips.text(found, True))))
+
+
+@index
+def recipes_changed(random, found):
+    """What the weights of a file are made of; in others a fact that nobody follows."""
+    good = {"model": "mlp", "shape": [6], "num_classes": 4, "options": {"hidden": [5]}}
+    good["key"] = {"kind": "threefry2x32", "data": [0, 0]}
+    name = random.choice([*good])
+    others = {
+        "model": ("os:system", "resnet_20", "vgg_19_bn", "", 7, None, 99 * "x", []),
+        "shape": ([2**20] * 3, [0], [-1], [], "6", None, [6.5], [2**62], [1] * 99),
+        "num_classes": (0, -1, 2**31, 10**30, "4", None, True, 4.0),
+        "options": (
+            *({"hidden": x} for x in ([1] * 5000, [2**40], [[5]], "5", 5, [], [-5])),
+            *(
+                {},
+                [],
+                None,
+                {"blocks": [10**6]},
+                {"parent": 1},
+                {"hidden": [5], "x": 1},
+            ),
+        ),
+        "key": (
+            *({"kind": "threefry2x32", "data": x} for x in ([1, 0], [0], "a", [-1, 0])),
+            *({"kind": x, "data": [0, 0]} for x in ("rbg", "os.system", 7, None)),
+            *({}, None, [0, 0]),
+        ),
+    }
+    found["about"]["recipe"] = good | {name: random.choice(others[name])}
+    if random.random() < 0.2:
+        found["about"]["recipe"] = random.choice((None, 7, [], {}, "mlp"))
+
+
+@kind
+def large_networks_in_recipes(random, content):
+    """Names of networks that would take long to make, or much memory."""
+    given = zips.members(content)
+    found = zips.index(given)
+    model, options = random.choice(
+        (
+            ("resnet_20", {"blocks": [10**7, 1, 1]}),
+            ("resnet_50", {"width": 10**9}),
+            ("mlp", {"hidden": [5] * 3000}),
+            ("vgg_19", {"widths": [[64] * 3000]}),
+            ("vgg_19_bn", {"hidden": [2**30, 2**30]}),
+        )
+    )
+    recipe = {"model": model, "num_classes": 4, "options": options}
+    recipe["shape"] = random.choice(([6], [32, 32, 3], [4096, 4096, 1]))
+    recipe["key"] = {"kind": "threefry2x32", "data": [0, 0]}
+    found["about"]["recipe"] = recipe
+    return Forged(zips.packed(zips.with_text(given, zips.text(found, True))))
+
+
+@index
 def digests_changed(random, found):
     entry = random.choice(found["leaves"])
     digests = (64 * "0", entry[3].upper(), entry[3][:-1], archive.INDEX, "", 7, None)
@@ -525,7 +610,8 @@ def masks_removed(random, given):
 @members
 def values_forged(random, given):
     found = zips.index(given)
-    entry = random.choice(found["leaves"])
+    stored = [leaf for leaf in found["leaves"] if leaf[-1] != archive.REBUILT]
+    entry = random.choice(stored)
     place = [name for name, _ in given].index(f"{entry[3]}.npy")
     content = given[place][1]
     values = bytearray(zips.array(content).tobytes())

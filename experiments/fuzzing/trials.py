@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fuzzing import mutants, zips
-from jaxticket import files, masks
+from jaxticket import files, masks, models
 from jaxticket.base import Ticket
+from jaxticket.pruning import prune
+from jaxticket.recipes import Recipe
 
 SECONDS, BYTES = 1.0, 50e6  # what reading a small file may take
 REFUSED, EQUAL, OTHER = "refused", "equal", "another ticket"
@@ -23,7 +25,7 @@ class Trial(NamedTuple):
     """What became of a mutant.
 
     Attributes:
-      version: of the format of the file that was damaged.
+      version: of the format of the file that was damaged, and what is special in it.
       kind: of the damage.
       outcome: `refused`, `equal`, `another ticket`, or what went wrong.
       fails: whether it should not be so.
@@ -31,7 +33,7 @@ class Trial(NamedTuple):
       bytes: of memory that it held at most.
     """
 
-    version: int
+    version: str
     kind: str
     outcome: str
     fails: bool
@@ -40,7 +42,10 @@ class Trial(NamedTuple):
 
 
 def example() -> tuple[Ticket, dict]:
-    """A small ticket with leaves of all sorts, of which half is pruned, and facts."""
+    """A small ticket with leaves of all sorts, of which half is pruned, and facts.
+
+    One of its masks keeps so few that it is stored by its gaps.
+    """
     draw = np.random.default_rng(0)
 
     def normal(*shape):
@@ -54,25 +59,51 @@ def example() -> tuple[Ticket, dict]:
     mask = jax.tree.map(
         lambda leaf: jnp.asarray(draw.random(leaf.shape) < 0.5), masks.full(weights)
     )
+    mask["square"]["kernel"] = (jnp.arange(36) % 21 == 7).reshape(6, 6)
     state = {"key": jax.random.key(3), "seen": jnp.int32(7)}
     return Ticket(weights, mask, state), {"method": "imp", "numbers": [1, 0.5, None]}
 
 
+def rebuilt() -> tuple[Ticket, Recipe]:
+    """A small ticket of initial weights, and their recipe."""
+    recipe = Recipe("mlp", jax.random.key(0), (6,), 4, {"hidden": (5,)})
+    model = models.create("mlp", 4, hidden=(5,))
+    weights, _ = jax.jit(model.init)(recipe.key, jnp.ones((1, 6)))
+    ticket = Ticket(weights, masks.full(weights))
+    return prune(ticket, "magnitude", 0.3), recipe
+
+
+def files_of(folder: Path) -> dict[str, tuple[bytes, Ticket]]:
+    """Good files of all versions, and the tickets that they are of."""
+    (ticket, about), path = example(), folder / "good.npz"
+    kept = ticket._replace(weights=masks.apply(ticket.mask, ticket.weights))
+    files.save_ticket(path, ticket, **about)
+    found = {"3": (path.read_bytes(), ticket)}
+    second = files.load_ticket(path, ticket)[0]  # without what is pruned
+    found["2"] = zips.second_version(second, about), ticket
+    found["1"] = zips.first_version(kept, about), ticket
+    files.save_ticket(path, ticket, values="bfloat16", **about)
+    found["3, rounded"] = path.read_bytes(), ticket
+    small, recipe = rebuilt()
+    files.save_ticket(path, small, recipe=recipe)
+    found["3, a recipe"] = path.read_bytes(), small
+    return found
+
+
 def run(number: int, seed: int, folder: Path) -> Iterator[Trial]:
-    """Damages files of both versions in all ways by turns, and reads them.
+    """Damages files of all versions in all ways by turns, and reads them.
 
     Args:
       number: of mutants.
       seed: decides them all.
       folder: for the file.
     """
-    ticket, about = example()
-    path = folder / "mutant.npz"
-    files.save_ticket(path, ticket, **about)
-    like = jax.eval_shape(lambda: ticket)
-    intact = _seen(files.load_ticket(path, like))
-    kept = ticket._replace(weights=masks.apply(ticket.mask, ticket.weights))
-    good = {1: zips.first_version(kept, about), 2: path.read_bytes()}
+    path, good, likes, intact = folder / "mutant.npz", {}, {}, {}
+    for version, (content, ticket) in sorted(files_of(folder).items()):
+        good[version] = content
+        likes[version] = jax.eval_shape(lambda ticket=ticket: ticket)
+        (whole := folder / f"{version}.npz").write_bytes(content)
+        intact[version] = _seen(files.load_ticket(whole, likes[version]))
     turns = [(version, kind) for kind in mutants.KINDS for version in good]
     tracemalloc.start()
     try:
@@ -82,7 +113,8 @@ def run(number: int, seed: int, folder: Path) -> Iterator[Trial]:
             content = mutants.KINDS[kind](draw, good[version])
             path.write_bytes(content)
             forged = isinstance(content, mutants.Forged)
-            yield Trial(version, kind, *_judged(path, like, intact, forged))
+            judged = _judged(path, likes[version], intact[version], forged)
+            yield Trial(version, kind, *judged)
     finally:
         tracemalloc.stop()
 

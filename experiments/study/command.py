@@ -34,7 +34,8 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
     """Defines flags, parses the command line, runs the experiment.
 
     Every field of the configuration is a flag, and every hyper-parameter of its
-    methods, as "--imp.density". A `ValueError`, a missing file or library, and a broken
+    methods, as "--imp.density"; what is no flag goes into the field that `ARGUMENTS`
+    names, where there is one. A `ValueError`, a missing file or library, and a broken
     run become one line and an exit code of 1.
     """
     fields = {
@@ -61,9 +62,11 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
             logging.set_verbosity(logging.WARNING)  # at which orbax tells its life
         came: list[int] = []
         try:
-            if len(argv) > 1:
+            words = getattr(config_class, "ARGUMENTS", None)
+            if len(argv) > 1 and words is None:
                 raise ValueError(f"not a flag: {' '.join(argv[1:])}")
             values = {name: _parsed(name, *kind) for name, kind in kinds.items()}
+            values |= {} if words is None else {words: tuple(argv[1:])}
             if is_study:
                 values["hyper"] = {
                     name: _parsed(name, list if hyper.swept else hyper.kind, hyper.kind)

@@ -1,0 +1,98 @@
+"""What can be checked of the file of a ticket, by itself and in its run."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from experiments import ticket_search
+from jaxticket import audit, masks
+from jaxticket.base import Promises, Ticket
+
+Read = Callable[[Path], tuple[Ticket, dict]]
+
+
+def checked(path: Path, read: Read) -> Iterator[str]:
+    """Names what has been checked, one after another.
+
+    Args:
+      path: the file.
+      read: gives the ticket and the facts of a file, whose digests are right.
+
+    Raises:
+      OSError: there is no file.
+      ValueError: it is damaged, or not as it says.
+      AssertionError: it breaks a promise of its search.
+    """
+    ticket, about = read(path)
+    yield "digests"
+    kept = masks.apply(ticket.mask, ticket.weights)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept)):
+        raise ValueError("a value that it keeps is not finite")
+    yield "finite"
+    density = float(masks.density(ticket.mask))
+    if (said := about.get("density")) is not None:
+        if not isinstance(said, int | float) or abs(said - density) > 1e-6:
+            raise ValueError(f"its density is {density}, and it says {said}")
+        yield "density"
+    run = of(path)
+    if run is None:
+        return
+    known = [call.get("identity") for call in (run, *run.get("accepted", ()))]
+    if about.get("identity") not in known:
+        raise ValueError("it is of another run than the one that it lies in")
+    yield "run"
+    number, promises = about.get("prunings"), _promises(str(about.get("method")), run)
+    if promises is None or not isinstance(number, int):
+        return
+    name = path.name.replace(f"prunings-{number}", f"prunings-{number - 1}")
+    if name == path.name or not (path.parent / name).exists():
+        return
+    before, _ = read(path.parent / name)
+    if promises.nested:
+        audit.nested(str(path), ticket.mask, before.mask)
+        yield f"nested in {name}"
+    if promises.weights == "anchor" and promises.scale == 1.0:
+        both = jax.tree.map(np.logical_and, ticket.mask, before.mask)
+        trees = (masks.apply(both, each.weights) for each in (ticket, before))
+        audit.same(str(path), *trees)
+        yield "weights as there"
+
+
+def of(path: str | Path) -> dict[str, Any] | None:
+    """The `config.json` of the run that a file lies in; None where there is none.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    for folder in [*Path(path).absolute().parents][:4]:
+        if (file := folder / "config.json").is_file():
+            try:
+                about = json.loads(file.read_bytes())
+                if isinstance(about["config"], dict):
+                    return about
+            except (ValueError, KeyError, TypeError):
+                pass
+            raise ValueError(f"{file} holds no settings of a run")
+    return None
+
+
+def _promises(name: str, run: dict[str, Any]) -> Promises | None:
+    """What the search of a ticket promises, where its name and flags say it."""
+    method = ticket_search.METHODS.get(name)
+    if method is None or method.search is None:
+        return None
+    owner = f"{method.base or name}."
+    flags = run["config"].get("hyper", {}).items()
+    given = {k.removeprefix(owner): x for k, x in flags if k.startswith(owner)}
+    given |= {k: x for k, x in run["config"].items() if k == "rewind_step"}
+    # Of several values side by side any will do: none decides what is asked here.
+    given = {k: x[0] if isinstance(x, list) and x else x for k, x in given.items()}
+    try:
+        return method.search(optax.identity(), **given).promises
+    except (TypeError, ValueError):  # of what a flag does not say
+        return None
