@@ -48,12 +48,13 @@ from jaxticket import (
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
 from jaxticket.pruning import prune, prune_by_deviation
 from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
-from jaxticket.searches import Gated
+from jaxticket.searches import Factors, Gated
 from jaxticket.summaries import summary
 from jaxticket.training import run
 
 __all__ = [
     "Evidence",
+    "Factors",
     "Gated",
     "Promises",
     "Search",

@@ -121,6 +121,8 @@ NUMBERS = {  # (what makes it, its argument): the kind of number, and value -> c
     ("gradual", "initial_density"): ("fraction", search("gradual", "initial_density")),
     ("gradual", "every"): ("count", search("gradual", "every")),
     ("gradual", "steps"): ("count", search("gradual", "steps")),
+    ("factored", "decay"): ("not_negative", search("factored", "decay")),
+    ("factored", "threshold"): ("not_negative", search("factored", "threshold")),
     ("rigl", "every"): ("count", search("rigl", "every")),
     ("rigl", "drop"): ("share", search("rigl", "drop", steps=9)),
     ("fixed", "multiplier"): ("positive", search("fixed", "multiplier")),
@@ -583,7 +585,7 @@ CALLS = [
          PAIRED)
         for name, options in (
             ("fixed", {}), ("imp", {}), ("supermask", {}), ("edge_popup", {}),
-            ("gradual", {"steps": 4, "every": 2}),
+            ("factored", {}), ("gradual", {"steps": 4, "every": 2}),
         )
     ),
     ("labels", opened("imp", optax.partition({"a": SGD}, Gated("a", "a"))), PAIRED),

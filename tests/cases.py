@@ -84,7 +84,12 @@ GATED = optax.chain(
         Gated("weights", "logits"),
     ),
 )
-OPTIMIZERS = {"weights": ADAMW, "gates": GATED, "scores": MOMENTUM}
+OPTIMIZERS = {
+    "weights": ADAMW,
+    "factors": ADAMW,
+    "gates": GATED,
+    "scores": MOMENTUM,
+}
 
 
 def make(method: str, **options: Any) -> Callable[..., Search]:
@@ -174,6 +179,7 @@ def biases_as_scales(params: Any) -> list[tuple[str, str]]:
 
 ROWS_OF_OUR_OWN = {
     "fixed": Case(make("fixed"), optimizer="kept", decides=False),
+    "factored": Case(make("factored", decay=0.01, threshold=0.3), optimizer="kept"),
     "imp": Case(make("imp"), optimizer="fresh"),
     "continuous_sparsification": gated("continuous_sparsification"),
     "iss": gated("iss"),
@@ -242,6 +248,9 @@ VARIATIONS = {
     ),
     "iss, rewound": gated("iss", keep_momentum=False, rewind_step=2),
     "l0, trained": gated("l0", weights="trained"),
+    "factored, counted": Case(
+        make("factored", decay=0.01, density=0.5), optimizer="kept"
+    ),
     "gradual, late": Case(
         make(
             "gradual",
@@ -279,7 +288,7 @@ def numbers(name: str) -> dict[str, float]:
         for hyper in known
         if hyper.swept
     }
-    return {n: x for n, x in values.items() if not callable(x)}
+    return {n: x for n, x in values.items() if x is not None and not callable(x)}
 
 
 # The lanes that every search runs in: (seed of the ticket, key, whether gradients of

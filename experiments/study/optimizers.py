@@ -123,4 +123,9 @@ def of_scores(
     )
 
 
-KINDS = {"weights": of_weights, "gates": of_gates, "scores": of_scores}
+KINDS = {
+    "weights": of_weights,
+    "factors": of_weights,
+    "gates": of_gates,
+    "scores": of_scores,
+}

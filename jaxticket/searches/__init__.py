@@ -6,6 +6,7 @@ it, and nothing else repeats it.
 
 from jaxticket.searches.continuous_sparsification import continuous_sparsification
 from jaxticket.searches.edge_popup import edge_popup
+from jaxticket.searches.factored import Factors, factored  # noqa: F401  as `Gated`
 from jaxticket.searches.fixed import fixed
 from jaxticket.searches.gates import Gated  # noqa: F401  what their optimisers see
 from jaxticket.searches.gradual import gradual
@@ -22,6 +23,7 @@ from jaxticket.searches.supermask import supermask
 __all__ = [
     "continuous_sparsification",
     "edge_popup",
+    "factored",
     "fixed",
     "gradual",
     "imp",
