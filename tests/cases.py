@@ -209,6 +209,7 @@ ROWS_OF_OUR_OWN = {
     "edge_popup": frozen("edge_popup", at_densities(*["1/2"] * (STEPS + 1))),
     "supermask": frozen("supermask"),
 }
+HELD = {"penalty": None, "density": 0.5, "dual_learning_rate": 0.1}
 VARIATIONS = {
     "fixed, noisy": Case(
         make("fixed", optimizer=NOISY), optimizer="kept", decides=False
@@ -248,6 +249,10 @@ VARIATIONS = {
     ),
     "iss, rewound": gated("iss", keep_momentum=False, rewind_step=2),
     "l0, trained": gated("l0", weights="trained"),
+    "l0, held": gated("l0", **HELD),
+    "continuous_sparsification, held": gated(
+        "continuous_sparsification", density_of="gates", density_within="layer", **HELD
+    ),
     "factored, counted": Case(
         make("factored", decay=0.01, density=0.5), optimizer="kept"
     ),

@@ -22,7 +22,6 @@ from jaxticket.base import (
     owned,
     trained_by,
 )
-from jaxticket.searches import gates
 
 
 class Factors(NamedTuple):
@@ -103,7 +102,7 @@ def factored(
         def squares(m, u, alive):
             return None if u is None else jnp.where(alive, m**2 + u**2, 0)
 
-        return decay * gates.total(jax.tree.map(squares, *factors, mask))
+        return decay * masks.total(jax.tree.map(squares, *factors, mask))
 
     def init(key, ticket):
         del key
