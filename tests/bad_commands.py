@@ -154,6 +154,7 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
     ("--learning_rate_drops=99999", "--learning_rate_drops must lie within a training"),
     ("--learning_rate_drops=0.9,20",
      "--learning_rate_drops must be in their order; got"),
+    ("--ham=-1", f"--ham {NOT_NEGATIVE}", "got -1.0"),
     ("--weight_decay=-0.1", f"--weight_decay {NOT_NEGATIVE}", "got -0.1"),
     ("--weight_decay=1e39", f"--weight_decay {NOT_NEGATIVE}",
      "got 1e+39, which is inf"),
