@@ -117,7 +117,16 @@ PRUNED = of(starts.pruned, "density")
 NUMBERS = {  # (what makes it, its argument): the kind of number, and value -> call
     **{
         (name, "density"): ("fraction", search(name, "density"))
-        for name in ("imp", "one_shot", "rigl", "set", "edge_popup", "slimming")
+        for name in (
+            "ac_dc",
+            "imp",
+            "one_shot",
+            "rigl",
+            "set",
+            "static",
+            "edge_popup",
+            "slimming",
+        )
     },
     ("gradual", "final_density"): ("fraction", search("gradual", "final_density")),
     ("gradual", "initial_density"): ("fraction", search("gradual", "initial_density")),
@@ -137,6 +146,7 @@ NUMBERS = {  # (what makes it, its argument): the kind of number, and value -> c
     ("factored", "decay"): ("not_negative", search("factored", "decay")),
     ("factored", "threshold"): ("not_negative", search("factored", "threshold")),
     ("rigl", "every"): ("count", search("rigl", "every")),
+    ("snfs", "momentum"): ("share", search("snfs", "momentum", steps=9)),
     ("rigl", "drop"): ("share", search("rigl", "drop", steps=9)),
     ("fixed", "multiplier"): ("positive", search("fixed", "multiplier")),
     **{

@@ -178,6 +178,11 @@ def biases_as_scales(params: Any) -> list[tuple[str, str]]:
 
 
 ROWS_OF_OUR_OWN = {
+    "ac_dc": Case(
+        make("ac_dc", density=0.5, start=2, phase=1, stop=3, final=4),
+        course=all_at_densities(1, 1, "1/2", 1, "1/2"),
+        optimizer="kept",
+    ),
     "fixed": Case(make("fixed"), optimizer="kept", decides=False),
     "factored": Case(make("factored", decay=0.01, threshold=0.3), optimizer="kept"),
     "imp": Case(make("imp"), optimizer="fresh"),
@@ -198,6 +203,16 @@ ROWS_OF_OUR_OWN = {
     "set": Case(
         make("set", density=0.5, every=2, select="equal"),
         course=at_densities(*["1/2"] * (STEPS + 1)),
+    ),
+    "snfs": Case(
+        make("snfs", density=0.5, every=2, select="equal"),
+        course=at_densities(*["1/2"] * (STEPS + 1)),
+        dense=True,
+    ),
+    "static": Case(
+        make("static", density=0.5, select="equal"),
+        course=at_densities(*["1/2"] * (STEPS + 1)),
+        optimizer="kept",
     ),
     "slimming": Case(
         make("slimming", layers=biases_as_scales, penalty=0.1), optimizer="kept"

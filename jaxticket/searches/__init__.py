@@ -4,6 +4,7 @@
 it, and nothing else repeats it.
 """
 
+from jaxticket.searches.ac_dc import ac_dc
 from jaxticket.searches.continuous_sparsification import continuous_sparsification
 from jaxticket.searches.edge_popup import edge_popup
 from jaxticket.searches.factored import Factors, factored  # noqa: F401  as `Gated`
@@ -17,10 +18,12 @@ from jaxticket.searches.l0 import l0
 from jaxticket.searches.one_shot import one_shot
 from jaxticket.searches.slimming import slimming
 from jaxticket.searches.soft_threshold import soft_threshold
-from jaxticket.searches.sparse_training import rigl, set
+from jaxticket.searches.sparse_training import rigl, set, snfs
+from jaxticket.searches.static import static
 from jaxticket.searches.supermask import supermask
 
 __all__ = [
+    "ac_dc",
     "continuous_sparsification",
     "edge_popup",
     "factored",
@@ -34,6 +37,8 @@ __all__ = [
     "rigl",
     "set",
     "slimming",
+    "snfs",
     "soft_threshold",
+    "static",
     "supermask",
 ]
