@@ -1,5 +1,7 @@
 """Mirror steps against plain numpy, and under a mask."""
 
+import types
+
 import jax
 import numpy as np
 import optax
@@ -21,6 +23,7 @@ from references import (
     some,
 )
 
+from experiments.study import optimizers
 from jaxticket import fixed, mirror
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -61,6 +64,23 @@ def test_zero_stays_and_a_constant_rate_needs_no_step():
     np.testing.assert_allclose(moved["w"][0, 1], 0.5 * np.exp(-1 - 1e-4))
     np.testing.assert_allclose(moved["w"][1, 0], -0.5 * np.exp(1 - 1e-4))
     np.testing.assert_array_equal(moved["b"], params["b"])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 50.0])
+def test_the_settings_put_it_around_the_optimiser_of_the_weights(alpha):
+    config = types.SimpleNamespace(
+        optimizer="sgd", learning_rate=0.2, weight_decay=0.0, warmup_steps=0,
+        learning_rate_drops=(), ham=alpha,
+    )  # fmt: skip
+    plain = optax.sgd(0.2)
+    wanted = mirror.ham(plain, 0.2, alpha=alpha) if alpha else plain
+    params, grads = draw(), draw(1)
+    found = (
+        step.update(grads, step.init(params), params, **told)[0]
+        for step, told in ((optimizers.of_weights(config), {"step": 3}), (wanted, {}))
+    )
+    for ours, theirs in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_what_it_cannot_do_without_is_asked_for():

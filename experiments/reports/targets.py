@@ -251,6 +251,18 @@ def deletions(folder: Path) -> list[Part]:
     ]
 
 
+def constrained(folder: Path) -> list[Part]:
+    """The densities of tickets, where a constraint asks for them."""
+    run = reading.read(folder)
+    found = run.rows[run.rows["treatment"] == "ticket"]
+    parts = []
+    for (method, setting), here in found.groupby(["method", "setting"], sort=False):
+        asked = 100 * float(setting.removeprefix("density="))
+        what = f"% of the weights, {method.replace('_', ' ')} at {asked:g}"
+        parts.append(over_seeds(what, 100 * here["density"], asked - 2, asked + 2))
+    return parts
+
+
 def mnist1d(folder: Path) -> list[Part]:
     run = reading.read(folder)
     ours, chance = (ticket(run, name, 0.1) for name in ("imp", "imp_random"))
