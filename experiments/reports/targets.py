@@ -465,8 +465,11 @@ TARGETS = (
     ),
     Target(
         "R27",
-        "target densities by constraint are met within 2 points",
-        "not run: not built",
+        "L0 gates of LeNet-300-100, on units, held to 20, 35, 50, 65 and 80% by a "
+        "constraint: 22.8, 36.3, 50.9, 65.4 and 80.0%",
+        run="mnist_constraint",
+        measure=constrained,
+        short="3,435 of about 86,000 steps, gates on weights",
     ),
     Target(
         "R28",
