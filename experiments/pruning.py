@@ -16,6 +16,11 @@ LeNet-300-100 on MNIST; VGG-16 or ResNet-20 on CIFAR-10, which need an accelerat
     python -m experiments.pruning --dataset=mnist
     python -m experiments.pruning --dataset=cifar10 --model=vgg_16 --dtype=bfloat16
 
+Gates can be held to densities, in place of a penalty that leads to some:
+
+    python -m experiments.pruning --dataset=mnist --methods=l0 \\
+        --l0.density=0.2,0.35,0.5,0.65,0.8 --l0.logit_learning_rate=1e-2
+
 A density of network slimming is of channels. It prunes the kernels' weights; the shift
 of the normalisation of a channel that is gone stays.
 

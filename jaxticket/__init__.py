@@ -36,6 +36,7 @@ from jaxticket import (
     kernels,
     landscape,
     masks,
+    mirror,
     models,
     schedules,
     scores,
@@ -51,12 +52,13 @@ from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
 from jaxticket.compaction import compact
 from jaxticket.pruning import prune, prune_by_deviation
 from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
-from jaxticket.searches import Gated
+from jaxticket.searches import Factors, Gated
 from jaxticket.summaries import summary
 from jaxticket.training import run
 
 __all__ = [
     "Evidence",
+    "Factors",
     "Gated",
     "Promises",
     "Search",
@@ -75,6 +77,7 @@ __all__ = [
     "kernels",
     "landscape",
     "masks",
+    "mirror",
     "models",
     "prune",
     "prune_by_deviation",

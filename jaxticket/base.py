@@ -19,9 +19,11 @@ PRNGKey = jax.Array
 Step = jax.Array | int
 Schedule = Callable[[Step], jax.Array]
 # What the optimiser of a search is handed: the weights, the pair `Gated(weights,
-# logits)`, or scores of weights that are frozen. Programs that build one read this.
+# logits)`, the pair `Factors(m, u)`, or scores of weights that are frozen. Programs
+# that build one read this.
 OfWeights = Annotated[optax.GradientTransformation, "weights"]
 OfGates = Annotated[optax.GradientTransformation, "gates"]
+OfFactors = Annotated[optax.GradientTransformation, "factors"]
 OfScores = Annotated[optax.GradientTransformation, "scores"]
 
 

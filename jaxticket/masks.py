@@ -226,6 +226,14 @@ def layer_counts(mask: Mask) -> dict[str, int]:
     return dict(zip(names(mask), counts, strict=True))
 
 
+def total(scores: Scores) -> jax.Array:
+    """The sum of all numbers of a mask tree, in float32 at least."""
+    return sum(
+        jnp.sum(leaf, dtype=jnp.promote_types(leaf.dtype, jnp.float32))
+        for leaf in jax.tree.leaves(scores)
+    )
+
+
 def size(mask: Mask) -> int:
     """How many weights are prunable."""
     return sum(leaf.size for leaf in jax.tree.leaves(mask))

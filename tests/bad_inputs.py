@@ -64,6 +64,8 @@ KINDS = {
         "must be at least 0 and finite; got",
         (-0.1, jnp.float32(NAN), 1e39, None),
     ),
+    "some_fraction": (FRACTION, (0.0, np.float32(2), NAN)),  # or none
+    "some_penalty": ("must be at least 0 and finite; got", (-0.1, 1e39)),
     "finite": ("must be a finite number; got", (NAN, np.array([0.0, INF]), -1e39)),
     "count": ("must be a whole number from 1; got", (0, 1.5, True, 2**31)),
     "place": ("must be a whole number from 0; got", (-1, 2.0, np.int64(-3))),
@@ -115,13 +117,36 @@ PRUNED = of(starts.pruned, "density")
 NUMBERS = {  # (what makes it, its argument): the kind of number, and value -> call
     **{
         (name, "density"): ("fraction", search(name, "density"))
-        for name in ("imp", "one_shot", "rigl", "set", "edge_popup", "slimming")
+        for name in (
+            "ac_dc",
+            "imp",
+            "one_shot",
+            "rigl",
+            "set",
+            "static",
+            "edge_popup",
+            "slimming",
+        )
     },
     ("gradual", "final_density"): ("fraction", search("gradual", "final_density")),
     ("gradual", "initial_density"): ("fraction", search("gradual", "initial_density")),
     ("gradual", "every"): ("count", search("gradual", "every")),
     ("gradual", "steps"): ("count", search("gradual", "steps")),
+    **{
+        (name, argument): (kind, search(name, argument, **others))
+        for name, others in (
+            ("l0", {"density": 0.5}),
+            ("continuous_sparsification", {"density": 0.5, "steps": 9}),
+        )
+        for argument, kind in (
+            ("density", "some_fraction"),
+            ("dual_learning_rate", "positive"),
+        )
+    },
+    ("factored", "decay"): ("not_negative", search("factored", "decay")),
+    ("factored", "threshold"): ("not_negative", search("factored", "threshold")),
     ("rigl", "every"): ("count", search("rigl", "every")),
+    ("snfs", "momentum"): ("share", search("snfs", "momentum", steps=9)),
     ("rigl", "drop"): ("share", search("rigl", "drop", steps=9)),
     ("fixed", "multiplier"): ("positive", search("fixed", "multiplier")),
     **{
@@ -134,12 +159,12 @@ NUMBERS = {  # (what makes it, its argument): the kind of number, and value -> c
         )
     },
     **{
-        (name, "penalty"): ("not_negative", search(name, "penalty", **others))
-        for name, others in (
-            ("iss", {}),
-            ("l0", {}),
-            ("slimming", {}),
-            ("continuous_sparsification", {"steps": 9}),
+        (name, "penalty"): (kind, search(name, "penalty", **others))
+        for name, kind, others in (
+            ("iss", "not_negative", {}),
+            ("l0", "some_penalty", {}),
+            ("slimming", "not_negative", {}),
+            ("continuous_sparsification", "some_penalty", {"steps": 9}),
         )
     },
     **{
@@ -583,7 +608,7 @@ CALLS = [
          PAIRED)
         for name, options in (
             ("fixed", {}), ("imp", {}), ("supermask", {}), ("edge_popup", {}),
-            ("gradual", {"steps": 4, "every": 2}),
+            ("factored", {}), ("gradual", {"steps": 4, "every": 2}),
         )
     ),
     ("labels", opened("imp", optax.partition({"a": SGD}, Gated("a", "a"))), PAIRED),

@@ -84,7 +84,12 @@ GATED = optax.chain(
         Gated("weights", "logits"),
     ),
 )
-OPTIMIZERS = {"weights": ADAMW, "gates": GATED, "scores": MOMENTUM}
+OPTIMIZERS = {
+    "weights": ADAMW,
+    "factors": ADAMW,
+    "gates": GATED,
+    "scores": MOMENTUM,
+}
 
 
 def make(method: str, **options: Any) -> Callable[..., Search]:
@@ -173,7 +178,13 @@ def biases_as_scales(params: Any) -> list[tuple[str, str]]:
 
 
 ROWS_OF_OUR_OWN = {
+    "ac_dc": Case(
+        make("ac_dc", density=0.5, start=2, phase=1, stop=3, final=4),
+        course=all_at_densities(1, 1, "1/2", 1, "1/2"),
+        optimizer="kept",
+    ),
     "fixed": Case(make("fixed"), optimizer="kept", decides=False),
+    "factored": Case(make("factored", decay=0.01, threshold=0.3), optimizer="kept"),
     "imp": Case(make("imp"), optimizer="fresh"),
     "continuous_sparsification": gated("continuous_sparsification"),
     "iss": gated("iss"),
@@ -193,6 +204,16 @@ ROWS_OF_OUR_OWN = {
         make("set", density=0.5, every=2, select="equal"),
         course=at_densities(*["1/2"] * (STEPS + 1)),
     ),
+    "snfs": Case(
+        make("snfs", density=0.5, every=2, select="equal"),
+        course=at_densities(*["1/2"] * (STEPS + 1)),
+        dense=True,
+    ),
+    "static": Case(
+        make("static", density=0.5, select="equal"),
+        course=at_densities(*["1/2"] * (STEPS + 1)),
+        optimizer="kept",
+    ),
     "slimming": Case(
         make("slimming", layers=biases_as_scales, penalty=0.1), optimizer="kept"
     ),
@@ -203,6 +224,7 @@ ROWS_OF_OUR_OWN = {
     "edge_popup": frozen("edge_popup", at_densities(*["1/2"] * (STEPS + 1))),
     "supermask": frozen("supermask"),
 }
+HELD = {"penalty": None, "density": 0.5, "dual_learning_rate": 0.1}
 VARIATIONS = {
     "fixed, noisy": Case(
         make("fixed", optimizer=NOISY), optimizer="kept", decides=False
@@ -242,6 +264,13 @@ VARIATIONS = {
     ),
     "iss, rewound": gated("iss", keep_momentum=False, rewind_step=2),
     "l0, trained": gated("l0", weights="trained"),
+    "l0, held": gated("l0", **HELD),
+    "continuous_sparsification, held": gated(
+        "continuous_sparsification", density_of="gates", density_within="layer", **HELD
+    ),
+    "factored, counted": Case(
+        make("factored", decay=0.01, density=0.5), optimizer="kept"
+    ),
     "gradual, late": Case(
         make(
             "gradual",
@@ -279,7 +308,7 @@ def numbers(name: str) -> dict[str, float]:
         for hyper in known
         if hyper.swept
     }
-    return {n: x for n, x in values.items() if not callable(x)}
+    return {n: x for n, x in values.items() if x is not None and not callable(x)}
 
 
 # The lanes that every search runs in: (seed of the ticket, key, whether gradients of

@@ -138,7 +138,7 @@ def test_numbers_may_be_traced(name):
 @each_method
 def test_every_hyperparameter_has_a_plain_default_and_is_explained(name):
     for hyper in hyperparameters.of(getattr(searches, name)).values():
-        assert isinstance(hyper.default, hyper.kind | int), hyper.name
+        assert isinstance(hyper.default, hyper.kind | int | None), hyper.name
         assert hyper.help, hyper.name
 
 

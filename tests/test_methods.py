@@ -129,6 +129,15 @@ def test_the_nearest_value_wins(levels, density):
     assert given == {"density": density, "count": 2, "word": "a"}
 
 
+def test_a_density_that_is_given_takes_the_place_of_a_penalty_of_the_preset():
+    plan = methods.plan(resolved("pruning", methods=("l0",)), "l0")
+    assert [setting.label for setting in plan.settings][0] == "penalty=1e-06"
+    hyper = {"l0.density": (0.2, 0.5)}
+    plan = methods.plan(resolved("pruning", methods=("l0",), hyper=hyper), "l0")
+    found = [setting.label for setting in plan.settings]
+    assert found == ["density=0.2", "density=0.5"]
+
+
 def test_a_value_without_default_must_be_given():
     with pytest.raises(
         ValueError, match=r"^give --own.density: the fraction that is kept"

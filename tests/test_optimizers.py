@@ -60,8 +60,8 @@ def test_every_search_tells_its_optimiser_of_the_loss(name, what):
         assert found == -1  # scores of what is frozen have no line to search along
         return
     added = found - loss_of(params)
-    gated = name in ("continuous_sparsification", "iss", "l0")
-    assert added > 1e-4 if gated else abs(added) < 1e-5
+    penalised = name in ("continuous_sparsification", "factored", "iss", "l0")
+    assert added > 1e-4 if penalised else abs(added) < 1e-5
     assert noted(search.update(params, state, 1)) == -1
 
 

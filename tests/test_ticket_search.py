@@ -198,7 +198,7 @@ def test_every_search_of_the_library_runs_by_its_name(tmp_path):
     """
     others = ("slimming", "jackpot")
     names = tuple(name for name in searches.__all__ if name not in others)
-    hyper = {f"{name}.every": 10 for name in ("gradual", "rigl", "set")}
+    hyper = {f"{name}.every": 10 for name in ("gradual", "rigl", "set", "snfs")}
     rows = run(tmp_path, methods=names, controls=(), rounds=2, hyper=hyper)
     tickets = studies.select(rows, treatment="ticket")
     assert set(tickets.method) == set(names)

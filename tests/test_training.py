@@ -140,7 +140,7 @@ def test_what_happens_now_and_then_is_a_branch_in_a_stretch_over_lanes(name):
     program = lanes.mapped(layout, stretch(search), batched)
     together = branches(program, *four, 0, STEPS, 0)
     # The masks of a schedule; the anchors of the weights and of the model state.
-    now_and_then = name in ("gradual", "rigl", "set")
+    now_and_then = name in ("ac_dc", "gradual", "rigl", "set", "snfs")
     assert alone == together == now_and_then + 2 * (search.promises.rewind_step > 0)
 
 

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import itertools
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from experiments.study.settings import Settings
 from jaxticket import base, checks, hyperparameters, masks, searches, starts
 from jaxticket.base import Mask, Promises, Search
 from jaxticket.hyperparameters import Hyper
+from jaxticket.searches import constraint
 
 OPTIONS = ("model.", "dataset.")  # what is told in the same way to what is no method
 SOME_STEPS = 10**6  # a length for checks that come before the data
@@ -283,6 +284,14 @@ def _first(counts: dict[str, int] | int, mask: Mask) -> Mask:
     )
 
 
+def _said_otherwise(config: Settings, owners: Iterable[str], name: str) -> bool:
+    """Whether a flag says in another way what a preset says by this name."""
+    if name not in constraint.EXCLUSIVE:
+        return False
+    others = {*constraint.EXCLUSIVE} - {name}
+    return any(f"{owner}.{x}" in config.hyper for owner in owners for x in others)
+
+
 def check_flags(config: Settings) -> None:
     """Raises a `ValueError` for a hyper-parameter that no method has."""
     for flag in config.hyper:
@@ -328,7 +337,8 @@ def _value(config: Settings, name: str, method: Method, hyper: Hyper) -> Any:
     """
     found = hyper.default
     for owner in filter(None, (method.base, name)):
-        found = config.METHODS[owner].preset.get(hyper.name, found)
+        if not _said_otherwise(config, (method.base, name), hyper.name):
+            found = config.METHODS[owner].preset.get(hyper.name, found)
         found = config.hyper.get(f"{owner}.{hyper.name}", found)
     flag = _flag(config, name, hyper.name)
     if found is inspect.Parameter.empty:

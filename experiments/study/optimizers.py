@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike
 
 from experiments.study.settings import Settings
-from jaxticket import checks, schedules
+from jaxticket import checks, mirror, schedules
 from jaxticket.base import Schedule
 from jaxticket.searches import gates
 
@@ -48,21 +48,22 @@ def dropping(config: Settings, learning_rate: ArrayLike) -> Schedule:
     return rate
 
 
+def _of_weights(config: Settings, rate: Schedule) -> optax.GradientTransformation:
+    """What the settings say, at this learning rate."""
+    plain = optimizer(config.optimizer, rate, config.weight_decay)
+    return mirror.ham(plain, rate, alpha=config.ham) if config.ham else plain
+
+
 def of_weights(config: Settings, every: int = 1) -> optax.GradientTransformation:
     """What trains weights."""
     del every
-    rate = dropping(config, config.learning_rate)
-    return optimizer(config.optimizer, rate, config.weight_decay)
+    return _of_weights(config, dropping(config, config.learning_rate))
 
 
 def of_longer(config: Settings, every: int = 1) -> optax.GradientTransformation:
     """What trains weights further, on the cosine that scores are searched on."""
     course = schedules.cosine(config.search_steps, epoch_steps=every)
-    return optimizer(
-        config.optimizer,
-        lambda step: config.learning_rate * course(step),
-        config.weight_decay,
-    )
+    return _of_weights(config, lambda step: config.learning_rate * course(step))
 
 
 def of_gates(
@@ -123,4 +124,9 @@ def of_scores(
     )
 
 
-KINDS = {"weights": of_weights, "gates": of_gates, "scores": of_scores}
+KINDS = {
+    "weights": of_weights,
+    "factors": of_weights,
+    "gates": of_gates,
+    "scores": of_scores,
+}

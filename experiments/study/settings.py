@@ -177,6 +177,12 @@ class Settings:
         checks.whole(0),
     )
     weight_decay: float | None = setting(None, "of the weights", checks.not_negative)
+    ham: float = setting(
+        0.0,
+        "HAM: alpha of the mirror step that follows every step of the weights' "
+        "optimiser, in trainings and searches; published is 200. 0: none",
+        checks.not_negative,
+    )
     schedules_every: str = setting(
         "epoch",
         "schedules of searches (temperatures, rates) move every epoch or every step",

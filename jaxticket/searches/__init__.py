@@ -4,8 +4,10 @@
 it, and nothing else repeats it.
 """
 
+from jaxticket.searches.ac_dc import ac_dc
 from jaxticket.searches.continuous_sparsification import continuous_sparsification
 from jaxticket.searches.edge_popup import edge_popup
+from jaxticket.searches.factored import Factors, factored  # noqa: F401  as `Gated`
 from jaxticket.searches.fixed import fixed
 from jaxticket.searches.gates import Gated  # noqa: F401  what their optimisers see
 from jaxticket.searches.gradual import gradual
@@ -16,12 +18,15 @@ from jaxticket.searches.l0 import l0
 from jaxticket.searches.one_shot import one_shot
 from jaxticket.searches.slimming import slimming
 from jaxticket.searches.soft_threshold import soft_threshold
-from jaxticket.searches.sparse_training import rigl, set
+from jaxticket.searches.sparse_training import rigl, set, snfs
+from jaxticket.searches.static import static
 from jaxticket.searches.supermask import supermask
 
 __all__ = [
+    "ac_dc",
     "continuous_sparsification",
     "edge_popup",
+    "factored",
     "fixed",
     "gradual",
     "imp",
@@ -32,6 +37,8 @@ __all__ = [
     "rigl",
     "set",
     "slimming",
+    "snfs",
     "soft_threshold",
+    "static",
     "supermask",
 ]

@@ -27,6 +27,7 @@ from jaxticket.base import (
     owned,
     trained_by,
 )
+from jaxticket.searches.constraint import Constraint, Multipliers
 from jaxticket.searches.fixed import remember
 
 Weights = Literal["anchor", "trained"]
@@ -57,6 +58,7 @@ class GatedState(NamedTuple):
       round: rounds so far, int32.
       key: for gates that are drawn.
       count: updates so far, int32: with the key, it decides what is drawn.
+      multipliers: of a constraint on the gates; `None` where there is none.
     """
 
     gated: Gated
@@ -67,6 +69,7 @@ class GatedState(NamedTuple):
     round: jax.Array
     key: PRNGKey
     count: jax.Array
+    multipliers: Multipliers | None = None
 
 
 # The members that a search over gates is made of. `Open` takes the search's key and the
@@ -107,6 +110,7 @@ def search(
     keep_momentum: bool = True,
     nested: bool = False,
     random: bool = False,
+    constraint: Constraint | None = None,
 ) -> Search:
     """A search that trains weights `w` and the logits `s` of their gates together.
 
@@ -136,6 +140,8 @@ def search(
       keep_momentum: whether the optimiser's state outlives a round, see `restarted`.
       nested: whether what a round has not kept is dropped for good.
       random: whether the key decides.
+      constraint: on what is penalised, in place of the penalty: its multipliers begin
+        with the search, and outlive a round.
 
     Returns:
       A `Search`. Its ticket is what to evaluate in the end: `params(state)` has gates
@@ -169,6 +175,7 @@ def search(
             zero,
             key,
             zero,
+            None if constraint is None else constraint.opened(ticket.mask),
         )
         return owned(opened_state)
 
@@ -187,9 +194,22 @@ def search(
             gates, penalised = gate(gated.logits, state)
             return realise(gated.weights, gates), penalised
 
+        def added(penalised):
+            """What is added to the loss."""
+            if constraint is None:
+                return penalty * masks.total(penalised)
+            return constraint.added(state.multipliers, penalised, state.mask)
+
         (_, penalised), pull_back = jax.vjp(run_with, state.gated)
-        # d(penalty * sum(penalised)) / d(penalised) is the penalty itself.
-        slope = jax.tree.map(lambda g: jnp.full_like(g, penalty), penalised)
+        multipliers = state.multipliers
+        if constraint is None:
+            # d(penalty * sum(penalised)) / d(penalised) is the penalty itself.
+            slope = jax.tree.map(lambda g: jnp.full_like(g, penalty), penalised)
+        else:
+            slope = jax.grad(added)(penalised)
+            multipliers = constraint.ascended(
+                multipliers, penalised, found(state), state.mask
+            )
         (grads,) = pull_back((grads, slope))
         updates, inner = trained_by(
             optimizer,
@@ -199,7 +219,7 @@ def search(
             step=step,
             told=told,
             realise=lambda gated: run_with(gated)[0],
-            added=lambda gated: penalty * total(run_with(gated)[1]),
+            added=lambda gated: added(run_with(gated)[1]),
         )
         gated = optax.apply_updates(state.gated, updates)
         if bound is not None:
@@ -210,6 +230,7 @@ def search(
             temperature=at(step + 1),
             anchor=anchor,
             count=state.count + 1,
+            multipliers=multipliers,
         )
 
     def advance(state, evidence=NO_EVIDENCE):
@@ -249,14 +270,6 @@ def search(
         scale=scale,
     )
     return Search(init, update, advance, params, ticket, promises)
-
-
-def total(penalised: Scores) -> jax.Array:
-    """The sum of all, in float32 at least."""
-    leaves = jax.tree.leaves(penalised)
-    return sum(
-        jnp.sum(g, dtype=jnp.promote_types(g.dtype, jnp.float32)) for g in leaves
-    )
 
 
 def realise(weights: Params, gates: Scores) -> Params:

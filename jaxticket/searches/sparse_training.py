@@ -32,12 +32,14 @@ class SparseState(NamedTuple):
       allowed: what masks are chosen from: the given one.
       key: for connections that are drawn.
       count: updates so far, int32: with the key, it decides what is drawn.
+      average: of the gradients of all weights; `None` where growth needs none.
     """
 
     training: FixedState
     allowed: Mask
     key: PRNGKey
     count: jax.Array
+    average: Scores | None = None
 
 
 def rigl(
@@ -161,6 +163,65 @@ def set(
     )
 
 
+def snfs(
+    optimizer: OfWeights,
+    *,
+    density: ArrayLike = 0.1,
+    drop: ArrayLike = 0.3,
+    every: int = 100,
+    stop: int | float = 0.75,
+    select: selection.Select | str = "erk",
+    steps: int | None = None,
+    also_train: bool = True,
+    momentum: ArrayLike = 0.9,
+) -> Search:
+    """Trains a sparse network whose connections move to where gradients agree.
+
+    As `rigl`, but the `k` weights that a layer grows have the highest `|v|`, where `v
+    <- momentum * v + (1 - momentum) * dL/dw` is an average of the gradients of all that
+    the given ticket keeps, pruned now or not; and the optimiser takes its step before
+    an exchange. This is SNFS as RigL's released code has it: the paper also moves
+    weights between layers, to where `|v|` is largest on average.
+
+    Args:
+      optimizer: trains the weights, see `rigl`.
+      density: the fraction of the given ticket's weights that is trained. May be
+        traced.
+      drop: the fraction of a layer's weights that the first exchange drops. May be
+        traced.
+      every: steps from one exchange to the next.
+      stop: of the last exchange: a step, or as a float a fraction of the round.
+      select: how the layers share the density, a function or a name of `selection`:
+        in the proportions of Erdos-Renyi-Kernel by default.
+      steps: of a round; needed where `stop` is a fraction of it.
+      also_train: whether the optimiser takes its step as well, before an exchange.
+      momentum: of the average. May be traced.
+
+    Returns:
+      A `Search` of one round without end. Its ticket holds the trained weights.
+
+    Raises:
+      ValueError: see `rigl`; a `momentum` outside [0, 1].
+
+    Reference:
+      Dettmers and Zettlemoyer, "Sparse Networks from Scratch: Faster Training without
+      Losing Performance", 2019.
+    """
+    checks.share(momentum=momentum)
+    return _search(
+        optimizer,
+        lambda grads, state: jax.tree.map(jnp.abs, state.average),
+        density=density,
+        drop=drop,
+        every=every,
+        stop=stop,
+        select=select,
+        steps=steps,
+        also_train=also_train,
+        momentum=momentum,
+    )
+
+
 def _search(
     optimizer: OfWeights,
     growth: Callable[[Scores, SparseState], Scores],
@@ -172,8 +233,12 @@ def _search(
     select: selection.Select | str,
     steps: int | None,
     also_train: bool,
+    momentum: ArrayLike | None = None,
 ) -> Search:
-    """Sparse training that grows what has the highest `growth(grads, state)`."""
+    """Sparse training that grows what has the highest `growth(grads, state)`.
+
+    With a `momentum` the state has an average of the gradients, this step's included.
+    """
     checks.fraction(density=density)
     checks.share(drop=drop)
     checks.whole(1)(every=every)
@@ -190,10 +255,21 @@ def _search(
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
         mask = select(gates.uniform(first, zero, kernels), ticket.mask, density)
         training = train.init(key, ticket._replace(mask=mask))
-        return owned(SparseState(training, ticket.mask, key, zero))
+        average = None if momentum is None else jax.tree.map(jnp.zeros_like, kernels)
+        return owned(SparseState(training, ticket.mask, key, zero, average))
+
+    def averaged(average, slopes):
+        def mean(v, g):
+            return (momentum * v + (1 - momentum) * g).astype(v.dtype)
+
+        return jax.tree.map(mean, average, slopes)
 
     def update(grads, state, step, **told):
         step = jnp.asarray(step, jnp.int32)
+        slopes = masks.prunable_like(grads, state.allowed)
+        if momentum is not None:
+            heard = masks.apply(state.allowed, slopes)
+            state = state._replace(average=averaged(state.average, heard))
 
         def trained(training):
             return train.update(grads, training, step, **told)
@@ -208,8 +284,7 @@ def _search(
                 [grown] = selection.top([score], [allowed & ~left], k)
                 return left | grown
 
-            kernels, slopes = (masks.prunable_like(x, mask) for x in (weights, grads))
-            scores = growth(slopes, state)
+            kernels, scores = masks.prunable_like(weights, mask), growth(slopes, state)
             new = jax.tree.map(layer, mask, state.allowed, kernels, scores)
             stayed = jax.tree.map(jnp.logical_and, mask, new)
             inner = _forget(optimizer, inner, stayed)
