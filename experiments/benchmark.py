@@ -23,6 +23,7 @@ from experiments.benchmarks import (
     convolving,
     footprints,
     frozen_steps,
+    inference,
     lenet,
     measure,
     parallel,
@@ -54,6 +55,7 @@ SECTIONS = {
     "compile": compiling.rows,
     "memory": footprints.rows,
     "states": states.rows,
+    "inference": inference.rows,
     "pytorch": pytorch.rows,
 }
 NUMBERS = checks.each(rules.MANY)

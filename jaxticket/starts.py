@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, controls, revalued, scores, selection, units
+from jaxticket import checks, controls, data, revalued, scores, selection, units
 from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
 from jaxticket.pruning import prune, prune_by_deviation
@@ -43,6 +43,7 @@ class Opening(NamedTuple):
       evidence: `(model_state, temperature) -> Evidence`, of training data.
       given: the ticket of a start's `file`, where it has one.
       filters: `ticket -> [units.Filters]`, the layers whose filters can be pruned.
+      corrupted: `(key, kind) -> evidence`, of data that have been corrupted.
     """
 
     key: PRNGKey
@@ -51,6 +52,7 @@ class Opening(NamedTuple):
     evidence: Callable[..., Evidence]
     given: Ticket | None = None
     filters: Callable[[Ticket], list[units.Filters]] = lambda ticket: []
+    corrupted: Callable[[PRNGKey, str], Callable[..., Evidence]] | None = None
 
 
 Network = Literal["initial", "trained"]
@@ -149,6 +151,8 @@ def pruned(
     constants: bool = False,
     ties: Literal["first", "random"] = "first",
     shuffle: bool = False,
+    inverted: bool = False,
+    corrupted: Literal["nothing", "labels", "pixels"] = "nothing",
 ) -> Start:
     """A network pruned by a score.
 
@@ -163,19 +167,28 @@ def pruned(
       constants: signed constants in place of these.
       ties: go to the first weight, or at random.
       shuffle: a random mask of the same layer densities instead.
+      inverted: keeps the lowest scores.
+      corrupted: what is out of order in the data that a score looks at: nothing, labels
+        or pixels, see `data.corrupted`.
     """
     checks.fraction(density=density)
     checks.whole(1)(iterations=iterations)
+    checks.one_of(("nothing", *get_args(data.Corruption)))(corrupted=corrupted)
     checks.positive(temperature=temperature)
     checks.one_of(get_args(Network))(of=of, weights=weights)
     checks.one_of(("first", "random"))(ties=ties)
     chosen, select = scores.named(score), selection.named(select)
+    if inverted:
+        chosen = scores.inverted(chosen)
     if ties == "random":
         chosen = scores.ties_at_random(chosen)
 
     def start(opening):
         scored, ticket = getattr(opening, of), getattr(opening, weights)
-        evidence = opening.evidence(scored.model_state, temperature)
+        given = opening.evidence
+        if corrupted != "nothing":
+            given = opening.corrupted(keys.named(opening.key, corrupted), corrupted)
+        evidence = given(scored.model_state, temperature)
         found = prune(
             scored,
             chosen,

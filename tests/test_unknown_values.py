@@ -28,6 +28,7 @@ from jaxticket import (
     scores,
     starts,
     summary,
+    units,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -206,12 +207,18 @@ def test_a_start_refuses_it_or_is_that_of_the_ticket_that_was_not_saved(name, ti
         "pruned": {"density": 0.5},
         "deviating": {"quality": 0.5},
         "given": {"file": "ticket.npz"},
+        "filters": {"density": 0.5},
     }
     start = getattr(starts, name)(**options.get(name, {}))
 
     def opened(ticket):
         opening = starts.Opening(
-            KEY, ticket, ticket, lambda state, temperature: cases.evidence(), ticket
+            KEY,
+            ticket,
+            ticket,
+            lambda state, temperature: cases.evidence(),
+            ticket,
+            lambda ticket: [units.Filters(masks.names(ticket.mask)[0], 1, ())],
         )
         return kept(start.ticket(opening))
 

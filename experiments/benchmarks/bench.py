@@ -47,6 +47,9 @@ class Sizes:
     resnet_images: int = 512
     compiled_lanes: tuple[int, ...] = (2, 32)
     compiled_rounds: tuple[int, ...] = (2, 20)
+    inference_layers: tuple[tuple[int, ...], ...] = ((300, 100), (2048, 2048))
+    inference_densities: tuple[float, ...] = (0.2, 0.1, 0.05, 0.02, 0.01)
+    inference_batches: tuple[int, ...] = (1, 64)
 
 
 QUICK = Sizes(
@@ -70,6 +73,9 @@ QUICK = Sizes(
     resnet_images=8,
     compiled_lanes=(2,),
     compiled_rounds=(2,),
+    inference_layers=((8, 6),),
+    inference_densities=(0.2,),
+    inference_batches=(2,),
 )
 
 

@@ -196,8 +196,13 @@ class Study:
         self, planned: Planned, key, swept, initial, trained, train, given
     ) -> Ticket:
         filters = functools.partial(units.filters, self.outputs, x=self.image)
+
+        def corrupted(key, kind):
+            first = jax.tree.map(lambda x: x[: supervised.IMAGES], train)
+            return self.evidence(data.corrupted(key, first, kind))
+
         opening = starts.Opening(
-            key, initial, trained, self.evidence(train), given, filters
+            key, initial, trained, self.evidence(train), given, filters, corrupted
         )
         return planned.start(swept).ticket(opening)
 

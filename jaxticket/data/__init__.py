@@ -13,14 +13,22 @@ from jaxticket.data.dataset import (
     of_splits,
     with_label_noise,
 )
-from jaxticket.data.preprocess import NORMALIZATIONS, augment, normalizer
+from jaxticket.data.preprocess import (
+    NORMALIZATIONS,
+    Corruption,
+    augment,
+    corrupted,
+    normalizer,
+)
 
 __all__ = [
     "NORMALIZATIONS",
+    "Corruption",
     "OPTIONS",
     "Dataset",
     "Split",
     "augment",
+    "corrupted",
     "load",
     "normalizer",
     "of_splits",

@@ -1,6 +1,7 @@
 """From stored bytes to the network's input: pure functions for use inside the step."""
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxticket import checks
+from jaxticket.data.dataset import Split
 
+Corruption = Literal["labels", "pixels"]
 NORMALIZATIONS = ("standard", "unit", "l2")
 
 # Mean and standard deviation by channel, of what is stored, as the papers' code has
@@ -126,3 +129,26 @@ def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     squares = np.square(images, dtype=wide).mean(but_channels, dtype=np.float64)
     deviation = np.sqrt(squares - mean**2)
     return mean, np.where(deviation > 0, deviation, 1)
+
+
+def corrupted(key: jax.Array, split: Split, kind: Corruption) -> Split:
+    """Data that say less than they seem to: labels or pixels in an order at random.
+
+    What pruning at initialisation finds from them should be worse, if it looks at them.
+
+    Args:
+      key: for the draws.
+      split: arrays; may be traced.
+      kind: `labels`: the labels are permuted among the examples, so that as many are of
+        each class; `pixels`: the numbers of each image are permuted, of each in an
+        order of its own.
+
+    Reference:
+      Su et al., "Sanity-Checking Pruning Methods", 2020, section 3.
+    """
+    checks.one_of(get_args(Corruption))(kind=kind)
+    if kind == "labels":
+        return split._replace(labels=jax.random.permutation(key, split.labels))
+    rows = split.images.reshape(len(split.images), -1)
+    mixed = jax.random.permutation(key, rows, axis=1, independent=True)
+    return split._replace(images=mixed.reshape(split.images.shape))

@@ -5,9 +5,9 @@ values now, zero where pruned, and `evidence` is whatever else there is to look 
 which a score reads what it `needs`. Scores are computed for all leaves; selection looks
 at the prunable ones.
 
-`__all__` is the list of scores that have a name. `at_initial`, `same_sign`, `diff_sign`
-and `ties_at_random` make further ones of them, `hutchinson` one of
-more draws. A score of one's own is a function:
+`__all__` is the list of scores that have a name. `at_initial`, `inverted`, `same_sign`,
+`diff_sign` and `ties_at_random` make further ones of them, `hutchinson` one of more
+draws. A score of one's own is a function:
 
     @scores.needs("loss")
     def loss_change(weights, evidence):
@@ -50,6 +50,7 @@ from jaxticket.scores.synflow import synflow
 from jaxticket.scores.variants import (  # noqa: F401  makers of scores
     at_initial,
     diff_sign,
+    inverted,
     same_sign,
     ties_at_random,
 )

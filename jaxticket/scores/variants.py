@@ -22,6 +22,16 @@ def at_initial(score: Score) -> Score:
     return at_start
 
 
+def inverted(score: Score) -> Score:
+    """The opposite order: what `score` would keep first goes first."""
+
+    @_variant("inverted", score)
+    def opposite(weights, evidence=NO_EVIDENCE):
+        return jax.tree.map(jnp.negative, score(weights, evidence))
+
+    return opposite
+
+
 def same_sign(score: Score) -> Score:
     """`score`, and zero for a weight whose sign is not its initial one.
 
