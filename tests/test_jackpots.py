@@ -201,10 +201,10 @@ def test_weights_of_a_file_take_the_place_of_dense_training(tmp_path, monkeypatc
     )
 
 
-def test_a_file_of_a_network_that_has_no_names_in_pytorch_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="for 'lenet_300_100', only for"):
+def test_a_file_of_weights_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
         run(tmp_path / "out", **ONE, pretrained="nowhere.safetensors")
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "results.csv").exists()
 
 
 class Normalised(linen.Module):
