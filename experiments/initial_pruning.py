@@ -80,8 +80,8 @@ METHODS = (
             preset={"iterations": 100},
             base="snip",
         ),
-        "one_shot": dataclasses.replace(
-            ticket_search.METHODS["one_shot"], preset={"density": DENSITIES}
+        "one_shot": ticket_search.METHODS["one_shot"]._replace(
+            preset={"density": DENSITIES}
         ),
     }
     | {
