@@ -38,6 +38,7 @@ Reference:
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -114,7 +115,17 @@ def rebuilt(study: Study) -> None:
             rest = [arm for arm in structured.ARMS if (label, arm) not in done]
             for found in _arms(study, list(group), rest):
                 rows += found
+                _say(found)
                 records.write_table(path, structured.COLUMNS, rows)
+
+
+def _say(rows: Sequence[dict]) -> None:
+    accuracy = np.mean([row["test_accuracy"] for row in rows])
+    print(
+        f"small networks, {rows[0]['setting']}, {rows[0]['arm']}, "
+        f"{rows[0]['steps']} steps: {accuracy:.1%} test",
+        file=sys.stderr,
+    )
 
 
 def _arms(
