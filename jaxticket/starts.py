@@ -15,7 +15,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, controls, data, revalued, scores, selection, units
+from jaxticket import (
+    checks,
+    controls,
+    data,
+    masks,
+    revalued,
+    scores,
+    selection,
+    units,
+)
 from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
 from jaxticket.pruning import prune, prune_by_deviation
@@ -67,12 +76,14 @@ class Start(NamedTuple):
       kept: what is known of its counts, see `Promises`.
       file: of a ticket that its opening must hold as `given`; "{seed}" in it stands for
         the seed.
+      without: layers of that ticket which are not looked at.
     """
 
     ticket: Callable[[Opening], Ticket]
     trained: bool = False
     kept: Callable[[Mask], dict[str, int] | int] | None = None
     file: str = ""
+    without: tuple[str, ...] = ()
 
 
 def initial() -> Start:
@@ -209,31 +220,42 @@ def pruned(
     return Start(start, trained="trained" in (of, weights), kept=kept)
 
 
-def given(*, file: str, weights: Literal["file", "initial"] = "file") -> Start:
+def given(
+    *, file: str, weights: Literal["file", "initial"] = "file", without: str = ""
+) -> Start:
     """A ticket from a file: of another search, on other data, or from somebody else.
 
     Args:
       file: where it is; {seed} in its name stands for the seed.
       weights: those of the file, or the initial ones, of this run, under its mask.
         Values that the file has left out are the initial ones.
+      without: names of layers, with spaces between them, that are not the file's but
+        the initial ones, and whole: such as an output layer for other classes.
     """
     checks.one_of(("file", "initial"))(weights=weights)
+    own = tuple(without.split())
+
+    def but(theirs, ours):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x, y: y if masks.name(path).rpartition("/")[0] in own else x,
+            theirs,
+            ours,
+        )
 
     def start(opening):
         found, initial = opening.given, opening.initial
+        mask = but(found.mask, initial.mask)
         if weights == "initial":
-            return initial._replace(mask=found.mask)
+            return initial._replace(mask=mask)
         known = jax.tree.map(
             lambda ours, w: jnp.where(jnp.isnan(w), ours, w),
             initial.weights,
             found.weights,
         )
-        state = found.model_state
-        return Ticket(
-            known, found.mask, initial.model_state if state is None else state
-        )
+        state = initial.model_state if found.model_state is None else found.model_state
+        return Ticket(but(known, initial.weights), mask, state)
 
-    return Start(start, file=file)
+    return Start(start, file=file, without=own)
 
 
 def deviating(*, quality: ArrayLike, weights: Network = "trained") -> Start:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import studies
 
-from experiments import report
+from experiments import report, tickets
 from experiments.reports import reading
 from experiments.study.records import Lane
-from jaxticket import files, masks, searches
+from jaxticket import data, files, masks, searches
 
 pytestmark = pytest.mark.usefixtures("toy_study")
 CS = "continuous_sparsification"
@@ -230,3 +230,36 @@ def test_a_ticket_of_another_run_starts_from_its_file(done, tmp_path):
         theirs, _ = files.load_ticket(path, like)
         for one, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_ticket_is_transferred_without_its_output_layer(done, tmp_path):
+    """To data of other classes: two of the digits' ten, in a file of arrays."""
+    digits = data.load("digits")
+    arrays = {
+        f"{x}_{name}": value[split.labels < 2]
+        for name, split in (("train", digits.train), ("test", digits.test))
+        for x, value in (("x", split.images), ("y", split.labels))
+    }
+    np.savez(tmp_path / "two.npz", **arrays)
+    file = done[0] / "tickets" / "imp" / "seed-{seed}-prunings-2.npz"
+    options = {
+        "methods": ("given",),
+        "controls": (),
+        "dataset": str(tmp_path / "two.npz"),
+        "batch_size": 20,
+    }
+    with pytest.raises(ValueError, match="does not fit"):
+        run(tmp_path / "no", hyper={"given.file": str(file)}, **options)
+    hyper = {"given.file": str(file), "given.without": "output"}
+    with pytest.raises(ValueError, match="--given.without must be .* fc_0, output"):
+        run(tmp_path / "no", hyper=hyper | {"given.without": "last"}, **options)
+    rows = run(tmp_path / "yes", hyper=hyper, **options)
+    assert studies.select(rows, treatment="ticket").test_accuracy.gt(0.9).all()
+    theirs, _ = files.load_ticket(str(file).replace("{seed}", "0"), studies.network())
+    ours, about = tickets.read(tmp_path / "yes/tickets/given/seed-0-prunings-1.npz")
+    for part in ("weights", "mask"):
+        one, other = (getattr(t, part)["fc_0"]["kernel"] for t in (ours, theirs))
+        np.testing.assert_array_equal(one, other)
+    assert ours.mask["output"]["kernel"].shape == (16, 2)
+    assert ours.mask["output"]["kernel"].all()
+    assert about["method"] == "given"

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import methods, optimizers, own
+from experiments.study import methods, optimizers, own, settings
 from experiments.study.methods import Planned
 from experiments.study.outputs import Claim
 from experiments.study.records import Lane, Records, dense
@@ -19,6 +19,7 @@ from experiments.study.shelf import Shelf
 from jaxticket import (
     controls,
     data,
+    export,
     files,
     hyperparameters,
     masks,
@@ -213,19 +214,16 @@ class Study:
           FileNotFoundError: one is not there.
           ValueError: one is damaged, or of another network.
         """
-        found, names = {}, masks.names(like.mask)
+        found = {}
         for planned in self.planned.values():
             for setting, seed in itertools.product(planned.settings, self.seeds):
-                if not (file := planned.start(setting.swept).file):
+                start = planned.start(setting.swept)
+                if not start.file:
                     continue
-                path = file.replace("{seed}", str(seed))
-                ticket, _ = files.load_ticket(path, like)
-                if (there := masks.names(ticket.mask)) != names:
-                    raise ValueError(
-                        f"{path} has masks for {there}, and this run for {names}: "
-                        "give another --prunable"
-                    )
-                found[planned.name, setting.label, seed] = ticket
+                path = start.file.replace("{seed}", str(seed))
+                found[planned.name, setting.label, seed] = _of_file(
+                    path, like, start.without
+                )
         return found
 
     def treated(self, lane: Lane) -> tuple[Ticket, Ticket]:
@@ -393,6 +391,41 @@ class Study:
             swept = self.planned[name].settings[0].swept
             settings = resumable.together([swept] * self.layout.width)
         return stream, jax.vmap(self.network)(stream), settings
+
+
+def _of_file(path: str, like: Ticket, without: Sequence[str]) -> Ticket:
+    """The ticket of a file; of layers `without` only the places, of our shapes.
+
+    Raises:
+      ValueError: the file does not fit, or there is no such layer.
+    """
+    layers = [name.rpartition("/")[0] for name in masks.names(like.weights)]
+    if without:
+        settings.names("given.without", without, dict.fromkeys(layers))
+    kinds = export.read(path).kinds if without else {}
+
+    def theirs(where, leaf):
+        name = masks.name(where)
+        _, shape = kinds.get(f"weights/{name}", ("", leaf.shape))
+        other = name.rpartition("/")[0] in without
+        return jax.ShapeDtypeStruct(shape if other else leaf.shape, leaf.dtype)
+
+    weights = jax.tree_util.tree_map_with_path(theirs, like.weights)
+    found, _ = files.load_ticket(path, Ticket(weights, None, like.model_state))
+    there, here = masks.names(found.mask), masks.names(like.mask)
+    if there != here:
+        raise ValueError(
+            f"{path} has masks for {there}, and this run for {here}: give another "
+            "--prunable"
+        )
+
+    def ours(leaf, there):
+        return there if there.shape == leaf.shape else np.ones(leaf.shape, leaf.dtype)
+
+    return found._replace(
+        weights=jax.tree.map(ours, like.weights, found.weights),
+        mask=jax.tree.map(ours, like.mask, found.mask),
+    )
 
 
 def searches_of(config: Settings) -> int:
