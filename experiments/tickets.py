@@ -9,15 +9,16 @@
     python -m experiments.tickets convert ONE.npz --output=arrays.npz --plain
     python -m experiments.tickets evaluate ONE.npz
 
-`list` says what a folder has; `show` what a ticket keeps of every layer, `--output` a
-picture of its masks; `compare` how much two masks share, against chance. `verify` reads
-files against their digests, and holds them to their density, to the run that they lie
-in, and, beside the ticket of one pruning less, to what their search promises of both.
-`convert` rounds values or, where they are known, keeps those that are pruned; with
-`--recipe` it writes the mask alone, and the seed of the initial weights that the ticket
-has. Into safetensors it writes pairs for `torch.nn.utils.prune`. With `--plain` there
-are the weights with zeros. `evaluate` is of the weights that a file has, on test data:
-a rewound ticket has those that its training starts from.
+`list` says what a folder has; `show` what a ticket keeps of every layer and how much of
+it does anything, `--output` a picture of its masks; `compare` how much two masks share,
+against chance. `verify` reads files against their digests, and holds them to their
+density, to the run that they lie in, and, beside the ticket of one pruning less, to
+what their search promises of both. `convert` rounds values or, where they are known,
+keeps those that are pruned; with `--recipe` it writes the mask alone, and the seed of
+the initial weights that the ticket has. Into safetensors it writes pairs for
+`torch.nn.utils.prune`. With `--plain` there are the weights with zeros. `evaluate` is
+of the weights that a file has, on test data: a rewound ticket has those that its
+training starts from.
 
 Network and data are those of the `config.json` of the run that a file lies in, or what
 flags say.
@@ -45,6 +46,7 @@ from jaxticket import (
     masks,
     models,
     recipes,
+    structure,
     summary,
     supervised,
 )
@@ -157,10 +159,25 @@ def shown(config: Config, path: str) -> None:
     whole = sum(x.nbytes for x in jax.tree.leaves(ticket.weights))
     size = Path(path).stat().st_size
     print(f"{size:,} bytes, {size / max(whole, 1):.1%} of those of all weights")
+    print(f"effective density: {_effective(config, path)}")
     print("\n".join(f"{name}: {json.dumps(value)}" for name, value in about.items()))
     if config.output:
         files.write(config.output, picture(ticket))
         print(f"masks: {config.output}")
+
+
+def _effective(config: Config, path: str) -> str:
+    """The share of the weights that lie on a path, where the network is known."""
+    try:
+        model, image, ticket = _of_network(config, path)
+
+        def network(weights, x):
+            return model.apply(weights, ticket.model_state, x)[0]
+
+        found = structure.effective(network, ticket, image)
+    except (OSError, ValueError) as error:
+        return f"not known ({str(error):.200})"
+    return f"{float(masks.density(found)):.2%}"
 
 
 def picture(ticket: Ticket) -> bytes:
@@ -251,17 +268,25 @@ def _form(config: Config, path: str, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluated(config: Config, path: str) -> None:
-    told = _told(config, path)
-    dataset, prepare, image = _prepared(told)
-    model = own.model(told.model, dataset.num_classes, told.options("model"))
-    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image)))
-    ticket, _ = files.load_ticket(path, Ticket(like[0], None, like[1]))
-    state = like[1] if ticket.model_state is None else ticket.model_state
+    dataset, prepare, _ = _prepared(_told(config, path))
+    model, _, ticket = _of_network(config, path)
+    state = {} if ticket.model_state is None else ticket.model_state
     evaluate = jax.jit(supervised.evaluator(model, prepare=prepare))
     weights = masks.apply(ticket.mask, ticket.weights)
     found = evaluate(weights, state, dataset.test)
     print(f"test accuracy {100 * float(found.accuracy):.2f}%, loss {found.loss:.4f}, "
           f"of {len(dataset.test.labels)} of {dataset.name}")  # fmt: skip
+
+
+def _of_network(config: Config, path: str) -> tuple[models.Model, Any, Ticket]:
+    """The network of a file, an input of zeros, and the ticket in its structure."""
+    told = _told(config, path)
+    dataset, _, image = _prepared(told)
+    model = own.model(told.model, dataset.num_classes, told.options("model"))
+    x = jnp.zeros((1, *image))
+    like = jax.eval_shape(model.init, jax.random.key(0), x)
+    ticket, _ = files.load_ticket(path, Ticket(like[0], None, like[1]))
+    return model, x, ticket
 
 
 def _told(config: Config, path: str) -> settings.Settings:

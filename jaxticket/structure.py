@@ -172,7 +172,8 @@ def effective(network: Callable, ticket: Ticket, x: Any) -> Mask:
     off the network's own steps. Where two factors both depend on the input, as in
     attention, a path may lead through either.
 
-    Values of weights do not matter, apart from those that the mask does not cover.
+    Values of weights do not matter, apart from those that the mask does not cover. A
+    bias that the mask covers is on no path, and counts as one that does nothing.
 
     Args:
       network: `(params, x) -> outputs`: of a `Model` as `jaxticket.models.create` makes
