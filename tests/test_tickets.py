@@ -84,6 +84,10 @@ def test_a_ticket_is_shown_and_drawn(folder, capsys):
     shown = said(capsys)
     assert "fc_0/kernel     64x8" in shown
     assert 'method: "imp"' in shown
+    mask = tickets.read(path_of(folder))[0].mask
+    first, last = (np.asarray(mask[name]["kernel"]) for name in ("fc_0", "output"))
+    paths = (first & last.any(1)).sum() + (last & first.any(0)[:, None]).sum()
+    assert f"effective density: {paths / (first.size + last.size):.2%}" in shown
     assert (folder / "masks.png").read_bytes()[:4] == b"\x89PNG"
 
 
