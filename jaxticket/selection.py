@@ -72,6 +72,13 @@ def kept(
         have, theirs = map(masks.layer_counts, (mask, select.reference))
         return {n: min(have[n], theirs[n]) for n in have}
 
+    def of_groups(mask):
+        found = masks.layer_counts(mask)
+        for name, leaf in zip(found, jax.tree.leaves(mask), strict=True):
+            if (groups := select.groups(leaf)) is not None:
+                found[name] = int(jnp.minimum(groups.sum(-1), select.n).sum())
+        return found
+
     def on_a_line(mask):
         have, leaves = [*masks.layer_counts(mask).items()], jax.tree.leaves(mask)
         found = {}
@@ -88,6 +95,8 @@ def kept(
         return on_a_line
     if isinstance(select, _Like):
         return as_reference
+    if isinstance(select, _OfGroups):
+        return of_groups
     if isinstance(select, _PerLayer) and (
         select.allocation is equal or isinstance(select.allocation, _Rates)
     ):
@@ -99,6 +108,12 @@ def check_kept(select: Select, density: ArrayLike, mask: Mask) -> None:
     """Raises a `ValueError` where it is known that a density keeps no weight at all."""
     if not all(map(checks.concrete, [density, *jax.tree.leaves(mask)])):
         return
+    if isinstance(select, _OfGroups) and jnp.any(density != select.n / select.m):
+        raise checks.Refused(
+            "density",
+            f"must be {select.n / select.m:g} where {select.n} of {select.m} are kept; "
+            f"got {density}",
+        )
     counts = None if jnp.ndim(density) else kept(select, density)
     if counts is None:
         return
@@ -197,6 +212,59 @@ class _Like:
             self.reference,
         )
         return _top_of_each(scores, mask, counts)
+
+
+def n_of_m(n: int, m: int, *, axis: int = -2) -> Select:
+    """Keeps the `n` highest scores of every `m` inputs in a row, of each output.
+
+    That is the pattern that sparse tensor cores take, 2 of 4. The density that the
+    `Select` is given must be `n / m`, and plays no part. Of a group that has fewer
+    weights left, all stay. A leaf of one dimension, or of inputs that `m` does not
+    divide, is left as it is. Searches that move connections afterwards, as `rigl`, do
+    not keep to it.
+
+    Args:
+      n: how many are kept of a group.
+      m: the size of a group.
+      axis: along which the inputs of a kernel lie: the last but one of `[in, out]` and
+        `[height, width, in, out]`; the last of equinox's.
+
+    Raises:
+      ValueError: not `1 <= n <= m`.
+    """
+    checks.whole(1)(m=m)
+    checks.whole(1, m)(n=n)
+    return _OfGroups(n, m, axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfGroups:
+    n: int
+    m: int
+    axis: int
+
+    def groups(self, leaf):
+        """A leaf as `[..., groups, m]`; None where it has none."""
+        if leaf.ndim < 2 or leaf.shape[self.axis] % self.m:
+            return None
+        leaf = jnp.moveaxis(leaf, self.axis, -1)
+        return leaf.reshape(*leaf.shape[:-1], -1, self.m)
+
+    def __call__(self, scores, mask, density):
+        del density
+
+        def layer(alive, score):
+            if (ours := self.groups(alive)) is None:
+                return alive
+            value = self.groups(score)
+            # What is gone comes last, after what is NaN.
+            lowest = jnp.where(jnp.isnan(value), jnp.inf, -value)
+            order = jnp.argsort(jnp.where(ours, lowest, jnp.nan), stable=True)
+            rank = jnp.argsort(order)
+            kept = (ours & (rank < self.n)).reshape(*ours.shape[:-2], -1)
+            return jnp.moveaxis(kept, -1, self.axis)
+
+        return jax.tree.map(layer, mask, masks.prunable_like(scores, mask))
 
 
 def _top_of_each(scores: Scores, mask: Mask, counts: Scores) -> Mask:
@@ -506,6 +574,7 @@ NAMES: dict[str, Select] = {
     "equal": per_layer(equal),
     "uniform": per_layer(uniform()),
     "erk": per_layer(erk),
+    "two_of_four": n_of_m(2, 4),
     "lottery": per_layer(lottery()),
     "lottery_conv_2": per_layer(lottery(conv=0.5)),  # and Conv-4
     "lottery_conv_6": per_layer(lottery(conv=0.75)),

@@ -267,6 +267,8 @@ OTHERS = [
     ("structured --longest=0", "--longest must be", "0"),
     ("structured --model=mlp_1d --steps=20", "no filters of any layer can be pruned"),
     ("structured --filters.layers=conv_7 --steps=20", "no filters of conv_7 can be"),
+    ("ticket_search --methods=one_shot --one_shot.select=two_of_four "
+     "--one_shot.density=0.1", "density must be 0.5 where 2 of 4 are kept"),
     ("initial_pruning --snip.corrupted=half", "--snip.corrupted must be one of"),
     ("initial_pruning --snip.density=1.3", f"--snip.density {FRACTION} 1.3"),
     ("swaps --images=0", "--images must be a whole number", "0"),

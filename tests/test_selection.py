@@ -533,3 +533,55 @@ def test_erdos_renyi_densities_of_lenet(density, expected):
     np.testing.assert_allclose(list(found.values()), expected, atol=1e-4)
     total = sum(float(found[n]) * np.prod(shape) for n, shape in LENET.items())
     assert abs(total / masks.size(LENET_MASK) - density) < 1e-6
+
+
+def highest_of_groups(scores, alive, n, m):
+    """Of `[..., in, out]`, by sorting the inputs of every output group by group."""
+    kept = np.zeros_like(alive)
+    for place in np.ndindex(*alive.shape[:-2], alive.shape[-1]):
+        *before, out = place
+        for first in range(0, alive.shape[-2], m):
+            rows = [first + i for i in range(m) if alive[(*before, first + i, out)]]
+            order = sorted(rows, key=lambda i: -scores[(*before, i, out)])
+            for i in order[:n]:
+                kept[(*before, i, out)] = True
+    return kept
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8)])
+@pytest.mark.parametrize("shape", [(16, 5), (3, 3, 8, 4)])
+def test_n_of_m_keeps_the_highest_of_every_group_of_inputs(n, m, shape):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, shape).astype(np.float32)  # with ties
+    alive = rng.random(shape) < 0.7
+    select = selection.n_of_m(n, m)
+    found = jax.jit(select)({"w": scores}, {"w": alive}, n / m)["w"]
+    np.testing.assert_array_equal(found, highest_of_groups(scores, alive, n, m))
+    assert selection.kept(select, n / m)({"w": alive}) == {"w": int(found.sum())}
+    again = select({"w": scores}, {"w": found}, n / m)["w"]
+    np.testing.assert_array_equal(again, found)
+
+
+def test_n_of_m_leaves_what_it_cannot_divide_and_takes_no_other_density():
+    mask = {
+        "a": np.ones((6, 3), bool),
+        "b": np.ones(8, bool),
+        "c": np.ones((8, 3), bool),
+    }
+    scores = jax.tree.map(lambda m: np.ones(m.shape, np.float32), mask)
+    select = selection.named("two_of_four")
+    found = select(scores, mask, 0.5)
+    assert [int(m.sum()) for m in found.values()] == [18, 8, 12]
+    np.testing.assert_array_equal(found["c"][:, 0], [True, True, False, False] * 2)
+    selection.check_kept(select, 0.5, mask)
+    with pytest.raises(ValueError, match="density must be 0.5 where 2 of 4 are kept"):
+        selection.check_kept(select, 0.1, mask)
+    with pytest.raises(ValueError, match="n must be a whole number"):
+        selection.n_of_m(5, 4)
+
+
+def test_n_of_m_of_kernels_whose_inputs_come_last():
+    scores = {"w": np.arange(16, dtype=np.float32).reshape(2, 8)}
+    mask = {"w": np.ones((2, 8), bool)}
+    found = selection.n_of_m(2, 4, axis=-1)(scores, mask, 0.5)["w"]
+    np.testing.assert_array_equal(found, [[False, False, True, True] * 2] * 2)
