@@ -55,6 +55,9 @@ def kept(
       name, or all layers together where they share it: for `global_top`, and for
       `linear` if modules have several leaves. `None` where it depends on how a
       program rounds (`uniform`, `erk`) or where nothing is known of a function.
+
+    Raises:
+      ValueError: a density that `n_of_m` does not have.
     """
 
     def whole(alive, density):
@@ -96,6 +99,12 @@ def kept(
     if isinstance(select, _Like):
         return as_reference
     if isinstance(select, _OfGroups):
+        if checks.concrete(density) and np.any(density != select.n / select.m):
+            raise checks.Refused(
+                "density",
+                f"must be {select.n / select.m:g} where {select.n} of {select.m} are "
+                f"kept; got {density}",
+            )
         return of_groups
     if isinstance(select, _PerLayer) and (
         select.allocation is equal or isinstance(select.allocation, _Rates)
@@ -108,12 +117,6 @@ def check_kept(select: Select, density: ArrayLike, mask: Mask) -> None:
     """Raises a `ValueError` where it is known that a density keeps no weight at all."""
     if not all(map(checks.concrete, [density, *jax.tree.leaves(mask)])):
         return
-    if isinstance(select, _OfGroups) and jnp.any(density != select.n / select.m):
-        raise checks.Refused(
-            "density",
-            f"must be {select.n / select.m:g} where {select.n} of {select.m} are kept; "
-            f"got {density}",
-        )
     counts = None if jnp.ndim(density) else kept(select, density)
     if counts is None:
         return
