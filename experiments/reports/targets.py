@@ -424,7 +424,8 @@ TARGETS = (
         "R20",
         "shuffling masks of SNIP or SynFlow within layers costs less than 1 point, "
         "those of IMP more",
-        "not run: needs R09's masks",
+        "not run: needs R09's masks. On MNIST with LeNet: [pruning at "
+        "initialisation](#pruning-at-initialisation)",
     ),
     Target(
         "R21",
