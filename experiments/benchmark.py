@@ -21,6 +21,7 @@ from experiments.benchmarks import (
     ceiling,
     compiling,
     convolving,
+    file_sizes,
     footprints,
     frozen_steps,
     inference,
@@ -56,6 +57,7 @@ SECTIONS = {
     "memory": footprints.rows,
     "states": states.rows,
     "inference": inference.rows,
+    "files": file_sizes.rows,
     "pytorch": pytorch.rows,
 }
 NUMBERS = checks.each(rules.MANY)

@@ -50,6 +50,7 @@ class Sizes:
     inference_layers: tuple[tuple[int, ...], ...] = ((300, 100), (2048, 2048))
     inference_densities: tuple[float, ...] = (0.2, 0.1, 0.05, 0.02, 0.01)
     inference_batches: tuple[int, ...] = (1, 64)
+    file_densities: tuple[float, ...] = (0.2, 0.05, 0.01)
 
 
 QUICK = Sizes(
@@ -76,6 +77,7 @@ QUICK = Sizes(
     inference_layers=((8, 6),),
     inference_densities=(0.2,),
     inference_batches=(2,),
+    file_densities=(0.05,),
 )
 
 
