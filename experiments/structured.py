@@ -27,9 +27,9 @@ LeNet-5 on MNIST; VGG-16 on CIFAR-10 to VGG-16-A, which needs an accelerator:
         --filters.density=0.5 \\
         --filters.layers="conv_0 conv_7 conv_8 conv_9 conv_10 conv_11 conv_12"
 
-Layers that share a residual stream keep all channels of it. The small networks of all
-seeds are trained side by side, on one device. A run that is killed goes on after the
-last of them. Outputs are otherwise those of `experiments.ticket_search`.
+Layers that share a residual stream keep all channels of it. The small networks are
+trained one after another, on one device. A run that is killed goes on after the last of
+them. Outputs are otherwise those of `experiments.ticket_search`.
 
 Reference:
   Liu et al., "Rethinking the Value of Network Pruning", 2019; Li et al., "Pruning
@@ -37,7 +37,6 @@ Reference:
 """
 
 import dataclasses
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -106,60 +105,57 @@ def rebuilt(study: Study) -> None:
     path = study.folder / structured.FILE
     table = reading.table(path, structured.COLUMNS) if path.exists() else None
     rows = [] if table is None else table.to_dict("records")
-    done = {(row["setting"], row["arm"]) for row in rows}
+    names = ("method", "setting", "seed", "arm")
+    done = {tuple(row[name] for name in names) for row in rows}
+    programs: dict[tuple, Callable] = {}
     for planned in study.planned.values():
-        lanes = stages.found(study, planned)
-        for label, group in itertools.groupby(
-            sorted(lanes, key=lambda lane: lane.setting), lambda lane: lane.setting
-        ):
-            rest = [arm for arm in structured.ARMS if (label, arm) not in done]
-            for found in _arms(study, list(group), rest):
-                rows += found
-                _say(found)
+        for lane in stages.found(study, planned):
+            whose = (lane.method, lane.setting, lane.seed)
+            rest = [arm for arm in structured.ARMS if (*whose, arm) not in done]
+            for row in _arms(study, lane, rest, programs) if rest else ():
+                rows.append(row)
+                print(
+                    f"small network, {lane.setting}, {row['arm']} of seed {lane.seed}, "
+                    f"{row['steps']} steps: {row['test_accuracy']:.1%} test",
+                    file=sys.stderr,
+                )
                 records.write_table(path, structured.COLUMNS, rows)
 
 
-def _say(rows: Sequence[dict]) -> None:
-    accuracy = np.mean([row["test_accuracy"] for row in rows])
-    print(
-        f"small networks, {rows[0]['setting']}, {rows[0]['arm']}, "
-        f"{rows[0]['steps']} steps: {accuracy:.1%} test",
-        file=sys.stderr,
-    )
-
-
 def _arms(
-    study: Study, lanes: Sequence[records.Lane], arms: Sequence[str]
-) -> Iterator[list[dict]]:
-    """Of each arm the rows of all seeds of a setting, as they come."""
-    if not arms:
-        return
-    tickets = [study.shelf.ticket(lane) for lane in lanes]
+    study: Study,
+    lane: records.Lane,
+    arms: Sequence[str],
+    programs: dict[tuple, Callable],
+) -> Iterator[dict]:
+    """Of each arm the row of a seed, as it comes; seeds share compiled programs."""
+    ticket = study.shelf.ticket(lane)
     image = study.prepare(jnp.asarray(study.data.held_out[1].images[:COMPARED]))
-    small = [compact(study.model, ticket, image) for ticket in tickets]
-    large = [_cost(study.model.apply, ticket, study.image) for ticket in tickets]
-    costs = [_cost(x.model.apply, x.ticket, study.image) for x in small]
+    small = compact(study.model, ticket, image)
+    about = lane._asdict() | {
+        "density": float(masks.density(ticket.mask)),
+        "weights": _size(small.ticket),
+        "large_weights": _size(ticket),
+        "flops": _cost(small.model.apply, small.ticket, study.image),
+        "large_flops": _cost(study.model.apply, ticket, study.image),
+        "difference": _difference(study, ticket, small, image),
+    }
     for arm in arms:
-        begin = [_begins(study, arm, *pair) for pair in zip(lanes, small, strict=True)]
-        ratio = max(a / b for a, b in zip(large, costs, strict=True))
-        config = _course(study.config, arm, ratio)
-        accuracies = _trained(study, config, small[0], arm, lanes, begin)
-        rows = []
-        for i, lane in enumerate(lanes):
-            row = lane._asdict() | {
-                "arm": arm,
-                "density": float(masks.density(tickets[i].mask)),
-                "steps": config.steps,
-                "weights": _size(small[i].ticket),
-                "large_weights": _size(tickets[i]),
-                "flops": costs[i],
-                "large_flops": large[i],
-                "difference": _difference(study, tickets[i], small[i], image),
-                "validation_accuracy": float(accuracies[0][i]),
-                "test_accuracy": float(accuracies[1][i]),
-            }
-            rows.append({name: row[name] for name in structured.COLUMNS})
-        yield rows
+        config = _course(study.config, arm, about["large_flops"] / about["flops"])
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(small.ticket.weights))
+        program = programs.setdefault(
+            (arm, config.steps, shapes), jax.jit(_training(study, config, small))
+        )
+        stream = keys.named(keys.of_seed(lane.seed).data, f"{arm} {lane.setting}")
+        begin = _begins(study, arm, lane, small)
+        validation, test = program(stream, begin, study.data)
+        row = about | {
+            "arm": arm,
+            "steps": config.steps,
+            "validation_accuracy": float(validation),
+            "test_accuracy": float(test),
+        }
+        yield {name: row[name] for name in structured.COLUMNS}
 
 
 def _begins(study: Study, arm: str, lane: records.Lane, small: Compacted) -> Ticket:
@@ -193,19 +189,12 @@ def _course(config: Config, arm: str, ratio: float) -> Config:
     )
 
 
-def _trained(
-    study: Study,
-    config: Config,
-    small: Compacted,
-    arm: str,
-    lanes: Sequence[records.Lane],
-    begin: Sequence[Ticket],
-) -> list[Any]:
-    """Accuracies after the training, on validation and test, `[seeds]` each."""
+def _training(study: Study, config: Config, small: Compacted) -> Callable:
+    """`(key, ticket, data) -> (validation, test)`: accuracies after the training."""
     search = searches.fixed(optimizers.of_weights(config))
     loss_fn, measure = (f(small.model) for f in (study.objective, study.evaluator))
 
-    def one(key, ticket, data):
+    def trained(key, ticket, data):
         found = training.run(
             search,
             loss_fn,
@@ -221,12 +210,7 @@ def _trained(
             for split in data.held_out
         ]
 
-    def stream(lane):
-        return keys.named(keys.of_seed(lane.seed).data, f"{arm} {lane.setting}")
-
-    streams = jnp.stack([stream(lane) for lane in lanes])
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begin)
-    return jax.jit(jax.vmap(one, (0, 0, None)))(streams, together, study.data)
+    return trained
 
 
 def _cost(apply: Callable, ticket: Ticket, image: jax.Array) -> float:

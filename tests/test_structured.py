@@ -66,30 +66,46 @@ def test_arms_differ_in_where_they_begin_and_how_long_they_train(found):
 
 def test_a_run_that_was_killed_goes_on_after_the_last_arm(done, found, monkeypatch):
     folder, rows = done
-    kept = found[found["arm"] != "ticket"]
-    kept.to_csv(folder / words.FILE, index=False)
-    trained, real = [], structured._trained
+    left = (found["arm"] == "ticket") & (found["seed"] == 1)
+    found[~left].to_csv(folder / words.FILE, index=False)
+    begun, real = [], structured._begins
 
-    def counts(study, config, small, arm, lanes, begin):
-        trained.append(arm)
-        for lane, ticket in zip(lanes, begin, strict=True):
-            # The values of the large network, of the filters that are left.
-            stay = np.asarray(study.shelf.ticket(lane).mask["fc_0"]["kernel"]).any(0)
-            initial = study.network(keys.of_seed(lane.seed).init).weights
-            np.testing.assert_array_equal(
-                ticket.weights["fc_0"]["kernel"], initial["fc_0"]["kernel"][:, stay]
-            )
-        return real(study, config, small, arm, lanes, begin)
+    def begins(study, arm, lane, small):
+        begun.append((arm, lane.seed))
+        ticket = real(study, arm, lane, small)
+        # The values of the large network, of the filters that are left.
+        stay = np.asarray(study.shelf.ticket(lane).mask["fc_0"]["kernel"]).any(0)
+        initial = study.network(keys.of_seed(lane.seed).init).weights
+        np.testing.assert_array_equal(
+            ticket.weights["fc_0"]["kernel"], initial["fc_0"]["kernel"][:, stay]
+        )
+        return ticket
 
-    monkeypatch.setattr(structured, "_trained", counts)
+    monkeypatch.setattr(structured, "_begins", begins)
     studies.assert_same(run(folder), rows)
-    assert trained == ["ticket", "ticket"]
+    assert begun == [("ticket", 1), ("ticket", 1)]
     again = pd.read_csv(folder / words.FILE)
     names = ["setting", "arm", "seed"]
     pd.testing.assert_frame_equal(
         again.sort_values(names, ignore_index=True),
         found.sort_values(names, ignore_index=True),
     )
+
+
+def test_a_seed_is_added_and_depends_on_nothing_beside_it(found, tmp_path):
+    run(tmp_path, seeds=1)
+    first = pd.read_csv(tmp_path / words.FILE)
+    assert {*first["seed"]} == {0}
+    run(tmp_path, seeds=2)
+    names = ["setting", "arm", "seed"]
+    for ours, theirs in (
+        (first, found[found["seed"] == 0]),
+        (pd.read_csv(tmp_path / words.FILE), found),
+    ):
+        pd.testing.assert_frame_equal(
+            ours.sort_values(names, ignore_index=True),
+            theirs.sort_values(names, ignore_index=True),
+        )
 
 
 def test_the_report_pairs_arms_by_seed(found):
