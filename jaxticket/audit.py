@@ -205,7 +205,7 @@ def differs(where: str, control: Ticket, ticket: Ticket, *, by: str) -> None:
 
 def _together(*trees: Params):
     """`(name, *leaves)` for every leaf of the first tree, `None` where one lacks it."""
-    named = [dict(zip(masks.names(t), jax.tree.leaves(t), strict=True)) for t in trees]
+    named = list(map(masks.named, trees))
     for name in named[0]:
         yield name, *(_array(leaf.get(name)) for leaf in named)
 

@@ -148,9 +148,9 @@ class _Plan(NamedTuple):
 
     def runs(self, model: Model, ticket: Ticket, x: Any) -> bool:
         """Whether the network's own code does, on arrays of the smaller shapes."""
+        small = jax.eval_shape(self.cut, ticket)
+        smaller = _resized(model, small.weights)
         try:
-            small = jax.eval_shape(self.cut, ticket)
-            smaller = _resized(model, small.weights)
             jax.eval_shape(smaller.apply, small.weights, small.model_state, x)
         except Exception:  # whatever that code raises
             return False
@@ -275,6 +275,4 @@ def _resized(model: Model, like: Params) -> Model:
 
 
 def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
-    return dict(
-        zip(masks.names(tree), map(jnp.shape, jax.tree.leaves(tree)), strict=True)
-    )
+    return {name: leaf.shape for name, leaf in masks.named(tree).items()}

@@ -30,7 +30,7 @@ def layers(params: Params) -> dict[str, tuple[str, ...]]:
       In the order of their names, whose numbers count as such: `conv_2` is before
       `conv_10`.
     """
-    leaves = dict(zip(masks.names(params), jax.tree.leaves(params), strict=True))
+    leaves = masks.named(params)
     is_kernel = dict(zip(leaves, jax.tree.leaves(kernels.found(params)), strict=True))
     held: dict[str, list[str]] = {}
     for name in leaves:

@@ -281,6 +281,11 @@ def names(tree: Params) -> list[str]:
     return found
 
 
+def named(tree: Params) -> dict[str, jax.Array]:
+    """Every leaf by its name, in the order of `jax.tree.leaves`; see `names`."""
+    return dict(zip(names(tree), jax.tree.leaves(tree), strict=True))
+
+
 def check(mask: Mask, params: Params) -> None:
     """Raises a `ValueError` naming the first leaf where `mask` does not fit `params`.
 

@@ -329,7 +329,7 @@ def lottery(*, conv: float = 1.0, per_round: float | None = None) -> Allocation:
     """
 
     def of(mask):
-        leaves = dict(zip(masks.names(mask), jax.tree.leaves(mask), strict=True))
+        leaves = masks.named(mask)
         fans = dict(zip(leaves, jax.tree.leaves(kernels.fan_in(mask)), strict=True))
         rates = {name: conv for name, leaf in leaves.items() if leaf.ndim > 2}
         dense = [

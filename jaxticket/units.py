@@ -96,10 +96,7 @@ def prune_filters(ticket: Ticket, layers: list[Filters], density: ArrayLike) -> 
     """
     checks.fraction(density=density)
 
-    def named(tree):
-        return dict(zip(masks.names(tree), jax.tree.leaves(tree), strict=True))
-
-    weights, old = named(ticket.weights), named(ticket.mask)
+    weights, old = map(masks.named, (ticket.weights, ticket.mask))
     new = dict(old)
     for layer in layers:
         w, m = weights[layer.kernel], old[layer.kernel]

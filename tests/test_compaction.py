@@ -181,12 +181,8 @@ def test_a_channel_of_a_residual_stream_goes_from_all_its_layers_or_from_none():
     assert small.ticket.model_state["batch_stats"]["norm_2"]["mean"].shape == (3,)
 
 
-def test_what_needs_all_units_is_named():
-    def apply(params, state, x, *, train=False, key=None):
-        h = jax.nn.relu(x @ params["first"]["kernel"])
-        h = h - h.mean(-1, keepdims=True)
-        return h @ params["last"]["kernel"], state
-
+def two_layers():
+    """A ticket of a chain of two kernels, whose unit 2 does nothing."""
     rng = np.random.default_rng(0)
     params = {
         name: {"kernel": rng.normal(size=shape).astype(np.float32)}
@@ -194,7 +190,16 @@ def test_what_needs_all_units_is_named():
     }
     mask = jax.tree.map(lambda w: np.ones(w.shape, bool), params)
     mask["first"]["kernel"][:, 2] = mask["last"]["kernel"][2] = False
-    small = jt.compact(jt.models.Model(None, apply), jt.Ticket(params, mask, {}), ROWS)
+    return jt.Ticket(params, mask, {})
+
+
+def test_what_needs_all_units_is_named():
+    def apply(params, state, x, *, train=False, key=None):
+        h = jax.nn.relu(x @ params["first"]["kernel"])
+        h = h - h.mean(-1, keepdims=True)
+        return h @ params["last"]["kernel"], state
+
+    small = jt.compact(jt.models.Model(None, apply), two_layers(), ROWS)
     assert not small.left
     assert small.whole == {
         "first/kernel": "the step 'reduce_sum'",
@@ -211,14 +216,7 @@ def test_code_that_writes_widths_down_keeps_its_layers_whole_or_is_refused():
 
         return jt.models.Model(None, apply)
 
-    rng = np.random.default_rng(0)
-    params = {
-        name: {"kernel": rng.normal(size=shape).astype(np.float32)}
-        for name, shape in {"first": (12, 6), "last": (6, 2)}.items()
-    }
-    mask = jax.tree.map(lambda w: np.ones(w.shape, bool), params)
-    mask["first"]["kernel"][:, 2] = mask["last"]["kernel"][2] = False
-    ticket = jt.Ticket(params, mask, {})
+    ticket = two_layers()
     small = jt.compact(network(lambda h, p: h + jnp.zeros((len(h), 6))), ticket, ROWS)
     assert small.whole == {
         "first/kernel": "the network's own code",

@@ -131,6 +131,27 @@ def test_a_scanned_network_is_followed_layer_by_layer():
     np.testing.assert_array_equal(found["stack"], mask["stack"].at[1, 1].set(False))
 
 
+def test_parts_and_sorted_numbers_are_followed():
+    """A gated unit whose halves are split; what is sorted along reaches any place."""
+
+    def network(params, x):
+        value, gate = jnp.split(x @ params["in"], 2, axis=-1)
+        order = jnp.argsort(gate, axis=-1)
+        return jnp.take_along_axis(value, order, axis=-1) @ params["out"]
+
+    params = {"in": jnp.ones((3, 4)), "out": jnp.ones((2, 1))}
+    mask = {"in": jnp.ones((3, 4), bool), "out": jnp.array([[True], [False]])}
+    found = jt.structure.effective(network, jt.Ticket(params, mask), jnp.ones((1, 3)))
+    assert bool(found["in"].all())
+
+    def halves(params, x):
+        value, gate = jnp.split(x @ params["in"], 2, axis=-1)
+        return (value * jax.nn.sigmoid(gate)) @ params["out"]
+
+    found = jt.structure.effective(halves, jt.Ticket(params, mask), jnp.ones((1, 3)))
+    np.testing.assert_array_equal(found["in"], [[True, False, True, False]] * 3)
+
+
 def test_what_cannot_be_followed_is_refused_by_name():
     ticket = jt.Ticket({"w": jnp.ones(3)}, {"w": jnp.ones(3, bool)})
     with pytest.raises(ValueError, match="'while'"):

@@ -88,9 +88,8 @@ def _called(chain, x) -> measure.Work:
 
 def _read(ticket: Ticket) -> export.Ticket:
     """A ticket as its file would have it."""
-    names = masks.names(ticket.weights)
-    leaves = map(np.asarray, jax.tree.leaves(_zeroed(ticket).weights))
-    weights = dict(zip(names, leaves, strict=True))
+    named = masks.named(_zeroed(ticket).weights)
+    weights = {name: np.asarray(leaf) for name, leaf in named.items()}
     kinds = {f"weights/{key}": (str(x.dtype), x.shape) for key, x in weights.items()}
     return export.Ticket(weights, {}, {}, {}, kinds)
 

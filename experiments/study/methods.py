@@ -240,9 +240,7 @@ def check_kept(config: Settings, planned: Planned, mask: Mask) -> None:
     owners = (planned.name, config.METHODS[planned.name].base)
     given = {f: x for f, x in config.hyper.items() if f.partition(".")[0] in owners}
     where = ", ".join(f"--{flag}={x}" for flag, x in given.items())
-    sizes = dict(
-        zip(masks.names(mask), map(np.size, jax.tree.leaves(mask)), strict=True)
-    )
+    sizes = {name: np.size(leaf) for name, leaf in masks.named(mask).items()}
     largest = max(sizes, key=sizes.__getitem__)
     for setting, promises in zip(planned.settings, planned.promises, strict=True):
         left = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), mask)

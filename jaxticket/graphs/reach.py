@@ -76,9 +76,13 @@ class Paths:
                 f"what reaches the result of {name!r} is not known: write the network "
                 "without it, or leave this network as it is"
             )
-        shape = eqn.outvars[0].aval.shape
-        flow = _seen(jnp.broadcast_to(flow, shape).astype(jnp.float32))
-        return [Reach(flow, varies) for _ in eqn.outvars]
+        flows = flow if isinstance(flow, list) else [flow] * len(eqn.outvars)
+        return [
+            Reach(
+                _seen(jnp.broadcast_to(f, out.aval.shape).astype(jnp.float32)), varies
+            )
+            for f, out in zip(flows, eqn.outvars, strict=True)
+        ]
 
     def _split(self, values: Sequence[Reach]) -> bool:
         """Whether either of two factors is a path, rather than both one."""
@@ -122,14 +126,7 @@ def _is_elementwise(eqn: Any) -> bool:
     if eqn.primitive.name in _OTHERWISE or _several(eqn):
         return False
     shape = eqn.outvars[0].aval.shape
-    return all(_spreads(var.aval.shape, shape) for var in eqn.invars)
-
-
-def _spreads(shape, onto):
-    return not shape or (
-        len(shape) == len(onto)
-        and all(a in (1, b) for a, b in zip(shape, onto, strict=True))
-    )
+    return all(walking.spreads(var.aval.shape, shape) for var in eqn.invars)
 
 
 def _fitting(flow: jax.Array, eqn: Any) -> jax.Array:
@@ -215,31 +212,48 @@ def _cumulative(eqn, either, value):
     return lax.cumsum(value.flow, axis, reverse=reverse)
 
 
-def _any_along(eqn, either, value, *_):
-    del either
+def _any_along(eqn, either, *values):
+    """Numbers that change their places along an axis, all operands alike."""
     axis = eqn.params.get("dimension", -1)
-    return value.flow.sum(axis, keepdims=True)
+    return _chosen(eqn, either, *values, onto=values[0].flow.shape).sum(
+        axis, keepdims=True
+    )
 
 
-def _chosen(eqn, either, *values):
+def _chosen(eqn, either, *values, onto=None):
     """Of several arrays: the constants among them are no path."""
     del either
     varies = any(x.varies for x in values)
-    return sum(_fitting(x.flow, eqn) for x in values if x.varies or not varies)
+    shape = eqn.outvars[0].aval.shape if onto is None else onto
+    return sum(
+        jnp.broadcast_to(x.flow, shape) for x in values if x.varies or not varies
+    )
+
+
+def _parted(eqn, either, value):
+    del either
+    return list(eqn.primitive.bind(value.flow, **eqn.params))
 
 
 def _looked_up(eqn, either, operand, indices):
-    """Rows of an array: those that are named, or where that is not known, any."""
+    """Rows of an array: those that are named, or where that is not known, any.
+
+    It is zero where all rows are; else what names them matters too.
+    """
     del either
     if indices.known is not None:
         return eqn.primitive.bind(operand.flow, indices.known, **eqn.params)
-    numbers = eqn.params["dimension_numbers"]
-    rows = tuple(numbers.start_index_map)
-    if set(rows) != set(numbers.collapsed_slice_dims):
-        raise ValueError("slices at places that are computed cannot be followed")
-    row = operand.flow.sum(rows)
-    shape = eqn.outvars[0].aval.shape
-    return lax.broadcast_in_dim(row, shape, tuple(numbers.offset_dims))
+    numbers, shape = eqn.params["dimension_numbers"], eqn.outvars[0].aval.shape
+    rows, offsets = tuple(numbers.start_index_map), tuple(numbers.offset_dims)
+    if set(rows) == set(numbers.collapsed_slice_dims) and not (
+        numbers.operand_batching_dims
+    ):
+        row = lax.broadcast_in_dim(operand.flow.sum(rows), shape, offsets)
+    else:
+        row = jnp.broadcast_to(operand.flow.sum(), shape)
+    places = tuple(i for i in range(len(shape)) if i not in offsets)
+    names = lax.broadcast_in_dim(indices.flow.sum(-1), shape, places)
+    return row * (1 + names)
 
 
 def _sliced(eqn, either, operand, *starts):
@@ -281,30 +295,17 @@ _RULES: dict[str, Callable] = {
     "div": _quotient,
     "dot_general": _by_both(_dot),
     "conv_general_dilated": _by_both(_convolved),
-    **dict.fromkeys(
-        (
-            "reduce_sum",
-            "reduce_max",
-            "reduce_min",
-            "reduce_prod",
-            "reduce_and",
-            "reduce_or",
-            "argmax",
-            "argmin",
-        ),
-        _reduced,
-    ),
-    **dict.fromkeys(
-        ("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _windows
-    ),
-    **dict.fromkeys(("cumsum", "cumlogsumexp", "cummax", "cummin"), _cumulative),
+    **dict.fromkeys((*walking.REDUCTIONS, "argmax", "argmin"), _reduced),
+    **dict.fromkeys(walking.WINDOWS, _windows),
+    **dict.fromkeys(walking.CUMULATIVE, _cumulative),
     **dict.fromkeys(("sort", "top_k"), _any_along),
     "select_n": _chosen,
+    "split": _parted,
     "gather": _looked_up,
     "dynamic_slice": _sliced,
 }
 # Of equal shapes, perhaps, but not number by number.
-_OTHERWISE = ("scatter", "scatter-add", "fft", "cumprod", "dynamic_update_slice")
+_OTHERWISE = ("scatter", "scatter-add", "fft", "dynamic_update_slice")
 
 
 def reached(

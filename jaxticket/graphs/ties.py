@@ -108,7 +108,7 @@ class Ties:
         name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
         if name in _RULES:
             return [_RULES[name](self, eqn, *values)]
-        if all(_spreads(var.aval.shape, shape) for var in eqn.invars) and (
+        if all(walking.spreads(var.aval.shape, shape) for var in eqn.invars) and (
             not eqn.primitive.multiple_results and name not in _ALONG
         ):
             return [self._elementwise(values, shape)]
@@ -126,7 +126,7 @@ class Ties:
 
 
 # Of equal shapes, but not number by number.
-_ALONG = ("cumsum", "cummax", "cummin", "cumprod", "cumlogsumexp", "sort", "rev", "fft")
+_ALONG = (*walking.CUMULATIVE, "sort", "rev", "fft")
 
 
 def _size(axis: Axis) -> int:
@@ -139,13 +139,6 @@ def _free(shape: Sequence[int]) -> Axes:
 
 def _is_free(axis: Axis) -> bool:
     return all(atom is FREE for atom, _ in axis)
-
-
-def _spreads(shape: Sequence[int], onto: Sequence[int]) -> bool:
-    return not shape or (
-        len(shape) == len(onto)
-        and all(a in (1, b) for a, b in zip(shape, onto, strict=True))
-    )
 
 
 def _reshape(ties, eqn, value, *_):
@@ -319,20 +312,8 @@ _RULES = {
     "stack": _stacked,
     "gather": _looked_up,
     **dict.fromkeys(("pad", "slice", "dynamic_slice"), _whole),
-    **dict.fromkeys(
-        (
-            "reduce_sum",
-            "reduce_max",
-            "reduce_min",
-            "reduce_prod",
-            "reduce_and",
-            "reduce_or",
-        ),
-        _reduced,
-    ),
-    **dict.fromkeys(
-        ("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _windows
-    ),
+    **dict.fromkeys(walking.REDUCTIONS, _reduced),
+    **dict.fromkeys(walking.WINDOWS, _windows),
 }
 
 

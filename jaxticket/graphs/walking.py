@@ -10,6 +10,26 @@ from jaxticket.models import convolution
 
 Value = TypeVar("Value")
 
+# Primitives that domains treat alike.
+REDUCTIONS = (
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_prod",
+    "reduce_and",
+    "reduce_or",
+)
+WINDOWS = ("reduce_window_sum", "reduce_window_max", "reduce_window_min")
+CUMULATIVE = ("cumsum", "cumlogsumexp", "cummax", "cummin", "cumprod")
+
+
+def spreads(shape: Sequence[int], onto: Sequence[int]) -> bool:
+    """Whether an operand of a step by numbers is of the result's shape, or spread."""
+    return not shape or (
+        len(shape) == len(onto)
+        and all(a in (1, b) for a, b in zip(shape, onto, strict=True))
+    )
+
 
 class Domain(Protocol[Value]):
     """What is known of the arrays of a network, in place of their numbers."""

@@ -178,8 +178,7 @@ def _known(w: Any, mask: Any, applied: bool) -> np.ndarray:
 
 
 def _masks_by_place(ticket: Ticket) -> dict[tuple[str, str], Any]:
-    leaves = zip(masks.names(ticket.mask), jax.tree.leaves(ticket.mask), strict=True)
-    return {_layer_and_leaf(name): leaf for name, leaf in leaves}
+    return {_layer_and_leaf(name): m for name, m in masks.named(ticket.mask).items()}
 
 
 def _layer_and_leaf(name: str) -> tuple[str, str]:
@@ -435,7 +434,7 @@ def _places_by(names: Mapping, params: Params, state: Any) -> dict[str, _Place]:
     """
     found = {}
     for tree in (params, state):
-        for name, here in zip(masks.names(tree), jax.tree.leaves(tree), strict=True):
+        for name, here in masks.named(tree).items():
             layer, leaf = _layer_and_leaf(name)
             if tree is state and leaf not in _STATISTICS:
                 continue

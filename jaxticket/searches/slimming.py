@@ -142,7 +142,7 @@ def scales(layers: Layers = by_number) -> scores.Score:
 
     def score(weights, evidence=NO_EVIDENCE):
         del evidence
-        named = _named(weights)
+        named = masks.named(weights)
         gammas = {
             leaf: jnp.abs(named[scale])
             for kernel, scale, *others in layers(weights)
@@ -172,10 +172,10 @@ def channels(layers: Layers = by_number) -> selection.Select:
     """
 
     def select(values, mask, density):
-        groups = [group for group in layers(values) if group[0] in _named(mask)]
+        groups = [group for group in layers(values) if group[0] in masks.named(mask)]
         if not groups:
             raise ValueError("the mask covers no kernel that `layers` names")
-        values, alive = _named(values), _named(mask)
+        values, alive = masks.named(values), masks.named(mask)
 
         def per_channel(leaf):
             return jnp.max(leaf, axis=tuple(range(leaf.ndim - 1)))
@@ -199,10 +199,6 @@ def channels(layers: Layers = by_number) -> selection.Select:
         return _renamed(mask, drop)
 
     return select
-
-
-def _named(tree: Params) -> dict[str, jax.Array]:
-    return dict(zip(masks.names(tree), jax.tree.leaves(tree), strict=True))
 
 
 def _renamed(tree: Params, f: Callable[[str, jax.Array], jax.Array]) -> Params:
