@@ -6,7 +6,7 @@ the others in one program. Beside each are its controls: the mask with new weigh
 the mask shuffled within its layers. Published: neither costs anything, so that it is
 how many weights a layer keeps that matters, and not which. As rivals, at the same
 densities, `one_shot`: pruned by magnitude after a dense training and put back to the
-initial weights. Without flags: MNIST-1D at a width of 100, two minutes on two cores.
+initial weights. Without flags: MNIST-1D at a width of 100, a minute on two cores.
 
     python -m experiments.initial_pruning
 

@@ -14,7 +14,7 @@ which is shown to compute the same, and trained four times:
 `structured.csv` has their accuracies, weights and arithmetic; the report compares them.
 Published: of structured pruning, scratch-B is at least as good as fine-tuning, so that
 it is the architecture that matters, not the values. Without flags: MNIST-1D, two hidden
-layers of 100 units, under two minutes on two cores.
+layers of 100 units, a minute on two cores.
 
     python -m experiments.structured
 
