@@ -18,6 +18,12 @@ layers of 100 units, a minute on two cores.
 
     python -m experiments.structured
 
+Instead of norms, gates can choose that are learned with the weights, one for all that
+read an input, so that a unit goes with all that reads it; the density of the weights is
+held to by a constraint:
+
+    python -m experiments.structured --methods=filters,continuous_sparsification,l0
+
 LeNet-5 on MNIST; VGG-16 on CIFAR-10 to VGG-16-A, which needs an accelerator:
 
     python -m experiments.structured --dataset=mnist --model=lenet_5
@@ -27,13 +33,14 @@ LeNet-5 on MNIST; VGG-16 on CIFAR-10 to VGG-16-A, which needs an accelerator:
         --filters.density=0.5 \\
         --filters.layers="conv_0 conv_7 conv_8 conv_9 conv_10 conv_11 conv_12"
 
-Layers that share a residual stream keep all channels of it. The small networks are
-trained one after another, on one device. A run that is killed goes on after the last of
-them. Outputs are otherwise those of `experiments.ticket_search`.
+Filters by norm keep all channels of a residual stream, which several layers share. The
+small networks are trained one after another, on one device. A run that is killed goes
+on after the last of them. Outputs are otherwise those of `experiments.ticket_search`.
 
 Reference:
   Liu et al., "Rethinking the Value of Network Pruning", 2019; Li et al., "Pruning
-  Filters for Efficient ConvNets", 2017, for the norm.
+  Filters for Efficient ConvNets", 2017, for the norm; Louizos et al., "Learning Sparse
+  Neural Networks through L0 Regularization", 2018, for gates on units.
 """
 
 import dataclasses
@@ -62,7 +69,14 @@ METHODS = {
     "filters": Method(
         start=partial(starts.filters, weights="trained"),
         preset={"density": (0.75, 0.5, 0.25)},
-    )
+    ),
+    **{
+        name: Method(
+            partial(getattr(searches, name), groups="inputs", weights="trained"),
+            preset={"density": (0.5, 0.25, 0.1)},
+        )
+        for name in ("continuous_sparsification", "l0")
+    },
 }
 ANY = ticket_search.DENSE | {"methods": ("filters",), "epochs": 5}
 COMPARED = 200  # test images that both networks are run on

@@ -112,21 +112,62 @@ def fan_in(params: Params) -> Params:
     """
     layers = _layers(params)
 
-    def of(leaf):
-        shape, beside = leaf.value.shape, layers[leaf.holder]
-        for bias in _biases(leaf.name):
-            if bias in beside and leaf.value.size % max(beside[bias].size, 1) == 0:
-                return leaf.value.size // max(beside[bias].size, 1)
-        holder = leaf.holder[-1] if leaf.holder else ""
-        if _WEIGHT.fullmatch(leaf.name):
-            return math.prod(shape[1:])
-        if len(shape) == 3 and holder in ("query", "key", "value"):
-            return shape[0]
-        if len(shape) > 2 and "transpose" in holder and leaf.name == "w":
-            return math.prod(shape) // shape[-2]
-        return math.prod(shape[:-1])
+    return jax.tree.structure(params).unflatten(
+        _fan_in(leaf, layers[leaf.holder]) for leaf in _leaves(params)
+    )
 
-    return jax.tree.structure(params).unflatten(map(of, _leaves(params)))
+
+class Layout(NamedTuple):
+    """Axes of a kernel along which its outputs lie, and its inputs.
+
+    Axes that are neither are windows of a convolution.
+    """
+
+    outputs: tuple[int, ...]
+    inputs: tuple[int, ...]
+
+
+def layouts(params: Params) -> list[Layout | None]:
+    """Where outputs and inputs of every leaf lie, in the order of `jax.tree.leaves`.
+
+    `None` for vectors, and where there are not as many outputs along these axes as
+    `fan_in` tells: stacks of layers, kernels laid out in a way of their own.
+    """
+    layers = _layers(params)
+
+    def of(leaf):
+        layout, shape = _layout(leaf), leaf.value.shape
+        if len(shape) < 2:
+            return None
+        outputs = math.prod(shape[axis] for axis in layout.outputs)
+        inputs = _fan_in(leaf, layers[leaf.holder])
+        return layout if outputs * inputs == leaf.value.size else None
+
+    return [of(leaf) for leaf in _leaves(params)]
+
+
+def _layout(leaf: _Leaf) -> Layout:
+    """By the names of a leaf and of its holder alone."""
+    last = leaf.value.ndim - 1
+    holder = leaf.holder[-1] if leaf.holder else ""
+    if _WEIGHT.fullmatch(leaf.name):
+        return Layout((0,), (1,))
+    if last == 2 and holder in ("query", "key", "value"):
+        return Layout((1, 2), (0,))
+    if last == 2 and holder == "out":
+        return Layout((2,), (0, 1))
+    if last > 1 and "transpose" in holder and leaf.name == "w":
+        return Layout((last - 1,), (last,))
+    return Layout((last,), (last - 1,))
+
+
+def _fan_in(leaf: _Leaf, beside: dict[str, jax.Array]) -> int:
+    shape, size = leaf.value.shape, leaf.value.size
+    for bias in _biases(leaf.name):
+        if bias in beside and size % max(beside[bias].size, 1) == 0:
+            return size // max(beside[bias].size, 1)
+    outputs = _layout(leaf).outputs
+    return math.prod(n for i, n in enumerate(shape) if i not in outputs)
 
 
 def _biases(name: str) -> list[str]:

@@ -264,7 +264,7 @@ VARIATIONS = {
     ),
     "iss, rewound": gated("iss", keep_momentum=False, rewind_step=2),
     "l0, trained": gated("l0", weights="trained"),
-    "l0, held": gated("l0", **HELD),
+    "l0, held, of inputs": gated("l0", groups="inputs", **HELD),
     "continuous_sparsification, held": gated(
         "continuous_sparsification", density_of="gates", density_within="layer", **HELD
     ),

@@ -125,3 +125,20 @@ def test_networks_without_filters_are_refused_before_they_train(tmp_path, monkey
     with pytest.raises(ValueError, match="no filters of any layer can be pruned"):
         run(tmp_path)
     assert not (tmp_path / "results.csv").exists()
+
+
+def test_gates_on_units_make_smaller_networks_too(tmp_path):
+    hyper = {
+        "l0.density": 0.4,
+        "l0.dual_learning_rate": 0.1,
+        "l0.logit_learning_rate": 0.1,
+        "l0.initial_logit": -1.8,
+    }
+    run(tmp_path, methods=["l0"], seeds=1, longest=1.0, hyper=hyper)
+    rows = pd.read_csv(tmp_path / words.FILE)
+    assert [*rows["arm"]] == [*words.ARMS]
+    # A unit of the hidden layer has 64 weights and a bias, and 10 that read it.
+    gone = (rows["large_weights"] - rows["weights"]) / (64 + 1 + 10)
+    assert (gone == gone.round()).all()
+    assert 0 < gone[0] < 16
+    assert (rows["difference"] < 1e-5).all()

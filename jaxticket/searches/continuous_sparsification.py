@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxticket import checks, schedules
 from jaxticket.base import OfGates, Schedule, Search
 from jaxticket.searches import constraint, gates
+from jaxticket.searches.groups import Groups
 
 Between = Literal["paper", "code"]
 
@@ -31,6 +32,7 @@ def continuous_sparsification(
     density_within: constraint.Within = "network",
     dual_learning_rate: ArrayLike = 1e-2,
     dual_restarts: bool = True,
+    groups: Groups = "weights",
 ) -> Search:
     """Learns a soft mask by annealing a sigmoid until it is binary.
 
@@ -72,6 +74,11 @@ def continuous_sparsification(
         LeNet-300-100 with MNIST, 5 epochs, Adam; published for it is 1e-4, with gates
         on units and 200 epochs. May be traced.
       dual_restarts: whether a multiplier returns to 0 when its density is reached.
+      groups: which weights share a gate: none (`weights`), all of a neuron or a filter
+        (`units`), or all that read an input or a channel (`inputs`), so that they go
+        together, and `compact` makes the network smaller; or a function of the names
+        of kernels, see `groups.shaped`. What is penalised, and the density, are still
+        counted in weights.
 
     Returns:
       A `Search`. Its ticket keeps the weights whose logit is positive: read it before
@@ -99,8 +106,8 @@ def continuous_sparsification(
         temperature = schedules.temperature(temperature, steps, epoch_steps=epoch_steps)
     scale = 1 / jax.nn.sigmoid(jnp.asarray(initial_logit)) if scaling else 1.0
 
-    def opened(key, kernels):
-        return jax.tree.map(lambda w: jnp.full_like(w, initial_logit), kernels), key
+    def opened(key, like):
+        return jax.tree.map(lambda s: jnp.full_like(s, initial_logit), like), key
 
     def gate(logits, state):
         """`sigmoid(beta s)`, scaled, is both the gate and what is penalised."""
@@ -145,4 +152,5 @@ def continuous_sparsification(
             learning_rate=dual_learning_rate,
             restarts=dual_restarts,
         ),
+        groups=groups,
     )

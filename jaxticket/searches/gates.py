@@ -1,4 +1,4 @@
-"""What the searches with a gate on every weight share: all but the gates."""
+"""What the searches with gates on weights share: all but the gates."""
 
 import warnings
 from collections.abc import Callable
@@ -29,13 +29,16 @@ from jaxticket.base import (
 )
 from jaxticket.searches.constraint import Constraint, Multipliers
 from jaxticket.searches.fixed import remember
+from jaxticket.searches.groups import Groups, shaped
 
 Weights = Literal["anchor", "trained"]
 GATED = "the pair `Gated(weights, logits)`; `Gated(True, False)` is a mask of weights"
 
 
 class Gated(NamedTuple):
-    """What is trained: the weights, and a logit for each one that can be pruned.
+    """What is trained: the weights, and a logit for the gate of each one.
+
+    Of those that can be pruned; groups of weights may share a gate, see `groups`.
 
     Also the labels that optimisers need to treat the two differently, as `optimizer`
     does, or `optax.add_decayed_weights(1e-4, mask=Gated(True, False))`.
@@ -73,9 +76,10 @@ class GatedState(NamedTuple):
 
 
 # The members that a search over gates is made of. `Open` takes the search's key and the
-# weights that have a mask; what it returns with the logits is the key of the draws.
-# `Gate` returns the gates and what is penalised, both zero where `state.mask` is false,
-# and is differentiated in the logits. `Reset` gives the logits of the next round.
+# arrays that the logits are to be like; what it returns with the logits is the key of
+# the draws. `Gate` returns the gates and what is penalised, both zero where
+# `state.mask` is false, and is differentiated in the logits. `Reset` gives the logits
+# of the next round.
 Open = Callable[[PRNGKey, Params], tuple[Scores, PRNGKey]]
 Gate = Callable[[Scores, GatedState], tuple[Scores, Scores]]
 Reset = Callable[[GatedState], Scores]
@@ -111,6 +115,7 @@ def search(
     nested: bool = False,
     random: bool = False,
     constraint: Constraint | None = None,
+    groups: Groups = "weights",
 ) -> Search:
     """A search that trains weights `w` and the logits `s` of their gates together.
 
@@ -124,10 +129,10 @@ def search(
     Args:
       optimizer: trains the pair `Gated(weights, logits)`. It is given `step`, see
         `schedules.scale_by_step`.
-      opened: `(key, kernels) -> (logits, key)`: the first logits, and the key of the
+      opened: `(key, like) -> (logits, key)`: the first logits, and the key of the
         gates that are drawn.
       gate: `(logits, state) -> (gates, penalised)`; the logits are those of the state.
-      kept: logits of a leaf -> which of its weights the ticket keeps.
+      kept: logits of a leaf -> which of its gates stay in the ticket.
       reset: `state -> logits` between rounds; without it there are none, and `advance`
         only counts.
       bound: logits of a leaf -> the same within bounds, after every update.
@@ -142,6 +147,7 @@ def search(
       random: whether the key decides.
       constraint: on what is penalised, in place of the penalty: its multipliers begin
         with the search, and outlive a round.
+      groups: which weights share a gate, see `groups.shaped`.
 
     Returns:
       A `Search`. Its ticket is what to evaluate in the end: `params(state)` has gates
@@ -164,7 +170,7 @@ def search(
         masks.check(ticket.mask, ticket.weights)
         # A gate of zero makes no zero of what is not finite.
         alive = masks.apply(ticket.mask, ticket.weights)
-        logits, key = opened(key, masks.prunable_like(alive, ticket.mask))
+        logits, key = opened(key, shaped(groups, alive, ticket.mask))
         gated, zero = Gated(alive, logits), jnp.zeros((), jnp.int32)
         opened_state = GatedState(
             gated,

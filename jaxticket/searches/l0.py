@@ -1,4 +1,4 @@
-"""L0 regularisation: a hard concrete gate on every weight."""
+"""L0 regularisation: hard concrete gates on weights, or on groups of them."""
 
 import math
 
@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxticket import checks
 from jaxticket.base import OfGates, Search
 from jaxticket.searches import constraint, gates
+from jaxticket.searches.groups import Groups
 
 LOWEST, HIGHEST = math.log(1e-2), math.log(1e2)  # of the logits
 SPREAD = 0.01  # standard deviation of the first logits
@@ -30,6 +31,7 @@ def l0(
     density_within: constraint.Within = "network",
     dual_learning_rate: ArrayLike = 1e-2,
     dual_restarts: bool = True,
+    groups: Groups = "weights",
 ) -> Search:
     """Learns gates that are noisy in training and exactly zero where not needed.
 
@@ -65,6 +67,11 @@ def l0(
         LeNet-300-100 with MNIST, 5 epochs, Adam; published for it is 1e-4, with gates
         on units and 200 epochs. May be traced.
       dual_restarts: whether a multiplier returns to 0 when its density is reached.
+      groups: which weights share a gate: none (`weights`), all of a neuron or a filter
+        (`units`), or all that read an input or a channel (`inputs`), so that they go
+        together, and `compact` makes the network smaller; or a function of the names
+        of kernels, see `groups.shaped`. What is penalised, and the density, are still
+        counted in weights.
 
     Returns:
       A `Search`. Its ticket keeps the weights whose gate in a test is not zero.
@@ -77,8 +84,9 @@ def l0(
 
     Reference:
       Louizos et al., "Learning Sparse Neural Networks through L0 Regularization", 2018.
-      One gate for each weight; the released code has one for each unit or filter, and
-      keeps the logits in [log 0.01, log 100], as here.
+      One gate for each weight; the released code has one for each input of a dense
+      layer or filter of a convolution, and keeps the logits in [log 0.01, log 100], as
+      here.
     """
     checks.finite(initial_logit=initial_logit)
     checks.positive(temperature=temperature)
@@ -93,9 +101,9 @@ def l0(
         """The gate of a test."""
         return rectified(jax.nn.sigmoid(a))
 
-    def opened(key, kernels):
+    def opened(key, like):
         logit_key, gate_key = jax.random.split(key)
-        leaves, tree = jax.tree.flatten(kernels)
+        leaves, tree = jax.tree.flatten(like)
         keys = jax.random.split(logit_key, len(leaves))
         logits = [
             jnp.full_like(w, initial_logit)
@@ -137,6 +145,7 @@ def l0(
             learning_rate=dual_learning_rate,
             restarts=dual_restarts,
         ),
+        groups=groups,
     )
     if weights == "anchor":
         return search
