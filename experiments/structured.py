@@ -187,11 +187,11 @@ def _begins(study: Study, arm: str, lane: records.Lane, small: Compacted) -> Tic
 def _course(config: Config, arm: str, ratio: float) -> Config:
     """The settings of the training of an arm: its steps, and its learning rate."""
     if arm == "fine-tuned":
-        drops = len(config.learning_rate_drops)
+        last = config.learning_rate_factor ** len(config.learning_rate_drops)
         return dataclasses.replace(
             config,
             steps=max(1, round(config.tune_share * config.steps)),
-            learning_rate=config.learning_rate * 0.1**drops,
+            learning_rate=config.learning_rate * last,
             learning_rate_drops=(),
             warmup_steps=0,
         )

@@ -18,8 +18,8 @@ one respect, `interventions` a network in one layer. `run` is a whole search in 
 program, for `jit` and `vmap`; `as_optax` puts one into a loop that knows optax alone,
 and `engine` runs many seeds on many devices, resumably. `audit` holds a ticket to its
 promises; `analysis` says what masks have in common and accuracies show, `structure` how
-tickets are made, `landscape` what lies between networks. `files` keeps tickets, and
-`export` runs them where there is no JAX.
+tickets are made, `flops` what they save, `landscape` what lies between networks.
+`files` keeps tickets, and `export` runs them where there is no JAX.
 """
 
 __version__ = "0.2.0"
@@ -32,6 +32,7 @@ from jaxticket import (
     engine,
     export,
     files,
+    flops,
     interventions,
     kernels,
     landscape,
@@ -73,6 +74,7 @@ __all__ = [
     "engine",
     "export",
     "files",
+    "flops",
     "interventions",
     "kernels",
     "landscape",

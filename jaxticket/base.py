@@ -90,6 +90,12 @@ class Promises(NamedTuple):
         not hold.
       scale: what the ticket's prunable weights are times those that `weights` says;
         `None`: each has a factor of its own.
+      running: step -> how much of what it may keep the network runs with at most, at
+        that step of a round, and exactly where the counts are `kept`; of arrays of
+        steps too. `None`: what its ticket keeps, which only changes between rounds.
+        Searches that are not `hard` run with everything.
+      dense_gradient: step -> whether it looks at the gradient of what is pruned, of
+        arrays too; `None`: at no step.
     """
 
     hard: bool = True
@@ -103,6 +109,8 @@ class Promises(NamedTuple):
     kept: Callable[[Mask], dict[str, int] | int] | None = None
     least_steps: int = 1
     scale: ArrayLike | None = 1.0
+    running: Callable[[ArrayLike], ArrayLike] | None = None
+    dense_gradient: Callable[[ArrayLike], ArrayLike] | None = None
 
 
 class Search(NamedTuple):

@@ -110,7 +110,6 @@ class Case(NamedTuple):
         and after the last, by layer or in all; None: not known.
       resets: a ticket that is read when a round opens is empty.
       returns: weights that the given mask has lost come back, or were never gone.
-      dense: the gradient of a weight that is not kept matters.
       optimizer: its state is kept when a round opens, or fresh; None: not known.
       decides: in a few steps it prunes something and not everything.
     """
@@ -119,7 +118,6 @@ class Case(NamedTuple):
     course: Callable[[list[int]], list] | None = None
     resets: bool = False
     returns: bool = False
-    dense: bool = False
     optimizer: Literal["kept", "fresh"] | None = None
     decides: bool = True
 
@@ -164,7 +162,6 @@ def frozen(method: str, course: Callable | None = None, **options: Any) -> Case:
         make(method, **options),
         course=course,
         returns=method == "jackpot",
-        dense=True,
         optimizer="kept",
     )
 
@@ -198,7 +195,6 @@ ROWS_OF_OUR_OWN = {
     "rigl": Case(
         make("rigl", density=0.5, every=2, select="equal"),
         course=at_densities(*["1/2"] * (STEPS + 1)),
-        dense=True,
     ),
     "set": Case(
         make("set", density=0.5, every=2, select="equal"),
@@ -207,7 +203,6 @@ ROWS_OF_OUR_OWN = {
     "snfs": Case(
         make("snfs", density=0.5, every=2, select="equal"),
         course=at_densities(*["1/2"] * (STEPS + 1)),
-        dense=True,
     ),
     "static": Case(
         make("static", density=0.5, select="equal"),
@@ -311,9 +306,10 @@ def numbers(name: str) -> dict[str, float]:
     return {n: x for n, x in values.items() if x is not None and not callable(x)}
 
 
-# The lanes that every search runs in: (seed of the ticket, key, whether gradients of
-# what is pruned are wrong).
-LANES = [(0, 1, False), (1, 2, False), (0, 3, False), (0, 1, True)]
+# The lanes that every search runs in: (seed of the ticket, key, which gradients are
+# wrong): none, those of what the given ticket has pruned, or of what is pruned now.
+NONE, OF_GIVEN, OF_NOW = range(3)
+LANES = [(0, 1, NONE), (1, 2, NONE), (0, 3, NONE), (0, 1, OF_GIVEN), (0, 1, OF_NOW)]
 TICKETS, KEYS, MISLED = zip(*LANES, strict=True)
 GIVEN = [24, 18]  # how many weights of each layer the tickets keep
 
@@ -349,18 +345,19 @@ class Story(NamedTuple):
 def told(case: Case, key: jax.Array, ticket: Ticket, misled: jax.Array) -> Story:
     """The story of one lane, on the full batch."""
     search = case.make()
-    by_now = search.promises.hard and not case.dense
 
     def gradients(seen):
-        """The pruned weights' are large where they are wrong, and do not matter."""
-        pruned = seen.ticket.mask if by_now else ticket.mask
-        return jax.tree.map(
-            lambda g, m: (
-                g if m is None or case.returns else jnp.where(misled & ~m, 1e3, g)
-            ),
-            gradient(seen.params),
-            pruned,
-        )
+        """With large ones where they are wrong, or such as might be right."""
+
+        def of_layer(g, given, now):
+            if given is None:
+                return g
+            lost = ~given & (misled == OF_GIVEN) & (not case.returns)
+            pruned = ~now & (misled == OF_NOW) & search.promises.hard
+            return jnp.where(lost, 1e3, jnp.where(pruned, g + 0.5, g))
+
+        pruned = ticket.mask, seen.ticket.mask
+        return jax.tree.map(of_layer, gradient(seen.params), *pruned)
 
     def step(state, at):
         seen = Story(state, search.params(state), search.ticket(state))

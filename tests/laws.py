@@ -100,10 +100,22 @@ def the_key_alone_decides_where_a_search_is_random(case, promises, story):
 
 
 @law()
-def gradients_of_what_is_pruned_do_not_matter(case, promises, story):
+def gradients_of_what_the_given_ticket_has_pruned_do_not_matter(case, promises, story):
     """Nor anything but key and ticket, of which two lanes have the same."""
     assert cases.LANES[0][:2] == cases.LANES[3][:2]
     assert_same(at(story, 0), at(story, 3))
+
+
+@law(lambda case, promises: promises.hard)
+def those_of_what_is_pruned_now_matter_where_a_search_looks_at_them(
+    case, promises, story
+):
+    assert cases.LANES[0][:2] == cases.LANES[4][:2]
+    right, wrong = (at(story.params, i) for i in (0, 4))
+    pairs = zip(jax.tree.leaves(right), jax.tree.leaves(wrong), strict=True)
+    assert any((a != b).any() for a, b in pairs) == (
+        promises.dense_gradient is not None
+    )
 
 
 # Masks.
@@ -144,6 +156,22 @@ def counts_are_exact(case, promises, story):
             assert (now if by_layer else sum(now)) == (
                 [*expected.values()] if by_layer else expected
             )
+
+
+@law(lambda case, promises: promises.hard)
+def a_network_runs_with_as_much_as_is_promised(case, promises, story):
+    kept = counts(story.ticket.mask).sum(-1)
+    if promises.running is None:
+        assert (kept == kept[LAST][..., None]).all()
+        return
+    shares = np.broadcast_to(promises.running(np.arange(STEPS)), STEPS)
+    for lane, round_ in np.ndindex(kept.shape[:2]):
+        before = kept[lane, round_ - 1, STEPS] if promises.rounds and round_ else None
+        expected = (sum(GIVEN) if before is None else before) * shares
+        here = kept[lane, round_, :STEPS]
+        assert (here <= expected + 1).all()  # layers are rounded
+        if promises.kept is not None:
+            assert (here >= expected - 1).all()
 
 
 @law(lambda case, promises: case.course is not None)

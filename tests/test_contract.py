@@ -78,6 +78,10 @@ def lies(case, true):
         found += [("rewinds", not true.rewinds)]
     if true.rounds:
         found += [("rounds", False)]
+    if true.hard:
+        other = None if true.running else lambda step: 0.01
+        found += [("running", other)]
+        found += [("dense_gradient", None if true.dense_gradient else np.ones_like)]
     return [(field, value) for field, value in found if getattr(true, field) != value]
 
 

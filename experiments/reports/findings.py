@@ -21,6 +21,7 @@ import pandas as pd
 from experiments.reports import (
     adjacency,
     early_birds,
+    flops,
     instability,
     layers,
     movement,
@@ -34,6 +35,7 @@ from experiments.reports import (
 
 FINDINGS: tuple[ModuleType, ...] = (
     structured,
+    flops,
     second_order,
     layers,
     early_birds,

@@ -43,7 +43,7 @@ def dropping(config: Settings, learning_rate: ArrayLike) -> Schedule:
     def rate(step):
         drops = sum(jnp.asarray(step) >= drop for drop in config.learning_rate_drops)
         risen = jnp.minimum(step / rising, 1.0) if rising else 1.0
-        return risen * learning_rate * 0.1**drops
+        return risen * learning_rate * config.learning_rate_factor**drops
 
     return rate
 

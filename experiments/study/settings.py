@@ -167,9 +167,14 @@ class Settings:
     )
     learning_rate_drops: list[float] | None = setting(
         None,
-        "where the learning rate falls to a tenth, with commas: steps of a training, "
-        "or, below 1, fractions of it",
+        "where the learning rate falls, with commas: steps of a training, or, below 1, "
+        "fractions of it",
         rules.DROPS,
+    )
+    learning_rate_factor: float | None = setting(
+        None,
+        "what the learning rate is multiplied by where it falls; default: 0.1",
+        checks.positive,
     )
     warmup_steps: int | None = setting(
         None,
@@ -322,7 +327,8 @@ def resolve(config: Settings) -> Settings:
     Raises:
       ValueError: one line that says what came and what would do.
     """
-    preset = {"seeds": SEEDS, "warmup_steps": 0, **_preset(config)}
+    usual = {"seeds": SEEDS, "warmup_steps": 0, "learning_rate_factor": 0.1}
+    preset = usual | _preset(config)
     for pair in config.EXCLUSIVE:
         given = [name for name in pair if getattr(config, name) is not None]
         if len(given) > 1:

@@ -132,5 +132,11 @@ def ac_dc(
         return train.ticket(state.training)
 
     kept = selection.kept(select, density)
-    promises = Promises(rounds=True, opens_given=False, kept=kept, least_steps=last)
+    promises = Promises(
+        rounds=True,
+        opens_given=False,
+        kept=kept,
+        least_steps=last,
+        running=lambda step: jnp.where(compressed(step), density, 1.0),
+    )
     return Search(init, update, advance, params, ticket, promises)

@@ -142,5 +142,7 @@ def search(
         random=random,
         kept=kept,
         scale=1.0 if gain is None else None,
+        running=None if kept else jnp.ones_like,
+        dense_gradient=jnp.ones_like,
     )
     return Search(init, update, advance, params, ticket, promises)

@@ -142,5 +142,11 @@ def gradual(
 
     # The schedule computes in arrays: what it is given is rounded to their floats.
     kept = selection.kept(select, jnp.asarray(final_density, float))
-    promises = Promises(rounds=True, kept=kept, least_steps=last)
+
+    def running(step):
+        within = jnp.clip(step, first, last)
+        chosen = within - (within - first) % every
+        return jnp.where(step < first, 1.0, density(chosen))
+
+    promises = Promises(rounds=True, kept=kept, least_steps=last, running=running)
     return Search(init, update, advance, params, ticket, promises)

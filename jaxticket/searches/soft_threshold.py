@@ -105,4 +105,5 @@ def soft_threshold(optimizer: OfGates, *, initial_logit: ArrayLike = -3200.0) ->
         mask = jax.tree.map(lambda w: w != 0, masks.prunable_like(found, state.mask))
         return Ticket(found, mask)
 
-    return Search(init, update, advance, params, ticket, Promises(nested=False))
+    promises = Promises(nested=False, running=jnp.ones_like)
+    return Search(init, update, advance, params, ticket, promises)

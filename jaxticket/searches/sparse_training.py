@@ -106,6 +106,7 @@ def rigl(
         select=select,
         steps=steps,
         also_train=also_train,
+        by_gradient=True,
     )
 
 
@@ -160,6 +161,7 @@ def set(
         select=select,
         steps=steps,
         also_train=also_train,
+        by_gradient=False,
     )
 
 
@@ -218,6 +220,7 @@ def snfs(
         select=select,
         steps=steps,
         also_train=also_train,
+        by_gradient=True,
         momentum=momentum,
     )
 
@@ -233,11 +236,13 @@ def _search(
     select: selection.Select | str,
     steps: int | None,
     also_train: bool,
+    by_gradient: bool,
     momentum: ArrayLike | None = None,
 ) -> Search:
     """Sparse training that grows what has the highest `growth(grads, state)`.
 
     With a `momentum` the state has an average of the gradients, this step's included.
+    Whether growth is `by_gradient` decides what the search promises.
     """
     checks.fraction(density=density)
     checks.share(drop=drop)
@@ -257,6 +262,9 @@ def _search(
         training = train.init(key, ticket._replace(mask=mask))
         average = None if momentum is None else jax.tree.map(jnp.zeros_like, kernels)
         return owned(SparseState(training, ticket.mask, key, zero, average))
+
+    def due(step):
+        return (step % every == 0) & (step <= last)
 
     def averaged(average, slopes):
         def mean(v, g):
@@ -292,7 +300,7 @@ def _search(
 
         training = trained(state.training) if also_train else state.training
         training = jax.lax.cond(
-            (step % every == 0) & (step <= last),
+            due(step),
             exchanged,
             (lambda same: same) if also_train else trained,
             training,
@@ -310,7 +318,8 @@ def _search(
         return train.ticket(state.training)
 
     kept = selection.kept(select, density)
-    promises = Promises(nested=False, random=True, kept=kept)
+    dense = None if not by_gradient else due if momentum is None else jnp.ones_like
+    promises = Promises(nested=False, random=True, kept=kept, dense_gradient=dense)
     return Search(init, update, advance, params, ticket, promises)
 
 
