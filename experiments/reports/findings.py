@@ -20,6 +20,7 @@ import pandas as pd
 
 from experiments.reports import (
     adjacency,
+    alignment,
     early_birds,
     flops,
     instability,
@@ -36,6 +37,7 @@ from experiments.reports import (
 FINDINGS: tuple[ModuleType, ...] = (
     structured,
     flops,
+    alignment,
     second_order,
     layers,
     early_birds,

@@ -1,20 +1,54 @@
-"""How much arithmetic a network does with each of its parameters.
+"""Products of a network with its parameters: which there are, and how large.
 
 Matrix products and convolutions are counted, as everybody counts them: a multiplication
 and an addition each, those with what a convolution is padded with included. What is
 done number by number is not.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxticket.graphs import walking
 
 # What an array is made of: the place of a parameter; or one of these.
 CONSTANT, DATA = -1, -2
+
+
+def summed(eqn: Any) -> tuple[tuple[int, ...], ...]:
+    """Of both factors of a product, the axes that it sums over; else nothing.
+
+    The windows of a convolution are an axis of its kernel alone.
+    """
+    if eqn.primitive.name == "dot_general":
+        contracted, _ = eqn.params["dimension_numbers"]
+        return tuple(map(tuple, contracted))
+    if eqn.primitive.name == "conv_general_dilated":
+        numbers = eqn.params["dimension_numbers"]
+        return (numbers.lhs_spec[1],), tuple(numbers.rhs_spec[1:])
+    return ()
+
+
+def operations(eqn: Any) -> int:
+    """Of a product, twice its multiplications; of all else none."""
+    if not (axes := summed(eqn)):
+        return 0
+    kernel = eqn.invars[1].aval.shape
+    return (
+        2
+        * math.prod(eqn.outvars[0].aval.shape)
+        * math.prod(kernel[axis] for axis in axes[1])
+    )
+
+
+def origin(eqn: Any, origins: Sequence[int]) -> int:
+    """What the results of a step are made of: of data, or of its largest operand."""
+    if DATA in origins:
+        return DATA
+    sizes = [math.prod(var.aval.shape) for var in eqn.invars]
+    return max(zip(sizes, origins, strict=True), default=(0, CONSTANT))[1]
 
 
 class Products:
@@ -41,32 +75,13 @@ class Products:
         return values[0]
 
     def step(self, eqn: Any, values: Sequence[int]) -> list[int]:
-        if (count := _operations(eqn)) and DATA in values:
+        if (count := operations(eqn)) and DATA in values:
             parameters = [x for x in values if x >= 0]
             if parameters:
                 self.of[parameters[0]] += count
             else:
                 self.others += count
-        # What is made of a parameter alone still is that parameter.
-        sizes = [np.prod(var.aval.shape) for var in eqn.invars]
-        made = max(zip(sizes, values, strict=True), default=(0, CONSTANT))[1]
-        found = DATA if DATA in values else made
-        return [found] * len(eqn.outvars)
-
-
-def _operations(eqn: Any) -> int:
-    """Of a product, twice its multiplications; of all else none."""
-    name, shapes = eqn.primitive.name, [var.aval.shape for var in eqn.invars]
-    if name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        summed = [shapes[0][axis] for axis in contracted]
-    elif name == "conv_general_dilated":
-        outputs, *rest = eqn.params["dimension_numbers"].rhs_spec
-        del outputs
-        summed = [shapes[1][axis] for axis in rest]
-    else:
-        return 0
-    return 2 * int(np.prod(eqn.outvars[0].aval.shape)) * int(np.prod(summed))
+        return [origin(eqn, values)] * len(eqn.outvars)
 
 
 def counted(network: Callable, params: Any, x: Any) -> tuple[Any, int]:

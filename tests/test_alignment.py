@@ -1,0 +1,141 @@
+"""Masks that go with their units: found again where these were permuted."""
+
+import itertools
+
+import jax
+import networks
+import numpy as np
+import pandas as pd
+import pytest
+import studies
+
+import jaxticket as jt
+from experiments.reports import alignment as words
+from experiments.reports import reading
+from jaxticket import alignment, masks, units
+
+IMAGES = np.random.default_rng(1).random((60, 12, 12, 3), np.float32)
+
+
+def outputs(model):
+    return lambda variables, x: model.apply(*variables, x)[0]
+
+
+def permuted(tree, layers, rng):
+    """The leaves of a tree, with the units of some layers in another order each."""
+    found = masks.named(jax.tree.map(np.array, tree))
+    for layer in layers:
+        size = found[layer.kernel].shape[layer.axis]
+        order = rng.permutation(size)
+        for name, axis, outside, inside in (
+            (layer.kernel, layer.axis, 1, 1),
+            *layer.places,
+        ):
+            # Entry by entry, and not as the library does it.
+            index = np.arange(found[name].shape[axis])
+            for o, u, i in itertools.product(*map(range, (outside, size, inside))):
+                index[(o * size + u) * inside + i] = (o * size + order[u]) * inside + i
+            found[name] = np.take(found[name], index, axis)
+        bias = layer.kernel.replace("kernel", "bias")
+        if bias in found:
+            found[bias] = found[bias][order]
+    return jax.tree.structure(tree).unflatten(found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lenet_300_100", {"hidden": (20, 10)}),
+        ("lenet_5", {"widths": (6, 8), "hidden": (20, 10)}),
+    ],
+)
+def test_a_network_whose_units_were_permuted_gets_the_mask_permuted(name, options):
+    model = jt.models.create(name, **options)
+    ticket = networks.sparse(model, IMAGES, 0.3)
+    # No unit is never active: one of those is as good as another.
+    ticket = ticket._replace(weights=jax.tree.map(np.abs, ticket.weights))
+    layers = units.filters(outputs(model), ticket, IMAGES[:1])
+    other = permuted(ticket.weights, layers, np.random.default_rng(2))
+    expected = permuted(ticket.mask, layers, np.random.default_rng(2))
+    # It is the same network, though no layer has the weights that it had.
+    ours, theirs = (
+        model.apply(w, ticket.model_state, IMAGES)[0] for w in (ticket.weights, other)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    found = alignment.aligned(
+        outputs(model), ticket, (other, ticket.model_state), IMAGES
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert masks.layer_counts(found) == masks.layer_counts(ticket.mask)
+    assert float(masks.density(jax.tree.map(np.logical_and, found, ticket.mask))) < 0.2
+    # Under both masks the two compute the same.
+    ours, theirs = (
+        model.apply(masks.apply(m, w), ticket.model_state, IMAGES)[0]
+        for m, w in ((ticket.mask, ticket.weights), (found, other))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_of_a_residual_network_units_within_a_block_alone_can_move():
+    model = jt.models.create("resnet_20", width=4, blocks=(2,))
+    ticket = networks.sparse(model, IMAGES, 0.3)
+    weights = jax.tree.map(lambda w: np.flip(w, -1), ticket.weights)
+    found = alignment.aligned(
+        outputs(model), ticket, (weights, ticket.model_state), IMAGES
+    )
+    moved = {
+        name
+        for name, m in masks.named(found).items()
+        if (m != masks.named(ticket.mask)[name]).any()
+    }
+    layers = units.filters(outputs(model), ticket, IMAGES[:1])
+    may = {name for x in layers for name in (x.kernel, *(p[0] for p in x.places))}
+    assert moved <= may
+    assert moved
+
+
+def test_the_match_is_the_best_of_all_permutations():
+    rng = np.random.default_rng(3)
+    own, other = rng.normal(size=(2, 5, 30))
+    order = alignment.matched(own, other)
+
+    def total(order):
+        return sum(other[i] @ own[j] for i, j in enumerate(order))
+
+    best = max(itertools.permutations(range(5)), key=total)
+    np.testing.assert_array_equal(order, best)
+
+
+OPTIONS = {"rounds": 3, "hyper": {"imp.density": 0.5}}
+
+
+def run(folder, **changes):
+    studies.run("alignment", folder, **OPTIONS, **changes)
+    return reading.table(folder / words.FILE, words.COLUMNS)
+
+
+def test_the_experiment_trains_both_masks_from_another_start(toy_study, tmp_path):
+    found = run(tmp_path)
+    assert len(found) == 2 * 2 * len(words.ARMS)  # prunings, seeds, arms
+    wide = words.compared(found)
+    # By chance as many would be in both as the layer is dense.
+    assert (wide["overlap"].between(wide["density"] / 2, 0.95)).all()
+    for one, other in itertools.combinations(words.ARMS, 2):
+        assert (wide[one] != wide[other]).any(), (one, other)
+    assert (wide[[*words.ARMS]] > 0.15).all(axis=None)
+    assert len(words.headlines(found)) == 2
+    assert len(words.sections(found)[0].lines) == 2
+    assert set(words.drawn(found)) == {"alignment"}
+    # What is missing is done again, and nothing else.
+    left = found[(found["seed"] == 0) | (found["prunings"] == 1)]
+    left.to_csv(tmp_path / words.FILE, index=False)
+    names = ["seed", "prunings", "arm"]
+    pd.testing.assert_frame_equal(
+        run(tmp_path).sort_values(names, ignore_index=True),
+        found.sort_values(names, ignore_index=True),
+    )
+
+
+def test_a_rewound_ticket_has_no_other_start(toy_study, tmp_path):
+    with pytest.raises(ValueError, match="--rewind_step must be 0 here, got 3"):
+        run(tmp_path, rewind_step=3)
