@@ -5,6 +5,10 @@ where they are. Of searches over frozen weights it writes ``search.csv`` too. To
 them again:
 
     python -m experiments.report --output_dir=runs/x
+
+What a setting does is seen in two runs that differ in it, paired by seed:
+
+    python -m experiments.report --output_dir=runs/x --against=runs/y
 """
 
 import base64
@@ -21,6 +25,7 @@ import jinja2
 import pandas as pd
 
 from experiments.reports import (
+    against,
     drawings,
     figures,
     findings,
@@ -124,6 +129,12 @@ class Config:
     output_dir: str = setting(
         "runs/ticket_search", "folder of the run", rules.FOLDER_THERE
     )
+    against: str | None = setting(
+        None,
+        "folder of another run, with the same seeds: every training of both is "
+        "compared",
+        rules.FOLDER_THERE,
+    )
     margin: float | None = setting(
         None,
         "points of accuracy that a ticket may fall short of the dense network and "
@@ -136,6 +147,10 @@ def experiment(config: Config) -> None:
     """Makes the report of a finished run again."""
     settings.check(config)
     folder = Path(config.output_dir).expanduser()
+    if config.against is not None:
+        runs = [reading.read(x) for x in (folder, Path(config.against).expanduser())]
+        tables.show(*against.differences(*runs), against.table(*runs))
+        return
     write(folder, margin=config.margin)
     show(folder, margin=config.margin)
     print(f"report: {folder / 'report.html'}")

@@ -16,6 +16,7 @@ from scipy import stats
 
 from experiments import report
 from experiments.reports import (
+    against,
     drawings,
     figures,
     findings,
@@ -896,3 +897,20 @@ def test_layers_and_inputs_are_drawn(tmp_path, rows):
         np.testing.assert_allclose(heights, [0, 10, 20, 30])
     else:
         assert axes.images[0].get_array().shape == (3, 4)
+
+
+def test_two_runs_are_paired_by_seed(tmp_path, capsys):
+    folders = tmp_path / "here", tmp_path / "there"
+    for folder, lift in zip(folders, (0.03, 0.01), strict=True):
+        settings = {"ham": 20.0 * (lift > 0.02), "output_dir": str(folder)}
+        make_run(folder, make_pairs([lift, lift, lift + 0.001]), config=settings)
+    runs = [reading.read(folder) for folder in folders]
+    assert against.differences(*runs) == ["ham is 20.0 here, 0.0 there."]
+    found = against.table(*runs)
+    assert [line[-1] for line in found.lines] == ["+0.00 ±0.00", "+2.00 ±0.00"]
+    run, there = map(str, folders)
+    report.experiment(report.Config(output_dir=run, against=there))
+    assert "+2.00 ±0.00" in capsys.readouterr().out
+    other = runs[1].rows.assign(seed=runs[1].rows["seed"] + 7)
+    with pytest.raises(ValueError, match="no training in common"):
+        against.table(runs[0], runs[1]._replace(rows=other))
