@@ -280,7 +280,7 @@ def as_optax(
     checks.whole(1)(rounds=rounds)
     if round_steps is not None or rounds > 1:
         checks.whole(1)(round_steps=round_steps)
-        check_round(search.promises, round_steps)
+        check_round(search.promises, round_steps, rounds)
 
     def init(params):
         del params
@@ -311,12 +311,13 @@ def as_optax(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def check_round(promises: Promises, steps: int) -> None:
+def check_round(promises: Promises, steps: int, rounds: int = 1) -> None:
     """Raises a `ValueError` where a round of `steps` steps is too short for a search.
 
     It would rewind to what it was opened with, or leave more weights than it promises,
-    without a word.
+    without a word. So would updates that are more than their count can hold.
     """
+    checks.whole(1)(**{f"rounds={rounds} of {steps} steps, together,": rounds * steps})
     if promises.least_steps > steps:
         raise ValueError(
             f"steps {steps} are too few for a round: the search prunes up to step "

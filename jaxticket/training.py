@@ -318,7 +318,7 @@ def run(
     checks.whole(1)(rounds=rounds)
     checks.whole(0)(first_round=first_round)
     length, every = _length(data, epochs, steps, every, batch_size)
-    check_round(search.promises, length)
+    check_round(search.promises, length, first_round + rounds)
     search_key, data_key = jax.random.split(key)
 
     def round_(carry, index):

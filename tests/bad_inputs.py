@@ -553,6 +553,12 @@ CALLS = [
     ("short", lambda: resumable.stretches(
         2, 9, 3, promises=Promises(rewind_step=9)),
      "rewind_step 9 is outside a round of 9 steps"),
+    ("long", trained(rounds=2**20, epochs=None, steps=2**12),
+     "rounds=1048576 of 4096 steps, together, must be a whole number",
+     "beyond 2147483647"),
+    ("long", lambda: as_optax(
+        searches.fixed(SGD), ticket(), KEY, rounds=2**16, round_steps=2**16),
+     "beyond 2147483647"),
     # A run.
     ("run", trained(epochs=None), "a round has epochs or steps, got epochs=None"),
     ("run", trained(steps=3), "a round has epochs or steps, got epochs=1 and steps=3"),

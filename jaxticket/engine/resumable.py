@@ -60,7 +60,7 @@ def stretches(
     if look and steps == 0:
         return [Stretch(0, 0, 0, True)]
     checks.whole(1)(rounds=rounds, steps=steps, every=every)
-    check_round(promises, steps)
+    check_round(promises, steps, rounds)
     if not (0 <= begin < steps and 0 <= resume < steps):
         raise ValueError(
             f"a round of {steps} steps cannot begin at step {max(begin, resume)}: "
