@@ -78,7 +78,7 @@ def main(
         program, unit, data, folder, config={"density": 0.5}, save_seconds=save_seconds
     ):
         if isinstance(event, resumable.Closed):
-            found = resumable.apart(jax.device_get(event.view.ticket))
+            found = resumable.apart(event.view.ticket)
             for seed, one in zip(SEEDS, found, strict=True):
                 name = f"seed-{seed}-round-{event.round}.npz"
                 jt.files.save_ticket(Path(folder) / name, one)

@@ -444,7 +444,7 @@ def _start(study: Study, task: Task, tickets: Sequence[Ticket], settings: Any) -
 def _gone_on(study: Study, task: Task, carry: Any) -> Any:
     """The carry, with the states in which the dense training has left its lanes."""
     settings, state = carry
-    like = jax.tree.map(lambda x: x[0], state)
+    like = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], state))
     states = [study.shelf.state(dense(lane.seed), like) for lane in task.lanes]
     there = jax.tree.map(
         lambda x, *leaves: jax.device_put(jnp.stack(leaves), x.sharding), state, *states

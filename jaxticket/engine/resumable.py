@@ -328,7 +328,8 @@ def together(trees: Sequence[Any]) -> Any:
 
 
 def apart(tree: Any) -> Iterator[Any]:
-    """The other way round: one tree a lane."""
-    leaves, structure = jax.tree.flatten(tree)
+    """The other way round: one tree a lane, on the host."""
+    # At once: every element that is taken of an array of a device is a program.
+    leaves, structure = jax.tree.flatten(jax.device_get(tree))
     for i in range(len(leaves[0])):
         yield structure.unflatten([leaf[i] for leaf in leaves])
