@@ -20,6 +20,8 @@ from jaxticket import (
 )
 from jaxticket.searches.jackpot import swap
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 SGD = optax.sgd(0.1)
 
 

@@ -29,6 +29,8 @@ import jaxticket as jt
 from jaxticket import Gated, Ticket, masks
 from jaxticket.searches import gates, groups
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 PENALTY = 0.02
 SUMMED = {"units": 0, "inputs": 1}  # the axis of `[in, out]` that shares a gate
 

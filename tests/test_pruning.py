@@ -10,6 +10,8 @@ import toy
 
 from jaxticket import Evidence, Ticket, masks, prune, scores, selection
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 KEY = jax.random.key(1)
 
 

@@ -35,7 +35,7 @@ from jaxticket import (
     schedules,
 )
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 
 
 def soft(p, s, beta, scale):

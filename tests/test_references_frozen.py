@@ -31,7 +31,7 @@ from references import (
 
 from jaxticket import Ticket, edge_popup, jackpot, supermask
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 
 
 def learn(

@@ -28,7 +28,7 @@ from references import (
 
 from jaxticket import Evidence, Ticket, fixed, imp, run, selection
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 
 
 def train(w, mask, round_, steps, rates):

@@ -27,7 +27,7 @@ from references import (
 
 from jaxticket import Ticket, as_optax, masks, schedules, searches
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 SEARCHES = {"rigl": searches.rigl, "set": searches.set, "snfs": searches.snfs}
 methods = pytest.mark.parametrize("method", SEARCHES)
 

@@ -24,6 +24,8 @@ from jaxticket import (
 )
 from jaxticket.engine import checkpoint
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 KEY = jax.random.key(0)
 SCALES = jnp.array([0.01, 0.1, 1.0])
 

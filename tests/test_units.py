@@ -8,6 +8,8 @@ import pytest
 import jaxticket as jt
 from jaxticket import units
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 IMAGES = np.random.default_rng(1).normal(size=(2, 12, 12, 3)).astype(np.float32)
 
 
