@@ -222,7 +222,7 @@ def load_ticket(
     if file.version == 1:  # which has zeros there
         _check_nan(path, ticket)
         ticket = _without_pruned(ticket)
-    return jax.tree.map(jnp.asarray, ticket), file.about
+    return jax.device_put(ticket), file.about
 
 
 def _pairs(ticket: Ticket) -> list[tuple[Any, Any]]:

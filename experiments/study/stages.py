@@ -446,10 +446,13 @@ def _gone_on(study: Study, task: Task, carry: Any) -> Any:
     settings, state = carry
     like = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], state))
     states = [study.shelf.state(dense(lane.seed), like) for lane in task.lanes]
-    there = jax.tree.map(
-        lambda x, *leaves: jax.device_put(jnp.stack(leaves), x.sharding), state, *states
-    )
-    return settings, there
+
+    def together(x, *leaves):
+        # Random keys are no arrays of numpy's; for all else no program is needed.
+        whole = np.stack if isinstance(leaves[0], np.ndarray) else jnp.stack
+        return jax.device_put(whole(leaves), x.sharding)
+
+    return settings, jax.tree.map(together, state, *states)
 
 
 def _events(
