@@ -134,6 +134,21 @@ def lottery_crossings(folder: Path) -> list[Part]:
     ]
 
 
+def signs(folder: Path) -> list[Part]:
+    """Of the masks of another run, whose tickets are trained here again."""
+    [found] = statistics.tickets(reading.read(folder))
+    parts = {
+        "signed_permute": ("signed weights of the layer", -0.3, 0.3),
+        "signed_constant": ("signed constants", -0.3, 0.3),
+        "permute": ("weights of the layer, with their signs", 0.3, math.inf),
+        "random_constant": ("constants of random signs", 0.3, math.inf),
+    }
+    return [
+        over_seeds(f"points above {what}", 100 * found[f"to_{name}"], low, high)
+        for name, (what, low, high) in parts.items()
+    ]
+
+
 def resetting(folder: Path) -> list[Part]:
     run = reading.read(folder)
     reset, on = (ticket(run, name, 0.0625) for name in ("imp", "imp_continued"))
@@ -289,25 +304,22 @@ TARGETS = (
         "R02",
         "MNIST tickets of LeNet-300-100 at 13.5% of the weights are 0.3 points above "
         "dense",
-        run="mnist_lenet_imp",
+        run="mnist_lottery",
         measure=lottery_gain,
-        short="7,328 of 50,000 steps a round",
     ),
     Target(
         "R03",
         "at 21% they stop 38% earlier; re-initialised 2.51 times later and 0.5 points "
         "worse",
-        run="mnist_lenet_imp",
+        run="mnist_lottery",
         measure=lottery_speed,
-        short="7,328 of 50,000 steps a round",
     ),
     Target(
         "R04",
         "pruned on, the ticket returns to dense accuracy at about 3.6%, the "
         "re-initialised one falls below it at about 21%",
-        run="mnist_lenet_imp",
+        run="mnist_lottery",
         measure=lottery_crossings,
-        short="7,328 of 50,000 steps a round, down to 13.5%",
     ),
     Target(
         "R05",
@@ -320,9 +332,8 @@ TARGETS = (
         "weights of the ticket move further than the others when the dense network "
         "trains; their initial values are unimodal in the first layer (the middle at "
         "least 1), bimodal in the others",
-        run="mnist_movement",
+        run="mnist_lottery",
         measure=moving,
-        short="2,748 of 50,000 steps a round",
     ),
     Target(
         "R07",
