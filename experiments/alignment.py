@@ -126,6 +126,8 @@ def matched(study: Study) -> None:
     for planned in study.planned.values():
         lanes = [x for x in stages.found(study, planned) if x.prunings]
         for seed in study.seeds:
+            if study.records.lost(records.dense(seed)):
+                continue  # there is nothing to match
             ours = [x for x in lanes if x.seed == seed and _whose(x) not in done]
             for arms in _of_seed(study, seed, ours, train) if ours else ():
                 rows += [{name: row[name] for name in words.COLUMNS} for row in arms]

@@ -293,7 +293,8 @@ def _told(config: Config, path: str) -> settings.Settings:
     """What the run of a file, and flags, say of network and data."""
     run = sound.of(path) or {"config": {}}
     known = {field.name for field in dataclasses.fields(settings.Settings)}
-    values = {name: x for name, x in run["config"].items() if name in known}
+    said = {name: x for name, x in run["config"].items() if x is not None}
+    values = settings.USUAL | {name: x for name, x in said.items() if name in known}
     for name in ("model", "dataset", "data_dir"):
         if getattr(config, name) is not None:
             values[name] = getattr(config, name)

@@ -6,6 +6,8 @@ import pytest
 import studies
 
 from experiments.reports import flops as words
+from experiments.reports import reading
+from experiments.study import shelf
 
 pytestmark = pytest.mark.usefixtures("toy_study")
 METHODS = ("rigl", "static", "gradual")
@@ -65,3 +67,24 @@ def test_the_report_says_who_is_best_and_who_is_cheapest(done):
     [table] = words.sections(found)
     assert len(table.lines) == 6
     assert set(words.drawn(found)) == {"flops"}
+
+
+def test_what_needs_no_dense_network_does_not_miss_one_that_diverged(
+    toy_study, tmp_path, monkeypatch
+):
+    real = shelf.Shelf.anchor
+
+    def anchor(self, lane):
+        assert lane.treatment != "dense", "there is none"
+        return real(self, lane)
+
+    monkeypatch.setattr(shelf.Shelf, "anchor", anchor)
+    hyper = {"rigl.density": 0.2, "rigl.every": 5}
+    studies.run("sparse_training", tmp_path, methods=["rigl"], hyper=hyper)
+    found = reading.table(tmp_path / words.FILE, words.COLUMNS)
+    missing = found.assign(dense_test_accuracy=np.where(found["seed"], np.nan, 0.5))
+    missing.to_csv(tmp_path / words.FILE, index=False)
+    again = reading.table(tmp_path / words.FILE, words.COLUMNS)
+    [table] = words.sections(again)
+    assert "(1 of 2)" in table.lines[0][-1]
+    assert words.headlines(again)

@@ -15,7 +15,13 @@ from jaxticket import checks, data, models, supervised
 from jaxticket.checks import Check
 from jaxticket.engine import keys
 
-DATASET, SEEDS = "mnist1d", 5  # unless something else is said
+DATASET = "mnist1d"  # unless something else is said
+USUAL = {  # likewise, where no recipe says more
+    "seeds": 5,
+    "warmup_steps": 0,
+    "learning_rate_factor": 0.1,
+    "normalization": "standard",
+}
 MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
 PATHS = ("output_dir", "data_dir", "cache_dir", "pretrained")
 WRITTEN = "where everything is written"
@@ -93,9 +99,9 @@ class Settings:
     validation: int | None = setting(
         None, "training images held out for validation", COUNT
     )
-    normalization: str = setting(
-        "standard",
-        f"one of {data.NORMALIZATIONS}",
+    normalization: str | None = setting(
+        None,
+        f"one of {data.NORMALIZATIONS}; default: standard, where no recipe says more",
         checks.one_of(data.NORMALIZATIONS),
     )
     label_noise: float = setting(
@@ -327,8 +333,7 @@ def resolve(config: Settings) -> Settings:
     Raises:
       ValueError: one line that says what came and what would do.
     """
-    usual = {"seeds": SEEDS, "warmup_steps": 0, "learning_rate_factor": 0.1}
-    preset = usual | _preset(config)
+    preset = {**USUAL, **_preset(config)}
     for pair in config.EXCLUSIVE:
         given = [name for name in pair if getattr(config, name) is not None]
         if len(given) > 1:

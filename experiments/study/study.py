@@ -171,12 +171,15 @@ class Study:
 
     def opened(self, planned: Planned, lane: Lane) -> Ticket:
         """What a search starts from, for the seed and the setting of a lane."""
-        stream = keys.of_seed(lane.seed)
+        stream, swept = keys.of_seed(lane.seed), self.swept(lane)
+        initial = trained = self.network(stream.init)
+        if planned.start(swept).trained:  # else it may have diverged
+            trained = self.shelf.anchor(dense(lane.seed))
         return self._starts[planned.name](
             keys.named(stream.controls, "start"),
-            self.swept(lane),
-            self.network(stream.init),
-            self.shelf.anchor(dense(lane.seed)),
+            swept,
+            initial,
+            trained,
             self.data.train,
             self._given.get((planned.name, lane.setting, lane.seed)),
         )
