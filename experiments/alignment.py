@@ -28,7 +28,6 @@ Reference:
 """
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
@@ -39,10 +38,10 @@ import jax.numpy as jnp
 from experiments import ticket_search
 from experiments.reports import alignment as words
 from experiments.reports import reading
-from experiments.study import command, optimizers, records, rules, settings, stages
+from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.settings import setting
 from experiments.study.study import Study
-from jaxticket import checks, masks, models, searches, training
+from jaxticket import checks, masks, models
 from jaxticket.alignment import aligned
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
@@ -92,29 +91,6 @@ class Config(ticket_search.Config):
         return config
 
 
-def trained(study: Study) -> Callable:
-    """`(key, ticket) -> (trained ticket, test accuracy)`, for any mask, compiled."""
-    search = searches.fixed(optimizers.of_weights(study.config))
-    loss_fn, measure = (f(study.model) for f in (study.objective, study.evaluator))
-
-    @jax.jit
-    def train(key, ticket, data):
-        found = training.run(
-            search,
-            loss_fn,
-            key,
-            ticket,
-            data.train,
-            rounds=1,
-            steps=study.config.steps,
-            batch_size=study.config.batch_size,
-        ).ticket
-        test = measure(found.weights, found.model_state, data.held_out[1])
-        return found, test.accuracy
-
-    return functools.partial(train, data=study.data)
-
-
 def matched(study: Study) -> None:
     """Writes `alignment.csv`, a row a training."""
     path = study.folder / words.FILE
@@ -122,7 +98,7 @@ def matched(study: Study) -> None:
     rows = [] if table is None else table.to_dict("records")
     names = ("method", "setting", "prunings", "seed")
     done = {tuple(row[name] for name in names) for row in rows}
-    train = trained(study)
+    train = jax.jit(beside.trained(study, study.config, study.model))
     for planned in study.planned.values():
         lanes = [x for x in stages.found(study, planned) if x.prunings]
         for seed in study.seeds:
@@ -145,7 +121,7 @@ def _of_seed(
     stream = keys.of_seed(seed)
     other = study.network(keys.named(stream.controls, "aligned"))
     order = keys.named(stream.data, "aligned")
-    theirs, dense = train(order, other)
+    theirs, _, dense = train(order, other, study.data)
     print(f"another network of seed {seed}: {dense:.1%} test", file=sys.stderr)
     own = study.shelf.anchor(records.dense(seed))
     images = study.prepare(jnp.asarray(study.data.train.images[:IMAGES]))
@@ -165,7 +141,7 @@ def _of_seed(
         found: dict[str, Any] = {"ticket": accuracy[lane]}
         for arm, m in (("aligned", moved), ("plain", mask)):
             begin = Ticket(other.weights, m, other.model_state)
-            _, found[arm] = train(order, begin)
+            *_, found[arm] = train(order, begin, study.data)
             print(f"{lane}, {arm}: {found[arm]:.1%} test", file=sys.stderr)
         both = jax.tree.map(jnp.logical_and, moved, mask)
         about["overlap"] = float(masks.count(both) / masks.count(mask))

@@ -55,11 +55,11 @@ import numpy as np
 
 from experiments import ticket_search
 from experiments.reports import reading, structured
-from experiments.study import command, optimizers, records, rules, settings, stages
+from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from experiments.study.study import Study
-from jaxticket import checks, masks, models, searches, starts, training
+from jaxticket import checks, masks, models, searches, starts
 from jaxticket.base import Ticket
 from jaxticket.compaction import Compacted, compact
 from jaxticket.engine import keys
@@ -158,11 +158,12 @@ def _arms(
         config = _course(study.config, arm, about["large_flops"] / about["flops"])
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(small.ticket.weights))
         program = programs.setdefault(
-            (arm, config.steps, shapes), jax.jit(_training(study, config, small))
+            (arm, config.steps, shapes),
+            jax.jit(beside.trained(study, config, small.model)),
         )
         stream = keys.named(keys.of_seed(lane.seed).data, f"{arm} {lane.setting}")
         begin = _begins(study, arm, lane, small)
-        validation, test = program(stream, begin, study.data)
+        _, validation, test = program(stream, begin, study.data)
         row = about | {
             "arm": arm,
             "steps": config.steps,
@@ -201,30 +202,6 @@ def _course(config: Config, arm: str, ratio: float) -> Config:
         steps=int(config.steps * longer),
         learning_rate_drops=tuple(int(d * longer) for d in config.learning_rate_drops),
     )
-
-
-def _training(study: Study, config: Config, small: Compacted) -> Callable:
-    """`(key, ticket, data) -> (validation, test)`: accuracies after the training."""
-    search = searches.fixed(optimizers.of_weights(config))
-    loss_fn, measure = (f(small.model) for f in (study.objective, study.evaluator))
-
-    def trained(key, ticket, data):
-        found = training.run(
-            search,
-            loss_fn,
-            key,
-            ticket,
-            data.train,
-            rounds=1,
-            steps=config.steps,
-            batch_size=config.batch_size,
-        ).ticket
-        return [
-            measure(found.weights, found.model_state, split).accuracy
-            for split in data.held_out
-        ]
-
-    return trained
 
 
 def _cost(apply: Callable, ticket: Ticket, image: jax.Array) -> float:
