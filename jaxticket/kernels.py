@@ -17,6 +17,7 @@ from jax.tree_util import FlattenedIndexKey, GetAttrKey, keystr, tree_leaves_wit
 from jaxticket.base import Params
 
 FanIn = Callable[[Params], Params]  # parameters -> a number for every leaf
+Layers = dict[tuple[str, ...], dict[str, Any]]  # what each holder holds, by name
 
 # flax: kernel, embedding; haiku: w, embeddings; equinox and PyTorch: weight, weight_ih.
 _KERNEL = re.compile(r"(.*_)?(kernel|embeddings?|w\d*)|w_.*")
@@ -113,7 +114,7 @@ def fan_in(params: Params) -> Params:
     layers = _layers(params)
 
     return jax.tree.structure(params).unflatten(
-        _fan_in(leaf, layers[leaf.holder]) for leaf in _leaves(params)
+        _fan_in(leaf, layers) for leaf in _leaves(params)
     )
 
 
@@ -136,37 +137,37 @@ def layouts(params: Params) -> list[Layout | None]:
     layers = _layers(params)
 
     def of(leaf):
-        layout, shape = _layout(leaf), leaf.value.shape
+        layout, shape = _layout(leaf, layers), leaf.value.shape
         if len(shape) < 2:
             return None
         outputs = math.prod(shape[axis] for axis in layout.outputs)
-        inputs = _fan_in(leaf, layers[leaf.holder])
+        inputs = _fan_in(leaf, layers)
         return layout if outputs * inputs == leaf.value.size else None
 
     return [of(leaf) for leaf in _leaves(params)]
 
 
-def _layout(leaf: _Leaf) -> Layout:
-    """By the names of a leaf and of its holder alone."""
+def _layout(leaf: _Leaf, layers: Layers) -> Layout:
+    """By the names of a leaf, of its holder and of what stands beside that."""
     last = leaf.value.ndim - 1
     holder = leaf.holder[-1] if leaf.holder else ""
     if _WEIGHT.fullmatch(leaf.name):
         return Layout((0,), (1,))
     if last == 2 and holder in ("query", "key", "value"):
         return Layout((1, 2), (0,))
-    if last == 2 and holder == "out":
+    if last == 2 and holder == "out" and (*leaf.holder[:-1], "query") in layers:
         return Layout((2,), (0, 1))
     if last > 1 and "transpose" in holder and leaf.name == "w":
         return Layout((last - 1,), (last,))
     return Layout((last,), (last - 1,))
 
 
-def _fan_in(leaf: _Leaf, beside: dict[str, jax.Array]) -> int:
-    shape, size = leaf.value.shape, leaf.value.size
+def _fan_in(leaf: _Leaf, layers: Layers) -> int:
+    shape, size, beside = leaf.value.shape, leaf.value.size, layers[leaf.holder]
     for bias in _biases(leaf.name):
         if bias in beside and size % max(beside[bias].size, 1) == 0:
             return size // max(beside[bias].size, 1)
-    outputs = _layout(leaf).outputs
+    outputs = _layout(leaf, layers).outputs
     return math.prod(n for i, n in enumerate(shape) if i not in outputs)
 
 
@@ -186,9 +187,9 @@ def _leaves(params: Params) -> Iterator[_Leaf]:
         yield _leaf(path, leaf)
 
 
-def _layers(params: Params) -> dict[tuple[str, ...], dict[str, jax.Array]]:
+def _layers(params: Params) -> Layers:
     """What each holder holds: name -> value, of the first layer of a stack."""
-    layers: dict[tuple[str, ...], dict[str, Any]] = {}
+    layers: Layers = {}
     for leaf in _leaves(params):
         layers.setdefault(leaf.holder, {}).setdefault(leaf.name, leaf.value)
     return layers

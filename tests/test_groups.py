@@ -157,10 +157,19 @@ def conv_4():
             (6, 1, 1),
         ),
         (
-            lambda: {"out": {"kernel": jnp.ones((2, 3, 6)), "bias": jnp.ones(6)}},
+            lambda: {
+                "out": {"kernel": jnp.ones((2, 3, 6)), "bias": jnp.ones(6)},
+                "query": {"kernel": jnp.ones((6, 2, 3))},
+            },
             "out/kernel",
             (1, 1, 6),
             (2, 3, 1),
+        ),
+        (  # no attention: a convolution over a signal
+            lambda: {"out": {"kernel": jnp.ones((2, 3, 6)), "bias": jnp.ones(6)}},
+            "out/kernel",
+            (1, 1, 6),
+            (1, 3, 1),
         ),
     ],
 )

@@ -12,7 +12,7 @@ import toy
 from cases import METHODS, assert_same
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxticket import Evidence, Ticket, controls, imp, masks, prune, run, scores
+from jaxticket import Evidence, Ticket, controls, imp, l0, masks, prune, run, scores
 from jaxticket.selection import NAMES
 
 pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
@@ -100,6 +100,24 @@ def test_every_search_takes_sharded_weights(mesh, name, ambient):
     for tree in (ended.weights, params, shuffled.weights):
         kernel = tree["head"]["kernel"]
         assert kernel.sharding.spec == PartitionSpec(None, "x")
+
+
+@pytest.mark.parametrize(
+    ("groups", "spec"),
+    [("weights", (None, "x")), ("units", (None, "x")), ("inputs", (None, None))],
+)
+def test_gates_lie_where_their_weights_do(mesh, groups, spec):
+    search = l0(cases.GATED, groups=groups)
+
+    def stepped(ticket):
+        state = search.init(KEY, ticket)
+        return search.update(jax.tree.map(jnp.sin, search.params(state)), state, 0)
+
+    with jax.set_mesh(mesh):
+        weights = put(mesh, toy.init(KEY))
+        state = jax.jit(stepped)(Ticket(weights, masks.full(weights)))
+    gate = state.gated.logits["head"]["kernel"]
+    assert gate.sharding.spec == PartitionSpec(*spec)
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["rows of data", "weights"])
