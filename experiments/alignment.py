@@ -41,8 +41,7 @@ from experiments.reports import reading
 from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.settings import setting
 from experiments.study.study import Study
-from jaxticket import checks, masks, models
-from jaxticket.alignment import aligned
+from jaxticket import alignment, checks, masks, models
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 
@@ -125,29 +124,21 @@ def _of_seed(
     print(f"another network of seed {seed}: {dense:.1%} test", file=sys.stderr)
     own = study.shelf.anchor(records.dense(seed))
     images = study.prepare(jnp.asarray(study.data.train.images[:IMAGES]))
-    accuracy = {
-        tuple(row[name] for name in records.Lane._fields): row["test_accuracy"]
-        for row in study.records.rows
-    }
+    found = alignment.matches(study.outputs, own, theirs, images)
     for lane in lanes:
         mask = study.shelf.ticket(lane).mask
         about = lane._asdict() | {"density": float(masks.density(mask))}
-        moved = aligned(
-            study.outputs,
-            own._replace(mask=mask),
-            (theirs.weights, theirs.model_state),
-            images,
-        )
-        found: dict[str, Any] = {"ticket": accuracy[lane]}
+        moved = alignment.permuted(mask, found)
+        accuracies: dict[str, Any] = {"ticket": study.records.test_accuracy(lane)}
         for arm, m in (("aligned", moved), ("plain", mask)):
             begin = Ticket(other.weights, m, other.model_state)
-            *_, found[arm] = train(order, begin, study.data)
-            print(f"{lane}, {arm}: {found[arm]:.1%} test", file=sys.stderr)
+            *_, accuracies[arm] = train(order, begin, study.data)
+            print(f"{lane}, {arm}: {accuracies[arm]:.1%} test", file=sys.stderr)
         both = jax.tree.map(jnp.logical_and, moved, mask)
         about["overlap"] = float(masks.count(both) / masks.count(mask))
         yield [
             about | {"arm": arm, "test_accuracy": float(value)}
-            for arm, value in found.items()
+            for arm, value in accuracies.items()
         ]
 
 

@@ -29,7 +29,6 @@ Reference:
 """
 
 import dataclasses
-import math
 from typing import ClassVar
 
 from experiments import ticket_search
@@ -114,37 +113,31 @@ def counted(study: Study) -> None:
         whole,
         study.image,
     )
-    accuracy = {
-        tuple(row[name] for name in records.Lane._fields): row["test_accuracy"]
-        for row in study.records.rows
-    }
-    examples = study.config.batch_size
+    examples, steps = study.config.batch_size, study.config.search_steps
     dense = flops.training(found, whole.mask, whole.mask, DENSE, study.config.steps)
-    rows = []
-    for planned in study.planned.values():
-        promises = {
-            x.label: y for x, y in zip(planned.settings, planned.promises, strict=True)
+    lanes = [x for p in study.planned.values() for x in stages.found(study, p)]
+    rows, spent = [], {}
+    for lane in sorted(lanes, key=lambda lane: lane.prunings):
+        mask, promises = study.shelf.ticket(lane).mask, study.promises(lane)
+        # A further round goes on from the last one, and costs as much again.
+        before, cost = spent.get(
+            lane._replace(prunings=lane.prunings - 1), (whole.mask, 0)
+        )
+        before = before if promises.rounds else whole.mask
+        cost += examples * flops.training(found, before, mask, promises, steps)
+        spent[lane] = mask, cost
+        row = lane._asdict() | {
+            "density": float(masks.density(mask)),
+            "inference": flops.inference(found, mask),
+            "training": cost,
+            "dense_inference": found.dense,
+            "dense_training": examples * dense,
+            "test_accuracy": study.records.test_accuracy(lane),
+            "dense_test_accuracy": study.records.test_accuracy(
+                records.dense(lane.seed)
+            ),
         }
-        for lane in stages.found(study, planned):
-            mask = study.shelf.ticket(lane).mask
-            trained = flops.training(
-                found,
-                whole.mask,
-                mask,
-                promises[lane.setting],
-                study.config.search_steps,
-            )
-            row = lane._asdict() | {
-                "density": float(masks.density(mask)),
-                "inference": flops.inference(found, mask),
-                "training": examples * trained,
-                "dense_inference": found.dense,
-                "dense_training": examples * dense,
-                "test_accuracy": accuracy[lane],
-                # Of a dense network that has diverged there is none.
-                "dense_test_accuracy": accuracy.get(records.dense(lane.seed), math.nan),
-            }
-            rows.append({name: row[name] for name in words.COLUMNS})
+        rows.append({name: row[name] for name in words.COLUMNS})
     records.write_table(study.folder / words.FILE, words.COLUMNS, rows)
 
 

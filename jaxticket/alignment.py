@@ -6,44 +6,51 @@ units have been permuted to where the other has its own is not.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxticket import masks
-from jaxticket.base import Mask, ModelState, Params, Ticket
+from jaxticket.base import Mask, Ticket
 from jaxticket.graphs import activations
-from jaxticket.units import filters
+from jaxticket.units import Filters, filters
 
 
-def aligned(
+class Match(NamedTuple):
+    """Whose units the units of a layer are.
+
+    Attributes:
+      layer: where they lie.
+      order: int `[units]`: unit `i` of the other network is our unit `order[i]`.
+    """
+
+    layer: Filters
+    order: np.ndarray
+
+
+def matches(
     network: Callable,
-    ticket: Ticket,
-    other: tuple[Params, ModelState],
+    own: Ticket,
+    other: Ticket,
     x: Any,
-) -> Mask:
-    """The mask of a ticket, permuted to the units of another network.
+) -> list[Match]:
+    """The units of two networks, matched layer by layer by what they do.
 
-    Layer by layer, with `Z` the activations of its units on `x`, `[units, examples and
-    places]`,
+        P_l = argmax over permutations P of <P, Z_other Z_own^T>
 
-        P_l = argmax over permutations P of <P, Z_other Z_own^T>,
-        m_l <- P_l m_l P_{l-1}^T.
-
-    Units of the output layer, and of a residual stream, which several layers write to,
-    stay where they are.
+    with `Z` the activations of the layer's units on `x`, `[units, examples and
+    places]`, as the next layer is given them. Units of the output layer, and of a
+    residual stream, which several layers write to, are not matched.
 
     Args:
       network: `((weights, model_state), x) -> outputs`.
-      ticket: its mask is permuted; its weights are those of the network that the mask
-        was found in, after the training of all of them, with their model state.
-      other: weights and model state of the other network, trained likewise.
+      own: the one network, trained; its mask says which kernels a mask can cover.
+      other: the other network, trained likewise.
       x: examples, `[batch, ...]`.
 
     Returns:
-      A mask with as many weights in each layer. Not for `jit`: the assignment is found
-      by scipy.
+      A match a layer, for `permuted`. Not for `jit`: scipy finds the assignment.
 
     Raises:
       ValueError: a step of the network cannot be followed: it is named.
@@ -51,23 +58,44 @@ def aligned(
     Reference:
       "Sparse re-basin", 2025: activation matching.
     """
-    layers = filters(network, ticket, jax.tree.map(lambda a: a[:1], x))
-    own = activations.inputs(network, (ticket.weights, ticket.model_state), x)
-    others = activations.inputs(network, other, x)
-    places = {name: i for i, name in enumerate(masks.names(ticket.weights))}
-    found = masks.named(jax.tree.map(np.asarray, ticket.mask))
-    for layer in layers:
-        readers = layer.places
-        size = masks.named(ticket.weights)[layer.kernel].shape[layer.axis]
-        name, _, outside, inside = readers[0]
+    given = [
+        activations.inputs(network, (one.weights, one.model_state), x)
+        for one in (own, other)
+    ]
+    weights = masks.named(own.weights)
+    place = {name: i for i, name in enumerate(weights)}
+    found = []
+    for layer in filters(network, own, jax.tree.map(lambda a: a[:1], x)):
+        units = weights[layer.kernel].shape[layer.axis]
+        reader, _, outside, inside = layer.places[0]
         ours, theirs = (
-            _by_unit(np.asarray(given[places[name]]), outside, size, inside)
-            for given in (own, others)
+            _by_unit(np.asarray(rows[place[reader]]), outside, units, inside)
+            for rows in given
         )
-        order = matched(ours, theirs)
-        for name, axis, outside, inside in ((layer.kernel, layer.axis, 1, 1), *readers):
-            found[name] = _permuted(found[name], axis, order, outside, inside)
-    return jax.tree.structure(ticket.mask).unflatten(found.values())
+        found.append(Match(layer, matched(ours, theirs)))
+    return found
+
+
+def permuted(mask: Mask, found: list[Match]) -> Mask:
+    """A mask of the one network, for the units of the other.
+
+        m_l <- P_l m_l P_{l-1}^T
+
+    Args:
+      mask: of the network whose units `found` has as its own.
+      found: from `matches`.
+
+    Returns:
+      A mask in numpy, with as many weights in each layer.
+    """
+    leaves = {name: np.asarray(m) for name, m in masks.named(mask).items()}
+    for layer, order in found:
+        for name, axis, outside, inside in (
+            (layer.kernel, layer.axis, 1, 1),
+            *layer.places,
+        ):
+            leaves[name] = _permuted(leaves[name], axis, order, outside, inside)
+    return jax.tree.structure(mask).unflatten(leaves.values())
 
 
 def matched(own: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -62,9 +62,9 @@ def test_a_network_whose_units_were_permuted_gets_the_mask_permuted(name, option
         model.apply(w, ticket.model_state, IMAGES)[0] for w in (ticket.weights, other)
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    found = alignment.aligned(
-        outputs(model), ticket, (other, ticket.model_state), IMAGES
-    )
+    there = ticket._replace(weights=other)
+    matches = alignment.matches(outputs(model), ticket, there, IMAGES)
+    found = alignment.permuted(ticket.mask, matches)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert masks.layer_counts(found) == masks.layer_counts(ticket.mask)
     assert float(masks.density(jax.tree.map(np.logical_and, found, ticket.mask))) < 0.2
@@ -80,9 +80,9 @@ def test_of_a_residual_network_units_within_a_block_alone_can_move():
     model = jt.models.create("resnet_20", width=4, blocks=(2,))
     ticket = networks.sparse(model, IMAGES, 0.3)
     weights = jax.tree.map(lambda w: np.flip(w, -1), ticket.weights)
-    found = alignment.aligned(
-        outputs(model), ticket, (weights, ticket.model_state), IMAGES
-    )
+    there = ticket._replace(weights=weights)
+    matches = alignment.matches(outputs(model), ticket, there, IMAGES)
+    found = alignment.permuted(ticket.mask, matches)
     moved = {
         name
         for name, m in masks.named(found).items()

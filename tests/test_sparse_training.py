@@ -59,6 +59,17 @@ def test_what_looks_at_whole_gradients_or_begins_whole_costs_more_than_it_runs(d
     assert (gradual["trained"] > rigl["trained"].max()).all()
 
 
+def test_a_further_round_is_paid_for_too(toy_study, tmp_path):
+    hyper = {"gradual.final_density": 0.5, "gradual.every": 5, "gradual.rounds": 2}
+    studies.run("sparse_training", tmp_path, methods=["gradual"], hyper=hyper)
+    found = words.compared(reading.table(tmp_path / words.FILE, words.COLUMNS))
+    once, twice = (found[found["prunings"] == n] for n in (1, 2))
+    np.testing.assert_allclose(twice["density"], 0.25, atol=0.01)
+    # The second round begins with what the first has left: half of the arithmetic.
+    ratio = twice["training"].to_numpy() / once["training"].to_numpy()
+    np.testing.assert_allclose(ratio, 1.5, rtol=0.02)
+
+
 def test_the_report_says_who_is_best_and_who_is_cheapest(done):
     found = done[1]
     sentences = words.headlines(found)

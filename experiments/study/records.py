@@ -160,6 +160,15 @@ class Records:
         """What the ticket of a lane, or that of its control, has cost."""
         return self._costs.get(lane._replace(treatment="ticket"), Cost())
 
+    def test_accuracy(self, lane: Lane) -> float:
+        """After the last step of its training; NaN where it has diverged."""
+        rows = (
+            row
+            for row in self.rows
+            if all(row[k] == x for k, x in lane._asdict().items())
+        )
+        return next((row["test_accuracy"] for row in rows), math.nan)
+
     def trained(
         self,
         lanes: Mapping[Lane, int],
