@@ -10,8 +10,6 @@ import toy
 
 from jaxticket import Ticket, audit, controls, masks
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 every = pytest.mark.parametrize("name", controls.__all__)
 
 
