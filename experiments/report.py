@@ -14,9 +14,11 @@ What a setting does is seen in two runs that differ in it, paired by seed:
 import base64
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import operator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,9 +70,9 @@ def write(folder: str | Path, *, margin: float | None = None) -> None:
         records.write_table(folder / "search.csv", [*found], rows)
     (folder / "figures").mkdir(exist_ok=True)
     besides = [*findings.of(folder)]
-    ours = [finding.drawn(rows) for finding, rows in besides]
+    first, last = _parted(besides, lambda finding, rows: finding.drawn(rows))
     for name, (drawing, caption) in functools.reduce(
-        operator.or_, [*ours, figures.drawn(run)]
+        operator.or_, [*first, figures.drawn(run), *last]
     ).items():
         png = drawings.png(drawing)
         files.write(folder / "figures" / f"{name}.png", png)
@@ -80,17 +82,29 @@ def write(folder: str | Path, *, margin: float | None = None) -> None:
 
 
 def _words(run: reading.Run, besides: Besides) -> tuple[list[str], list[tables.Table]]:
-    """The headlines and the tables; what the run found besides comes first."""
+    """The headlines and the tables: what was asked comes first."""
     tickets = statistics.tickets(run)
     chosen = statistics.choose(tickets)
     of_tickets = [tables.milestones(chosen), tables.every_ticket(run, tickets)]
-    said = [line for finding, rows in besides for line in finding.headlines(rows)]
-    return said + tables.headlines(run, chosen), [
-        *[each for finding, rows in besides for each in finding.sections(rows)],
+    first, last = _parted(
+        besides, lambda finding, rows: (finding.headlines(rows), finding.sections(rows))
+    )
+    of_run = [
         *(of_tickets if tickets else ()),
         *mask_searches.sections(mask_searches.searches(run)),
         *tables.overlaps(run.overlaps),
     ]
+    every = [*first, (tables.headlines(run, chosen), of_run), *last]
+    said, shown = zip(*every, strict=True)
+    return [*itertools.chain(*said)], [*itertools.chain(*shown)]
+
+
+def _parted(
+    besides: Besides, say: Callable[[ModuleType, pd.DataFrame], Any]
+) -> tuple[list[Any], list[Any]]:
+    """What findings say: those of the run's own question, and those made afterwards."""
+    said = [(x in findings.AFTERWARDS, say(x, rows)) for x, rows in besides]
+    return [x for late, x in said if not late], [x for late, x in said if late]
 
 
 def _page(run: reading.Run, shown: list[dict[str, Any]], besides: Besides) -> str:

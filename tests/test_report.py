@@ -677,6 +677,13 @@ def test_every_kept_result_can_be_reported(tmp_path, monkeypatch, capsys, kept):
     assert page.count("<figure>") == len([*(folder / "figures").iterdir()])
     found = any((kept / each.FILE).exists() for each in findings.FINDINGS)
     assert (drawn or found) == ("<figure>" in page)
+    if tickets and kept.name in ("mnist1d", "mnist_structured"):
+        # What the run asked comes first, and last what was made of it afterwards.
+        asked = [
+            page.index(f"<h2>{markupsafe.escape(title)}")
+            for title in (titles[0], "Every ticket")
+        ]
+        assert asked == sorted(asked, reverse=kept.name == "mnist1d")
     assert ("There is no metrics.jsonl" in page) != (kept / "metrics.jsonl").exists()
     assert (folder / "overlaps.csv").exists() == ("Overlap of the masks" in page)
     # What searches were compared with was not written down when these were kept.

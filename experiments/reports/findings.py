@@ -43,11 +43,13 @@ FINDINGS: tuple[ModuleType, ...] = (
     early_birds,
     instability,
     multiplicity,
+    swaps,
     movement,
     values,
     adjacency,
-    swaps,
 )
+# Made of a run that asked something else, whose own answer comes before theirs.
+AFTERWARDS = (movement, values, adjacency)
 
 
 def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:
