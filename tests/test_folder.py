@@ -80,6 +80,25 @@ def test_a_folder_that_is_a_file_or_cannot_be_written_to_is_refused(tmp_path):
         outputs.Folder(file / "below").__enter__()
 
 
+def test_a_folder_that_is_read_only_is_refused(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    there.chmod(0o500)
+    root = os.geteuid() == 0  # who may write anywhere
+    if root:
+        os.seteuid(65534)
+    try:
+        for path in (there, there / "below"):
+            with pytest.raises(PermissionError) as refused:
+                outputs.Folder(path).__enter__()
+            told = f"{path} cannot be written to (Permission denied): give another --"
+            assert str(refused.value).startswith(told)
+    finally:
+        if root:
+            os.seteuid(0)
+    assert not [*there.iterdir()]
+
+
 def test_room_is_asked_for_before_a_run_begins(tmp_path):
     with outputs.Folder(tmp_path) as folder:
         folder.check_room(1000)

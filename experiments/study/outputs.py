@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -166,10 +167,18 @@ class Folder:
         self.path = Path(path)
 
     def __enter__(self):
-        self._made = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.path):  # it can be written to
-            pass
+        try:
+            self._made = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):  # it can be written to
+                pass
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise PermissionError(
+                f"{self.path} cannot be written to ({error.strerror}): give another "
+                "--output_dir"
+            ) from None
         self._lock = lock.held(self.path)
         self._lock.__enter__()
         try:
