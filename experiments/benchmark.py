@@ -25,6 +25,7 @@ from experiments.benchmarks import (
     footprints,
     frozen_steps,
     inference,
+    installing,
     lenet,
     measure,
     parallel,
@@ -58,6 +59,7 @@ SECTIONS = {
     "states": states.rows,
     "inference": inference.rows,
     "files": file_sizes.rows,
+    "install": installing.rows,
     "pytorch": pytorch.rows,
 }
 NUMBERS = checks.each(rules.MANY)

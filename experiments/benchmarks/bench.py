@@ -51,6 +51,7 @@ class Sizes:
     inference_densities: tuple[float, ...] = (0.2, 0.1, 0.05, 0.02, 0.01)
     inference_batches: tuple[int, ...] = (1, 64)
     file_densities: tuple[float, ...] = (0.2, 0.05, 0.01)
+    imports: tuple[str, ...] = ("jax", "jaxticket", "experiments.ticket_search")
 
 
 QUICK = Sizes(
@@ -78,6 +79,7 @@ QUICK = Sizes(
     inference_densities=(0.2,),
     inference_batches=(2,),
     file_densities=(0.05,),
+    imports=("math", "json"),
 )
 
 
