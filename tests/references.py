@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxticket import Ticket, schedules
-from jaxticket.searches import gates
+from jaxticket import Ticket, draws, schedules
 
 SHAPES = {"w1": (3, 4), "b1": (4,), "w2": (4, 2), "b2": (2,)}
 KERNELS = ["w1", "w2"]
@@ -136,12 +135,12 @@ def close(ours, reference, rtol):
         )
 
 
-# Draws. They come from the library; `test_gates` judges them.
+# Draws. They come from the library; `test_draws` judges them.
 
 
 def drawn(key, count, low=0.0, high=1.0):
     like = {name: jnp.zeros(SHAPES[name]) for name in KERNELS}
     return {
         name: np.asarray(u)
-        for name, u in gates.uniform(key, count, like, low, high).items()
+        for name, u in draws.uniform(key, count, like, low, high).items()
     }

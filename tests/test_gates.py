@@ -78,30 +78,6 @@ def test_the_l0_penalty_is_how_likely_a_gate_is_not_zero(logit):
     assert_probability(mirrored < 1, expected)
 
 
-def test_draws_depend_on_key_count_and_leaf_alone():
-    like = {"a": jnp.zeros((3, 4)), "b": None, "c": jnp.zeros((3, 4))}
-    keys, count = [jax.random.key(i) for i in (0, 1)], jnp.int32(7)
-    first = gates.uniform(keys[0], count, like)
-    again = jax.vmap(lambda key: gates.uniform(key, count, like))(jnp.stack(keys[::-1]))
-    others = (
-        gates.uniform(keys[1], count, like),
-        gates.uniform(keys[0], count + 1, like),
-    )
-    for name in ("a", "c"):
-        np.testing.assert_array_equal(first[name], again[name][1])
-    values = np.hstack([x for tree in (first, *others) for x in jax.tree.leaves(tree)])
-    assert len(np.unique(values)) == 3 * 2 * 12
-
-
-def test_draws_for_half_precision_are_fine_enough():
-    """In bfloat16 the largest draw, `1 - 1e-6`, would be 1, and its logit infinite."""
-    like = [jnp.zeros(10_000, jnp.bfloat16)]
-    (draws,) = gates.uniform(jax.random.key(0), jnp.int32(0), like, 1e-6, 1 - 1e-6)
-    assert draws.dtype == jnp.float32
-    assert len(np.unique(draws)) > 9_900
-    assert 0 < draws.min() < draws.max() < 1
-
-
 # The optimiser of weights and logits, and what of it outlives a round.
 
 PAIR = Gated({"w": jnp.ones((3, 2))}, {"w": jnp.zeros((3, 2))})

@@ -26,7 +26,7 @@ from references import (
 )
 
 import jaxticket as jt
-from jaxticket import Gated, Ticket, masks
+from jaxticket import Gated, Ticket, draws, masks
 from jaxticket.searches import gates, groups
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -64,7 +64,7 @@ def hard_concrete(w, alive, group, key):
     }
     step = 0
     while True:
-        u = gates.uniform(key, step, like, 1e-6, 1 - 1e-6)
+        u = draws.uniform(key, step, like, 1e-6, 1 - 1e-6)
         z, slope, d, d_slope, kept = {}, {}, {}, {}, {}
         for n in KERNELS:
             v = np.asarray(u[n])

@@ -24,6 +24,7 @@ class Sizes:
     train_images: int = 60_000
     test_images: int = 10_000
     search_seeds: tuple[int, ...] = (1, 2, 8)
+    search_batches: tuple[int, ...] = (60, 128)
     rounds: int = 5
     epochs: int = 2
     many: int = 8  # seeds at which layouts, batches and models are compared
@@ -63,6 +64,7 @@ QUICK = Sizes(
     train_images=48,
     test_images=16,
     search_seeds=(2,),
+    search_batches=(8,),
     rounds=2,
     epochs=1,
     many=2,

@@ -21,7 +21,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             devices, width = place(count)
             works[count], _ = trainer.epoch(
                 model,
-                "continuous_sparsification",
+                "many values of s0",
                 seeds=count,
                 images=images,
                 batch_size=bench.sizes.batch_size,

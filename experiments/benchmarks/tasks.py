@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from experiments.study import methods, optimizers
 from experiments.study.settings import resolve
 from jaxticket import (
     data,
+    hyperparameters,
     masks,
     models,
     prune,
@@ -30,7 +32,8 @@ DATASETS = {
     "imagenet": (224, 224, 3),  # of noise: no such data set is read
 }
 CLASSES = {"imagenet": 1000}
-DENSITY = 0.1  # of a jackpot
+DENSITY = 0.1  # of a jackpot, and of whatever must be told one
+NORMALISED = ("slimming",)  # searches that prune by the scales of normalisations
 
 
 class Task(NamedTuple):
@@ -42,8 +45,8 @@ class Task(NamedTuple):
       loss_fn: see `training.LossFn`.
       metrics_of: see `supervised.evaluator`.
       train: the training images.
-      searches: the name of a method -> the setting of a lane -> its search. Only that
-        of Continuous Sparsification is a number, s0; it is () for the others.
+      searches: the name of a method -> the setting of a lane -> its search; those of
+        the library, and others. The setting is (), but of "many values of s0".
     """
 
     config: ticket_search.Config
@@ -52,6 +55,35 @@ class Task(NamedTuple):
     metrics_of: Callable
     train: data.Split
     searches: dict[str, Callable[[Any], Search]]
+
+
+class Every(ticket_search.Config):
+    """Every search as the library has it."""
+
+    METHODS = methods.registry()
+
+
+def listed(name: str, model: str, per_epoch: int) -> Search:
+    """A search of the public list, with its defaults, as the experiments build it."""
+    hypers = hyperparameters.of(getattr(searches, name)).values()
+    given = {
+        f"{name}.{hyper.name}": DENSITY
+        for hyper in hypers
+        if hyper.default is inspect.Parameter.empty
+    }
+    config = resolve(
+        Every(
+            dataset=dataset_of(model),
+            model=model,
+            methods=(name,),
+            **PLAIN,
+            epochs=1,
+            rewind_step=0,
+            hyper=given,
+        )
+    )
+    planned = methods.plan(config.in_steps(per_epoch), name, per_epoch)
+    return planned.search(planned.settings[0].swept)
 
 
 def random_images(dataset: str, count: int, seed: int = 0) -> data.Split:
@@ -117,7 +149,7 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
         search = searches.fixed(optimizers.of_weights(ours))
         return lambda _: search
 
-    def continuous_sparsification(s0):
+    def many_values(s0):
         return searches.continuous_sparsification(
             optimizers.of_gates(config),
             steps=per_epoch,
@@ -140,13 +172,17 @@ def on(train: data.Split, dataset: str, model: str, batch_size: int) -> Task:
         supervised.evaluator(network, prepare=prepare),
         train,
         {
+            name: lambda _, name=name: listed(name, model, per_epoch)
+            for name in searches.__all__
+        }
+        | {
             "fixed": trained(),
             "sgd": trained(optimizer="sgd"),
             "nesterov": trained(
                 optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4
             ),
             "imp": lambda _: methods.plan(config, "imp", per_epoch).search({}),
-            "continuous_sparsification": continuous_sparsification,
+            "many values of s0": many_values,
             "jackpot": jackpot,
         },
     )

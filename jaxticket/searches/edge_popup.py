@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, kernels, masks, selection
+from jaxticket import checks, draws, kernels, masks, selection
 from jaxticket.base import OfScores, Search
-from jaxticket.searches import frozen, gates
+from jaxticket.searches import frozen
 
 
 def edge_popup(
@@ -54,10 +54,10 @@ def edge_popup(
     def opened(key, ticket):
         selection.check_kept(select, density, ticket.mask)
         prunable = masks.prunable_like(ticket.weights, ticket.mask)
-        draws = gates.uniform(key, jnp.zeros((), jnp.int32), prunable, -1.0, 1.0)
+        first = draws.uniform(key, jnp.zeros((), jnp.int32), prunable, -1.0, 1.0)
         scores = jax.tree.map(
             lambda u, w, fan: (u / math.sqrt(fan)).astype(w.dtype),
-            draws,
+            first,
             prunable,
             masks.prunable_like(fan_in(ticket.weights), ticket.mask),
         )

@@ -336,19 +336,3 @@ def warn_if_empty(mask: Mask) -> None:
             "smaller penalty, or train the logits for longer or faster",
             stacklevel=3,
         )
-
-
-def uniform(
-    key: PRNGKey, count: jax.Array, like: Scores, low: float = 0.0, high: float = 1.0
-) -> Scores:
-    """Draws for step `count`: uniform in `[low, high)`, in float32 at least.
-
-    They depend on the key, the count and the place of the leaf, and on nothing else.
-    """
-    leaves, tree = jax.tree.flatten(like)
-    keys = jax.random.split(jax.random.fold_in(key, count), len(leaves))
-    wide = [jnp.promote_types(leaf.dtype, jnp.float32) for leaf in leaves]
-    return tree.unflatten(
-        jax.random.uniform(k, leaf.shape, dtype, low, high)
-        for k, leaf, dtype in zip(keys, leaves, wide, strict=True)
-    )

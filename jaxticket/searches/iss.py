@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks
+from jaxticket import checks, draws
 from jaxticket.base import OfGates, Search
 from jaxticket.searches import gates
 
@@ -76,11 +76,11 @@ def iss(
             drawn = (u < p).astype(p.dtype)
             return jnp.where(alive, p - jax.lax.stop_gradient(p) + drawn, 0)
 
-        draws = gates.uniform(state.key, state.count, logits)
+        u = draws.uniform(state.key, state.count, logits)
         p = jax.tree.map(
             lambda s, alive: jnp.where(alive, jax.nn.sigmoid(s), 0), logits, state.mask
         )
-        return jax.tree.map(straight_through, p, draws, state.mask), p
+        return jax.tree.map(straight_through, p, u, state.mask), p
 
     return gates.search(
         optimizer,

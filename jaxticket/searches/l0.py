@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks
+from jaxticket import checks, draws
 from jaxticket.base import OfGates, Search
 from jaxticket.searches import constraint, gates
 from jaxticket.searches.groups import Groups
@@ -120,13 +120,13 @@ def l0(
             z = rectified(jax.nn.sigmoid((noise + a) / temperature))
             return jnp.where(alive, z, 0).astype(a.dtype)
 
-        draws = gates.uniform(state.key, state.count, logits, EPSILON, 1 - EPSILON)
+        u = draws.uniform(state.key, state.count, logits, EPSILON, 1 - EPSILON)
         active = jax.tree.map(
             lambda a, alive: jnp.where(alive, jax.nn.sigmoid(a - shift), 0),
             logits,
             state.mask,
         )
-        return jax.tree.map(noisy, logits, draws, state.mask), active
+        return jax.tree.map(noisy, logits, u, state.mask), active
 
     search = gates.search(
         optimizer,

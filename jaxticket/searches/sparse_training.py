@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, schedules, selection
+from jaxticket import checks, draws, masks, schedules, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -20,7 +20,6 @@ from jaxticket.base import (
     State,
     owned,
 )
-from jaxticket.searches import gates
 from jaxticket.searches.fixed import FixedState, fixed
 
 
@@ -153,7 +152,7 @@ def set(
     """
     return _search(
         optimizer,
-        lambda grads, state: gates.uniform(state.key, state.count, grads),
+        lambda grads, state: draws.uniform(state.key, state.count, grads),
         density=density,
         drop=drop,
         every=every,
@@ -258,7 +257,7 @@ def _search(
         first, key = jax.random.split(key)
         zero = jnp.zeros((), jnp.int32)
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
-        mask = select(gates.uniform(first, zero, kernels), ticket.mask, density)
+        mask = select(draws.uniform(first, zero, kernels), ticket.mask, density)
         training = train.init(key, ticket._replace(mask=mask))
         average = None if momentum is None else jax.tree.map(jnp.zeros_like, kernels)
         return owned(SparseState(training, ticket.mask, key, zero, average))

@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, selection
+from jaxticket import checks, draws, masks, selection
 from jaxticket.base import OfWeights, Promises, Search
-from jaxticket.searches import gates
 from jaxticket.searches.fixed import fixed
 
 
@@ -42,9 +41,9 @@ def static(
         masks.check(ticket.mask, ticket.weights)
         selection.check_kept(select, density, ticket.mask)
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
-        draws = gates.uniform(key, jnp.int32(0), kernels)
+        drawn = draws.uniform(key, jnp.int32(0), kernels)
         return train.init(
-            key, ticket._replace(mask=select(draws, ticket.mask, density))
+            key, ticket._replace(mask=select(drawn, ticket.mask, density))
         )
 
     kept = selection.kept(select, density)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks
+from jaxticket import checks, draws, masks
 from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
@@ -61,7 +61,7 @@ def supermask(
         return jax.tree.map(
             lambda s, u, a: a & (u < jax.nn.sigmoid(s.astype(u.dtype))),
             logits,
-            gates.uniform(key, count, logits),
+            draws.uniform(key, count, logits),
             allowed,
         )
 
