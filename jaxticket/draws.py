@@ -1,11 +1,11 @@
 """Cheap uniform numbers, one for each weight and step: hashes of where a weight is.
 
-A search with random gates draws a number for every weight at every step. Threefry, which
-`jax.random` takes, needs some fifty operations a number, more than all the rest of such
-a step; this needs about fifteen, in the same pass as what uses the number. The key and
-the count of the step make two words of salt a leaf, by `jax.random`; the place of a
-weight in its leaf is hashed with them. A number depends on nothing else: not on lanes,
-devices, or how a leaf is sharded.
+A search with random gates draws a number for every weight at every step. Threefry,
+which `jax.random` takes, needs some fifty operations a number, more than all the rest
+of such a step; this needs about fifteen, in the same pass as what uses the number. The
+key and the count of the step make two words of salt a leaf, by `jax.random`; the place
+of a weight in its leaf is hashed with them. A number depends on nothing else: not on
+lanes, devices, or how a leaf is sharded.
 """
 
 from typing import Any

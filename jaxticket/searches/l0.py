@@ -116,7 +116,7 @@ def l0(
         """The gates of this step, and how likely they are not to be zero."""
 
         def noisy(a, u, alive):
-            noise = jnp.log(u) - jnp.log(1 - u)
+            noise = jnp.log(u / (1 - u))  # one logarithm, which is a pass of its own
             z = rectified(jax.nn.sigmoid((noise + a) / temperature))
             return jnp.where(alive, z, 0).astype(a.dtype)
 
