@@ -30,15 +30,17 @@ def uniform(
       like: tree of arrays; `None` leaves stay `None`.
 
     Returns:
-      Of each leaf float32 numbers `low + (high - low) (k + 1/2) / 2**23`, with `k`
-      uniform in `0, ..., 2**23 - 1`: between 0 and 1 it is neither. Elements of a leaf
-      that are `2**32` apart have the same.
+      Of each leaf numbers `low + (high - low) (k + 1/2) / 2**23` in float32 at least,
+      with `k` uniform in `0, ..., 2**23 - 1`: between 0 and 1 it is neither. Elements
+      of a leaf that are `2**32` apart have the same.
     """
     leaves, tree = jax.tree.flatten(like)
-    salts = jax.random.bits(jax.random.fold_in(key, count), (len(leaves), 2))
+    kinds = [jnp.promote_types(leaf.dtype, jnp.float32) for leaf in leaves]
+    words = len(leaves), 2
+    salts = jax.random.bits(jax.random.fold_in(key, count), words, jnp.uint32)
     return tree.unflatten(
-        low + (high - low) * _float(_hashed(_places(leaf.shape), *salt))
-        for leaf, salt in zip(leaves, salts, strict=True)
+        low + (high - low) * _float(_hashed(_places(leaf.shape), *salt)).astype(wide)
+        for leaf, wide, salt in zip(leaves, kinds, salts, strict=True)
     )
 
 

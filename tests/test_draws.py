@@ -44,6 +44,13 @@ def test_draws_depend_on_key_count_and_leaf_alone():
     assert len(np.unique(values)) == 3 * 2 * 12
 
 
+def test_they_are_the_same_in_double_precision():
+    with jax.enable_x64(True):
+        wide = make_draws(shape=(30, 10))
+    assert wide[0].dtype == np.float64
+    np.testing.assert_array_equal(wide, make_draws(shape=(30, 10)))
+
+
 def test_a_sharded_leaf_has_the_same_draws_and_nothing_moves():
     mesh = jax.make_mesh((4,), ("x",))
     along = jax.NamedSharding(mesh, jax.P(None, "x"))

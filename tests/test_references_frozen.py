@@ -151,11 +151,11 @@ def test_jackpot_of_2023(name):
 
 @pytest.mark.parametrize("alive", [ones(), some()], ids=["all", "some"])
 def test_edge_popup(alive):
-    search = edge_popup(optimizer(), density=0.5)
+    search = edge_popup(optimizer(), density=0.4)
     state = search.init(jax.random.key(0), Ticket(draw(), mask_tree(alive)))
     u = drawn(state.key, 0, -1.0, 1.0)
     s = {name: u[name] / np.sqrt(SHAPES[name][0]) for name in KERNELS}
-    kept = {name: alive[name].sum() // 2 for name in KERNELS}
+    kept = {name: round(0.4 * alive[name].sum()) for name in KERNELS}
 
     def choose(name, s, *_):
         return highest(np.where(alive[name], np.abs(s), -1), kept[name])
