@@ -217,7 +217,7 @@ class Folder:
         theirs["environment"] = ours["environment"]
         if theirs != ours:
             raise ValueError(
-                f"{self.path} holds another run ({_difference(theirs, ours)}): "
+                f"{self.path} holds another run ({difference(theirs, ours)}): "
                 "give another --output_dir"
             )
         for name in GROWS:
@@ -373,7 +373,8 @@ def _command() -> str:
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
-def _difference(theirs: dict, ours: dict) -> str:
+def difference(theirs: dict, ours: dict) -> str:
+    """Where two trees of JSON differ, and what is there and here."""
     pairs, mine = _flat(theirs), _flat(ours)
     keys = sorted(k for k in {*pairs, *mine} if pairs.get(k) != mine.get(k))
     return ", ".join(f"{k}: {pairs.get(k)} there, {mine.get(k)} here" for k in keys)
