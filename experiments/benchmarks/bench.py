@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 
 from experiments.benchmarks import measure
-from jaxticket import models
+from jaxticket import models, searches
 from jaxticket.engine import lanes, layouts
 
 _IMAGENET = ("resnet_50", "vgg_19_bn")  # made for other images than are drawn here
@@ -25,6 +25,9 @@ class Sizes:
     test_images: int = 10_000
     search_seeds: tuple[int, ...] = (1, 2, 8)
     search_batches: tuple[int, ...] = (60, 128)
+    searches: tuple[str, ...] = tuple(  # LeNet is not normalised
+        name for name in searches.__all__ if name not in ("fixed", "slimming")
+    )
     rounds: int = 5
     epochs: int = 2
     many: int = 8  # seeds at which layouts, batches and models are compared
@@ -65,6 +68,7 @@ QUICK = Sizes(
     test_images=16,
     search_seeds=(2,),
     search_batches=(8,),
+    searches=("iss",),
     rounds=2,
     epochs=1,
     many=2,

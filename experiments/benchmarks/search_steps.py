@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 
-from experiments.benchmarks import measure, tasks, trainer
+from experiments.benchmarks import measure, trainer
 from experiments.benchmarks.bench import Bench, place
-from jaxticket import searches
 
 MODEL = "lenet_300_100"
 STEPS = 128  # at least, of a repetition: room for the schedules of all
-APART = ("fixed", *tasks.NORMALISED)  # which LeNet is not
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -16,17 +14,16 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
     All by turns. Searches over scores train half of what `fixed` trains.
     """
-    names = ["fixed", *(x for x in searches.__all__ if x not in APART)]
     for batch in bench.sizes.search_batches:
         for seeds in (1, bench.sizes.many):
-            yield from _together(bench, names, batch, seeds)
+            yield from _together(bench, batch, seeds)
 
 
-def _together(bench, names, batch, seeds):
+def _together(bench, batch, seeds):
     images = max(bench.sizes.images, STEPS * batch)
     devices, width = place(seeds)
     works, steps = {}, seeds * (images // batch)
-    for name in names:
+    for name in ("fixed", *bench.sizes.searches):
         works[name], _ = trainer.epoch(
             MODEL,
             name,
