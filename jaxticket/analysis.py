@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, selection
+from jaxticket import checks, counts, masks, selection
 from jaxticket.base import Mask, Scores
 
 TIE = 1e-6  # accuracies are float32: less than this is rounding, not an image
@@ -56,7 +56,7 @@ def overlap(mask: Mask, other: Mask, *, among: Mask | None = None) -> Overlap:
         # Divided before they are multiplied: products of counts overflow int32.
         mean += k * (j / n)
         variance += k * (j / n) * ((n - j) / n) * ((n - k) / less)
-    total = jnp.maximum(masks.count(mask), 1)
+    total = jnp.maximum(counts.as_float(masks.count(mask)), 1)
     return Overlap(masks.overlap(mask, other), mean / total, jnp.sqrt(variance) / total)
 
 

@@ -5,6 +5,7 @@ leaves of a mask are exactly the prunable weights. In `jax.tree.map` the paramet
 first: `tree.map(f, params, mask)` works, `tree.map(f, mask, params)` raises.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import kernels
+from jaxticket import counts, kernels
 from jaxticket.base import Mask, Params, Scores
 
 Predicate = Callable[[tuple, jax.Array], bool]
@@ -215,9 +216,31 @@ def _under(
         raise
 
 
-def count(mask: Mask) -> jax.Array:
-    """How many weights are kept: int32 scalar."""
-    return sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(mask))
+def count(mask: Mask) -> jax.Array | counts.Count:
+    """How many weights are kept: int32 scalar.
+
+    Of 2**31 weights or more a `counts.Count`, which JAX's whole numbers cannot hold.
+
+    Raises:
+      ValueError: a leaf of 2**31 weights or more.
+    """
+    of_leaves = [jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(mask)]
+    if size(mask) < counts.ONE_WORD:
+        return sum(of_leaves)
+    check_sizes(mask)
+    return counts.total(jnp.stack(of_leaves))
+
+
+def check_sizes(mask: Mask) -> None:
+    """Raises a `ValueError` for a leaf that has more weights than can be counted."""
+    if size(mask) < counts.ONE_WORD:
+        return
+    for name_, leaf in named(mask).items():
+        if leaf.size >= counts.ONE_WORD:
+            raise ValueError(
+                f"{name_!r} has {leaf.size} weights, and a leaf can have at most "
+                f"{counts.ONE_WORD - 1}: take a stack of layers apart, by stacks.apart"
+            )
 
 
 def layer_counts(mask: Mask) -> dict[str, int]:
@@ -255,12 +278,15 @@ def overlap(mask: Mask, other: Mask) -> jax.Array:
     Two independent masks overlap by about the density of `other`, layer by layer.
     """
     both = together(jnp.logical_and, mask, other)
-    return count(both) / jnp.maximum(count(mask), 1)
+    return count(both) / jnp.maximum(counts.as_float(count(mask)), 1)
 
 
 def nested(inner: Mask, outer: Mask) -> jax.Array:
     """Whether `outer` keeps every weight that `inner` keeps: bool scalar."""
-    return count(together(lambda i, o: i & ~o, inner, outer)) == 0
+    beyond = together(lambda i, o: jnp.any(i & ~o), inner, outer)
+    return ~functools.reduce(
+        jnp.logical_or, jax.tree.leaves(beyond), jnp.asarray(False)
+    )
 
 
 def name(path: tuple) -> str:

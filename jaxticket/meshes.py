@@ -5,6 +5,7 @@ gathers them, and what is drawn or chosen goes where the weights are. Of any oth
 nothing changes.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -24,6 +25,27 @@ def placed(x: jax.Array, like: jax.Array) -> jax.Array:
     """The array laid out as another of its shape."""
     sharding = _explicit(like)
     return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
+def divisible(x: jax.Array) -> bool:
+    """Whether the array may be in parts, on the devices of a mesh.
+
+    In a program whose arrays come from one device, and within `shard_map`, it is not.
+    """
+    own, ambient = jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()
+    return any(
+        n > 1 and kind != AxisType.Manual
+        for mesh in (own, ambient)
+        for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    )
+
+
+def shards(x: jax.Array, axis: int) -> int:
+    """How many parts an axis is known to be in: with explicit axes of a mesh."""
+    sharding = jax.typeof(x).sharding
+    names = sharding.spec[axis]
+    names = () if names is None else (names,) if isinstance(names, str) else names
+    return math.prod(sharding.mesh.shape[name] for name in names)
 
 
 def rows(x: jax.Array, places: jax.Array) -> jax.Array:

@@ -5,26 +5,26 @@ scores, ties going to the first in order of leaf and position, NaN lowest. The d
 may be traced, so one compilation serves every round and a density can be a batch axis.
 
 There is no sort. The k-th largest score is found byte by byte, and each byte by eight
-passes over bytes that only count: more than 20 times faster than `argsort` at ten
-million weights on CPU, alone and under `vmap` (`experiments.benchmark`).
+passes over bytes that only count, see `highest`: more than 20 times faster than
+`argsort` at ten million weights on CPU, alone and under `vmap`
+(`experiments.benchmark`). Weights that lie in shards stay where they are.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import checks, kernels, masks, meshes
+from jaxticket import checks, counts, highest, kernels, masks, meshes
 from jaxticket.base import Mask, Scores
 
 Select = Callable[[Scores, Mask, ArrayLike], Mask]
 Allocation = Callable[[Mask, ArrayLike], Scores]
-
-_ROWS = 255  # as many as a byte can count
 
 
 def named(select: Select | str) -> Select:
@@ -148,8 +148,8 @@ def linear(scores: Scores, mask: Mask, density: ArrayLike) -> Mask:
     for places in _modules(mask):
         ours = [alive[i] for i in places]
         size = sum(leaf.size for leaf in ours)
-        lost = size - keep(jnp.int32(size), density)
-        left = jnp.maximum(masks.count(ours) - lost, 0)
+        whole, have = counts.of(size), counts.of(masks.count(ours))
+        left = counts.difference(have, whole - keep(whole, density))
         found = top([values[i] for i in places], ours, left)
         for i, leaf in zip(places, found, strict=True):
             alive[i] = leaf
@@ -223,7 +223,8 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Select:
     That is the pattern that sparse tensor cores take, 2 of 4. The density that the
     `Select` is given must be `n / m`, and plays no part. Of a group that has fewer
     weights left, all stay. A leaf of one dimension, or of inputs that `m` does not
-    divide, is left as it is. Searches that move connections afterwards, as `rigl`, do
+    divide, is left as it is. Where a group would lie in two shards, a leaf is gathered
+    for it. Searches that move connections afterwards, as `rigl`, do
     not keep to it.
 
     Args:
@@ -250,6 +251,8 @@ class _OfGroups:
         """A leaf as `[..., groups, m]`; None where it has none."""
         if leaf.ndim < 2 or leaf.shape[self.axis] % self.m:
             return None
+        if leaf.shape[self.axis] // meshes.shards(leaf, self.axis) % self.m:
+            leaf = meshes.gathered(leaf)  # a group is in two shards
         leaf = jnp.moveaxis(leaf, self.axis, -1)
         return leaf.reshape(*leaf.shape[:-1], -1, self.m)
 
@@ -265,7 +268,7 @@ class _OfGroups:
             order = jnp.argsort(jnp.where(ours, lowest, jnp.nan), stable=True)
             rank = jnp.argsort(order)
             kept = (ours & (rank < self.n)).reshape(*ours.shape[:-2], -1)
-            return jnp.moveaxis(kept, -1, self.axis)
+            return meshes.placed(jnp.moveaxis(kept, -1, self.axis), like=alive)
 
         return jax.tree.map(layer, mask, masks.prunable_like(scores, mask))
 
@@ -442,15 +445,18 @@ def _proportional(
     return tree.unflatten(list(solve(dense)))
 
 
-def keep(alive: jax.Array, density: ArrayLike) -> jax.Array:
-    """`alive - round((1 - density) * alive)`: the exact count to keep, int32.
+def keep(alive: jax.Array | counts.Count, density: ArrayLike) -> Any:
+    """`alive - round((1 - density) * alive)`: the exact count to keep.
 
     float32 cannot hold products above 2**24 exactly, so the density is taken as a
     multiple of 2**-31 and multiplied in integers.
 
     Args:
-      alive: int32 scalar, the number of weights to choose from.
+      alive: int32 scalar, the number of weights to choose from, or a `counts.Count`.
       density: in [0, 1], a Python number or a traced float.
+
+    Returns:
+      A number like `alive`.
     """
     checks.share(density=density)
     if isinstance(density, float | int):
@@ -460,24 +466,13 @@ def keep(alive: jax.Array, density: ArrayLike) -> jax.Array:
         wide = jnp.promote_types(jnp.result_type(density), jnp.float32)
         fraction = jnp.clip(jnp.asarray(density, wide), 0, 1)
         fixed = jnp.round(fraction * 2.0**31).astype(jnp.uint32)
-    removed = _rounded_product(alive.astype(jnp.uint32), jnp.uint32(2**31) - fixed)
-    return alive - removed.astype(jnp.int32)
+    removed = counts.share(counts.of(alive), jnp.uint32(2**31) - fixed)
+    if isinstance(alive, counts.Count):
+        return alive - removed
+    return alive - removed.low.astype(jnp.int32)
 
 
-def _rounded_product(n: jax.Array, fixed: jax.Array) -> jax.Array:
-    """`round(n * fixed / 2**31)`, halves up: long multiplication of 16-bit digits."""
-    n1, n0 = n >> 16, n & 0xFFFF
-    f1, f0 = fixed >> 16, fixed & 0xFFFF
-    low = n0 * f0
-    middle = n1 * f0 + (low >> 16)
-    carry = n0 * f1 + (middle & 0xFFFF)
-    high = n1 * f1 + (middle >> 16) + (carry >> 16)
-    low = (carry << 16) | (low & 0xFFFF)
-    whole = (high << 1) | (low >> 31)
-    return whole + ((low >> 30) & 1)
-
-
-def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
+def top(scores: Scores, mask: Mask, k: ArrayLike | counts.Count) -> Mask:
     """The mask of exactly `k` weights: those kept by `mask` with the highest scores.
 
     Args:
@@ -487,88 +482,25 @@ def top(scores: Scores, mask: Mask, k: ArrayLike) -> Mask:
 
     Returns:
       A mask tree with exactly `k` true entries.
+
+    Raises:
+      ValueError: a mask of no leaf, or with one of 2**31 weights or more; a `k` that
+        is known and cannot be.
     """
     alive, tree = jax.tree.flatten(mask)
     if not alive:
         raise ValueError("the mask covers no leaf: there is nothing to keep")
-    if all(map(checks.concrete, [k, *alive])):
+    masks.check_sizes(mask)
+    if not isinstance(k, counts.Count) and all(map(checks.concrete, [k, *alive])):
         checks.whole(0, sum(int(np.count_nonzero(leaf)) for leaf in alive))(k=k)
     scores = masks.together(lambda s, m: None if m is None else s, scores, mask)
     scores = jax.tree.leaves(scores)
     dtype = jnp.result_type(*scores)
-    keys = [
-        _ordered(meshes.gathered(s).astype(dtype), meshes.gathered(m)).ravel()
+    scores = [
+        meshes.placed(jnp.asarray(s, dtype), like=m)
         for s, m in zip(scores, alive, strict=True)
     ]
-    # One matrix of all leaves in order, filled up with pruned weights.
-    ends = np.cumsum([key.size for key in keys])
-    columns = -(-ends[-1] // _ROWS)
-    padding = jnp.zeros(_ROWS * columns - ends[-1], keys[0].dtype)
-    keys = jnp.concatenate([*keys, padding]).reshape(_ROWS, columns)
-
-    k = jnp.asarray(k, jnp.int32)
-    kth = _largest(keys, k)
-    tied = keys == kth
-    place = jax.lax.iota(jnp.uint32, keys.size).reshape(keys.shape)
-    cut = _place(tied, k - _count(keys > kth))
-    kept = (keys > kth) | (tied & (place < cut))
-    parts = jnp.split(kept.ravel(), ends)[:-1]
-    return tree.unflatten(
-        [
-            meshes.placed(part.reshape(leaf.shape), like=leaf)
-            for part, leaf in zip(parts, alive, strict=True)
-        ]
-    )
-
-
-def _ordered(scores: jax.Array, alive: jax.Array) -> jax.Array:
-    """Unsigned integers in the order of the scores: 0 for pruned weights, 1 for NaN."""
-    if scores.dtype.itemsize < 4 or not jnp.issubdtype(scores.dtype, jnp.floating):
-        scores = scores.astype(jnp.float32)
-    kind = jnp.uint32 if scores.dtype.itemsize == 4 else jnp.uint64
-    sign = kind(1) << kind(scores.dtype.itemsize * 8 - 1)
-    scores = jnp.where(scores == 0, 0, scores)  # -0.0 and 0.0 are a tie
-    bits = jax.lax.bitcast_convert_type(scores, kind)
-    ordered = jnp.where(bits >= sign, ~bits, bits | sign)
-    return jnp.where(alive, jnp.where(jnp.isnan(scores), kind(1), ordered), kind(0))
-
-
-def _largest(keys: jax.Array, k: jax.Array) -> jax.Array:
-    """The k-th largest of unsigned integers `[_ROWS, n]`, byte by byte.
-
-    The passes that count run over single bytes: the key's next one where the bytes
-    before are those found, 255 where they are higher, 0 where they are lower.
-    """
-    kind = keys.dtype.type
-
-    def byte(i, found):
-        found = found << kind(8)
-        shift = jnp.asarray((keys.dtype.itemsize - 1 - i) * 8, kind)
-        digits = jnp.clip(keys >> shift, found, found | kind(255)) - found
-        digits = digits.astype(jnp.uint8)
-
-        def bit(j, low):
-            higher = low | jnp.asarray(128 >> j, jnp.uint8)
-            return jnp.where(_count(digits >= higher) >= k, higher, low)
-
-        return found | jax.lax.fori_loop(0, 8, bit, jnp.uint8(0)).astype(kind)
-
-    return jax.lax.fori_loop(0, keys.dtype.itemsize, byte, kind(0))
-
-
-def _place(tied: jax.Array, left: jax.Array) -> jax.Array:
-    """How far to go along `tied` `[_ROWS, n]` to pass the first `left` true entries."""
-    in_row = jnp.sum(tied, axis=1, dtype=jnp.int32)
-    ends = jnp.cumsum(in_row)
-    row = jnp.sum(ends <= left, dtype=jnp.int32)  # the first that is not taken whole
-    left = left - (ends - in_row)[row]
-    column = jnp.sum(jnp.cumsum(tied[row], dtype=jnp.int32) <= left, dtype=jnp.int32)
-    return (row * tied.shape[1] + column).astype(jnp.uint32)
-
-
-def _count(flags: jax.Array) -> jax.Array:
-    """How many of `[_ROWS, n]` are true: columns in bytes, which XLA vectorises."""
-    return jnp.sum(jnp.sum(flags, axis=0, dtype=jnp.uint8), dtype=jnp.int32)
+    return tree.unflatten(highest.highest(scores, alive, counts.of(k)))
 
 
 NAMES: dict[str, Select] = {

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks
+from jaxticket import checks, counts, masks
 from jaxticket.base import Mask, Scores
 
 EXCLUSIVE = ("penalty", "density")  # two ways to say how sparse
@@ -88,7 +88,7 @@ def held(
             for leaves in map(jax.tree.leaves, (tree, mask))
         ]
         return [
-            masks.total(part) / jnp.maximum(masks.count(alive), 1)
+            masks.total(part) / jnp.maximum(counts.as_float(masks.count(alive)), 1)
             for part, alive in zip(*groups, strict=True)
         ]
 

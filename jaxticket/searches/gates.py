@@ -328,7 +328,7 @@ def restarted(state: State, fresh: State) -> State:
 
 def warn_if_empty(mask: Mask) -> None:
     """Warns of a ticket that keeps nothing, where it can be seen: outside of `jit`."""
-    kept = masks.count(mask)
+    kept = masks.density(mask)
     if not isinstance(kept, jax.core.Tracer) and kept == 0:
         warnings.warn(
             "the ticket keeps no weight: every gate is off. Read it before `advance`, "
