@@ -27,7 +27,7 @@ DPI = 150
 WHOLE = 100.5  # percent: where accuracies end above
 LEAST = 0.05  # percent: the smallest error of a logarithmic axis
 WIDE = 5  # times: errors of this range, of 1% and more, are drawn on one
-DOTS = 400  # rows and columns of a picture that a panel can show
+DOTS = 500  # rows and columns of a picture that a panel can show
 MARKED = 12  # points of a curve that have a marker
 
 
