@@ -314,7 +314,7 @@ OTHERS = [
      "--output_dir must be a folder that is there"),
     ("report --output_dir={folder} --margin=0", f"--margin {POSITIVE} 0.0"),
     ("report --output_dir={folder}", "config.json"),
-    ("tickets", "say what to do: one of list, show, compare, verify, convert, evalu"),
+    ("tickets", "say what to do: one of list, show, compare, verify, compact, conve"),
     ("tickets lsit {folder}", "must be one of list, show", "did you mean 'list'?"),
     ("tickets list", "list takes files or folders"),
     ("tickets show {folder}/none.npz", "none.npz is no file"),

@@ -1,12 +1,17 @@
 """The benchmark at toy sizes: that every section gives sound rows, not how fast."""
 
+import importlib.util
 import json
 import math
 
+import jax
+import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import arithmetic, measure
+from experiments.benchmarks import arithmetic, inference, measure
+from jaxticket import Ticket, masks, models, prune
+from jaxticket.compaction import compact
 
 pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
 
@@ -44,7 +49,9 @@ def test_section_gives_rows(section, tmp_path, capsys, monkeypatch):
     written = json.loads(path.read_text())
     assert written["rows"] == [row._asdict() for row in rows]
     assert written["config"]["sections"] == [section]
-    assert {"jax", "python", "cores"} <= set(written["environment"])
+    assert {"jax", "python", "cores", "scipy"} <= set(written["environment"])
+    there = importlib.util.find_spec("torch") is not None
+    assert ("torch" in written["environment"]) == there
 
 
 def test_work_is_timed_by_turns():
@@ -62,6 +69,30 @@ def test_ratio_and_rate():
     assert measure.ratio(one, other) == 2.0
     row = measure.rate("lenet", "it", one, "images/s", 12)
     assert (row.median, row.low, row.high, row.n) == (4.0, 1.5, 6.0, 3)
+
+
+def test_pytorch_runs_what_compaction_leaves():
+    """The same outputs, and rows of it beside those of JAX."""
+    pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=(3, *inference.SHAPE)).astype(np.float32)
+    model = models.create("mlp", hidden=(9, 7))
+    weights, state = model.init(jax.random.key(0), x)
+    kept = prune(Ticket(weights, masks.full(weights), state), "magnitude", 0.01)
+    small = compact(model, kept, x)
+    assert small.left
+    want, _ = small.model.apply(small.ticket.weights, small.ticket.model_state, x)
+    np.testing.assert_allclose(inference.in_pytorch(small.ticket, x)(), want, atol=1e-6)
+    rows = benchmark.experiment(benchmark.Config(sections=("inference",), **QUICK))
+    ours, theirs = (
+        {row.name.removesuffix(end): row.also for row in rows if row.name.endswith(end)}
+        for end in (", JAX", ", PyTorch")
+    )
+    assert [name.split(": ")[1] for name in theirs] == [
+        *("dense", "compacted", "filters, compacted")
+    ]
+    for name, also in theirs.items():
+        assert also["kB of weights"] == ours[name]["kB of weights"]
+    assert next(iter(theirs.values()))["of dense"] == 1
 
 
 def test_lenet_flops():

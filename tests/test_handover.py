@@ -11,6 +11,7 @@ import studies
 
 import jaxticket as jt
 from experiments import report
+from jaxticket import export
 
 PAGE = (studies.ROOT / "experiments" / "README.md").read_text()
 SECTION = PAGE.split("## From a run to your program\n")[1].split("\n## ")[0]
@@ -37,13 +38,19 @@ def typed(lines):
             studies.shell(patch, name.removeprefix("experiments."), *given)
 
 
+def able(block):
+    """Whether all is installed that a block imports."""
+    names = re.findall(r"^(?:import|from) (\w+)", block, re.M)
+    return all(importlib.util.find_spec(name) for name in names)
+
+
 def test_the_page_does_what_it_says(folder, capsys):
     names = {}
     with jax.numpy_rank_promotion("allow"):  # as users have it
         for kind, block in BLOCKS:
             if kind == "bash":
                 typed(block)
-            elif kind == "python" or importlib.util.find_spec("torch"):
+            elif kind == "python" or able(block):
                 exec(block, names)
     said = capsys.readouterr().out
     assert said.count("weights as there") == 2
@@ -53,6 +60,12 @@ def test_the_page_does_what_it_says(folder, capsys):
     assert float(shown[0]) > 0.8  # flax, and then numpy on rounded values
     assert abs(float(shown[0]) - float(shown[1])) < 0.02
     assert f"test accuracy {100 * float(shown[1]):.2f}%" in said
+    if importlib.util.find_spec("jax2onnx"):
+        [off] = re.findall(r"^largest difference in ONNX: (.*)$", said, re.M)
+        assert float(off) < 1e-4
+    plain, smaller = (export.read(f"{name}.npz") for name in ("trained", "smaller"))
+    outputs = [export.chain(x)(np.asarray(names["images"])) for x in (plain, smaller)]
+    np.testing.assert_allclose(*outputs, atol=1e-3)  # it reads values in float16
     ours, theirs = names["back"], names["trained"]
     for one, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import studies
 
-from experiments import report, tickets
+from experiments import report
 from experiments.reports import reading
+from experiments.study import kept
 from experiments.study.records import Lane
 from jaxticket import data, files, masks, searches
 
@@ -256,7 +257,7 @@ def test_a_ticket_is_transferred_without_its_output_layer(done, tmp_path):
     rows = run(tmp_path / "yes", hyper=hyper, **options)
     assert studies.select(rows, treatment="ticket").test_accuracy.gt(0.9).all()
     theirs, _ = files.load_ticket(str(file).replace("{seed}", "0"), studies.network())
-    ours, about = tickets.read(tmp_path / "yes/tickets/given/seed-0-prunings-1.npz")
+    ours, about = kept.read(tmp_path / "yes/tickets/given/seed-0-prunings-1.npz")
     for part in ("weights", "mask"):
         one, other = (getattr(t, part)["fc_0"]["kernel"] for t in (ours, theirs))
         np.testing.assert_array_equal(one, other)

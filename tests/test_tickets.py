@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 from test_files import identical
 
 from experiments import tickets
-from jaxticket import Ticket, files, masks, models, prune
+from experiments.reports import drawings
+from experiments.study import kept
+from jaxticket import Ticket, export, files, masks, models, prune
 from jaxticket.engine import keys
 from jaxticket.models import pretrained
 
@@ -75,8 +77,33 @@ def test_a_folder_is_listed(folder, capsys):
         for number, density in ((1, "50.00%"), (2, "25.00%"))
     ]
     assert rows[0].split()[-1] == f"{path_of(folder, 1).stat().st_size:,}"
-    run("list", path_of(folder), folder / "tickets" / "imp")
-    assert len(said(capsys).splitlines()) == 4
+    assert [row.split()[0] for row in rows] == [
+        f"tickets/imp/seed-0-prunings-{number}.npz" for number in (1, 2)
+    ]
+    run("list", path_of(folder), folder / "tickets")
+    assert [row.split()[0] for row in said(capsys).splitlines()[1:]] == [
+        str(path_of(folder, number)) for number in (2, 1, 2)
+    ]
+
+
+def test_folders_are_searched_for_tickets_alone(folder, capsys):
+    """Below any folder, in the order of their numbers, and not in `work`."""
+    ticket, _ = kept.read(path_of(folder))
+    put(folder, 10, ticket)
+    (folder / "work").mkdir()
+    for other in ("work/lanes.npz", "data.npz"):
+        (folder / other).write_bytes(b"of something else")
+    for above, where in (
+        (folder, "tickets/imp/"),
+        (folder / "tickets", "imp/"),
+        (folder / "tickets" / "imp", ""),
+    ):
+        run("list", above)
+        shown = [row.split()[0] for row in said(capsys).splitlines()[1:]]
+        assert shown == [f"{where}seed-0-prunings-{n}.npz" for n in (1, 2, 10)]
+    (folder / "tickets" / "cs").mkdir()
+    with pytest.raises(ValueError, match="no ticket in .*cs"):
+        run("list", folder, folder / "tickets" / "cs")
 
 
 def test_a_ticket_is_shown_and_drawn(folder, capsys):
@@ -84,11 +111,33 @@ def test_a_ticket_is_shown_and_drawn(folder, capsys):
     shown = said(capsys)
     assert "fc_0/kernel     64x8" in shown
     assert 'method: "imp"' in shown
-    mask = tickets.read(path_of(folder))[0].mask
+    mask = kept.read(path_of(folder))[0].mask
     first, last = (np.asarray(mask[name]["kernel"]) for name in ("fc_0", "output"))
     paths = (first & last.any(1)).sum() + (last & first.any(0)[:, None]).sum()
     assert f"effective density: {paths / (first.size + last.size):.2%}" in shown
     assert (folder / "masks.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_pictures_show_how_much_of_every_block_is_kept():
+    rng = np.random.default_rng(0)
+    mask = {
+        "conv": rng.random((3, 3, 2, 5)) < 0.5,
+        "deep": rng.random((1001, 7)) < 0.1,
+        "bias": np.array([True, False, True]),
+    }
+    drawing = drawings.of_masks(mask)
+    panels = {axes.get_title().split(",")[0]: axes for axes in drawing.axes}
+    assert panels.keys() == mask.keys()
+    for name, leaf in mask.items():
+        rows, columns = leaf.reshape(-1, leaf.shape[-1]).shape
+        [image] = panels[name].images
+        assert image.get_extent() == [0, columns, rows, 0]
+        if name == "deep":  # three rows a dot, and two in the last
+            shown = np.asarray(image.get_array())
+            np.testing.assert_allclose(shown[0], leaf[:3].mean(0))
+            np.testing.assert_allclose(shown[-1], leaf[999:].mean(0))
+        else:
+            np.testing.assert_array_equal(image.get_array(), leaf.reshape(rows, -1))
 
 
 def test_two_tickets_are_compared(folder, capsys):
@@ -155,16 +204,16 @@ def test_what_is_not_sound_is_said(folder, weights, fault, capsys):
 
 def test_a_ticket_is_converted(folder, weights, capsys):
     path, small = path_of(folder), folder / "small.npz"
-    ticket, about = tickets.read(path)
+    ticket, about = kept.read(path)
     run("convert", path, output=str(small), values="float16")
-    found, facts = tickets.read(small)
+    found, facts = kept.read(small)
     assert facts.items() > about.items()
     assert 0 < facts["largest_error"] < 1e-3
     identical(found.mask, ticket.mask)
     run("convert", path, output=str(small), recipe=True)
-    identical(tickets.read(small)[0].weights, weights)
+    identical(kept.read(small)[0].weights, weights)
     run("convert", small, output=str(folder / "kept.npz"), pruned="keep")
-    found, facts = tickets.read(folder / "kept.npz")
+    found, facts = kept.read(folder / "kept.npz")
     identical(found.weights, weights)
     assert facts == about
     run("convert", path, output=str(folder / "plain.npz"), plain=True)
@@ -176,9 +225,37 @@ def test_a_ticket_is_converted(folder, weights, capsys):
         run("convert", path, output=str(small), pruned="keep")
 
 
+def test_a_ticket_is_compacted(folder, weights, capsys):
+    """Its density beside the effective one, and the same function in a smaller file."""
+    mask = masks.full(weights)
+    mask["fc_0"]["kernel"] = np.zeros((64, 8), bool)
+    mask["fc_0"]["kernel"][:4, :3] = True
+    mask["output"]["kernel"] = np.zeros((8, 10), bool)
+    mask["output"]["kernel"][2:5] = True  # of what is reached, unit 2 alone is seen
+    path, small = put(folder, 2, Ticket(weights, mask)), folder / "smaller.npz"
+    run("compact", folder)
+    header, _, row = said(capsys).splitlines()
+    assert header.split() == [
+        *("file", "density", "effective", "parameters", "compacted", "of", "all")
+    ]
+    left = 64 + 1 + 10 + 10
+    assert row.split()[1:] == [
+        *(f"{(12 + 30) / 592:.2%}", f"{(4 + 10) / 592:.2%}", "610", str(left)),
+        f"{left / 610:.1%}",
+    ]
+    run("compact", path, output=str(small))
+    plain, x = export.read(small), np.random.default_rng(0).normal(size=(5, 64))
+    assert plain.weights["fc_0/kernel"].shape == (64, 1)
+    assert plain.about["density"] == pytest.approx(14 / (64 + 10))
+    outputs = [export.chain(export.read(each))(x) for each in (path, small)]
+    np.testing.assert_allclose(*outputs, atol=1e-6)
+    with pytest.raises(ValueError, match="--output is for one ticket, there are 2"):
+        run("compact", folder, output=str(small))
+
+
 @pytest.mark.parametrize("image", [None, (8, 8, 1)])
 def test_a_ticket_is_converted_for_pytorch(folder, image):
-    path, ticket = folder / "t.safetensors", tickets.read(path_of(folder))[0]
+    path, ticket = folder / "t.safetensors", kept.read(path_of(folder))[0]
     run("convert", path_of(folder), output=str(path), image=image)
     options = {"hidden": (8,), "image": (8, 8, 1)}
     found = pretrained.load_ticket(path, "mlp", **options)

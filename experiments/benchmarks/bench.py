@@ -32,6 +32,7 @@ class Sizes:
     epochs: int = 2
     many: int = 8  # seeds at which layouts, batches and models are compared
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
+    file_models: tuple[str, ...] = models.NAMES
     models: tuple[str, ...] = tuple(
         name for name in models.NAMES if name not in _IMAGENET
     )
@@ -84,6 +85,7 @@ QUICK = Sizes(
     inference_layers=((8, 6),),
     inference_densities=(0.2,),
     inference_batches=(2,),
+    file_models=("lenet_300_100",),
     file_densities=(0.05,),
     imports=("math", "json"),
 )

@@ -1,12 +1,17 @@
 """Running a ticket: what sparsity buys, and what not, in arrays of several kinds.
 
 A chain of dense layers, pruned at random to some densities, beside the whole network:
-masked, which is as large; compacted by `jaxticket.compact`; and in compressed rows, by
-`jaxticket.export`, in numpy and scipy without JAX. A random mask leaves nearly every
-unit some weights; where whole filters go instead, to as few weights, little is left to
-multiply.
+masked, which is as large; compacted by `jaxticket.compact`, in JAX and, where that is
+installed, in PyTorch; and in compressed rows, by `jaxticket.export`, in numpy and scipy
+without JAX. A random mask leaves nearly every unit some weights; where whole filters go
+instead, to as few weights, little is left to multiply.
+
+Each library has all cores. Threads of one that has just worked keep a core for a while,
+so that several calls are timed at once; and what else the machine does only adds to
+them, so that shares are of the shortest.
 """
 
+import importlib.util
 from collections.abc import Iterator
 
 import jax
@@ -18,9 +23,12 @@ from experiments.benchmarks.bench import Bench
 from jaxticket import export, masks, models, units
 from jaxticket.base import Evidence, Ticket
 from jaxticket.compaction import compact
+from jaxticket.models import Model
 from jaxticket.pruning import prune
 
 SHAPE = (28, 28, 1)
+CALLS = 20  # that are timed at once
+AGAINST = {"JAX": "dense, JAX", "PyTorch": "dense, PyTorch"}  # else numpy
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -32,44 +40,72 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         weights, state = jax.jit(model.init)(key, jnp.zeros((1, *SHAPE)))
         dense = Ticket(weights, masks.full(weights), state)
         for density in bench.sizes.inference_densities:
+            networks = _networks(model, dense, density)
             for batch in bench.sizes.inference_batches:
-                yield from _group(bench, name, model, dense, density, batch)
+                title = f"{name} at {density:g}, batch {batch}"
+                yield from _group(bench, title, networks, batch)
 
 
-def _group(bench, name, model, dense, density, batch) -> Iterator[measure.Row]:
-    x = np.asarray(jax.random.normal(jax.random.key(1), (batch, *SHAPE)))
+def _networks(model: Model, dense: Ticket, density: float) -> dict:
+    """The networks that are compared, and their tickets."""
+    x = jax.random.normal(jax.random.key(3), (2, *SHAPE))
     drawn = prune(dense, "random", density, evidence=Evidence(key=jax.random.key(2)))
     found = units.filters(lambda v, x: model.apply(*v, x)[0], dense, x[:1])
     # Filters of two layers share their weights: a root of the density is left of each.
     cut = units.prune_filters(dense, found, density**0.5)
-    networks = {
-        "dense, JAX": (model, dense),
-        "masked, JAX": (model, _zeroed(drawn)),
-        "compacted, JAX": compact(model, drawn, x)[:2],
-        "filters, compacted, JAX": compact(model, cut, x)[:2],
+    return {
+        "dense": (model, dense),
+        "masked": (model, _zeroed(drawn)),
+        "compacted": compact(model, drawn, x)[:2],
+        "filters, compacted": compact(model, cut, x)[:2],
     }
-    works = {key: _jitted(*pair, x) for key, pair in networks.items()}
+
+
+def _group(bench: Bench, title: str, networks: dict, batch: int) -> Iterator:
+    """All of them on a batch, by turns."""
+    x = np.asarray(jax.random.normal(jax.random.key(1), (batch, *SHAPE)))
+    works, bytes_of = {}, {}
+    for key, (model, ticket) in networks.items():
+        works[f"{key}, JAX"] = _jitted(model, ticket, x)
+        bytes_of[f"{key}, JAX"] = _bytes(ticket)
     chains = {
-        "dense, numpy": export.chain(_read(dense), sparse=False),
-        "rows, scipy": export.chain(_read(drawn), sparse=True),
+        "dense, numpy": export.chain(_read(networks["dense"][1]), sparse=False),
+        "rows, scipy": export.chain(_read(networks["masked"][1]), sparse=True),
     }
-    works |= {key: _called(chain, x) for key, chain in chains.items()}
-    bytes_of = {key: _bytes(ticket) for key, (_, ticket) in networks.items()}
-    bytes_of |= {key: _chain_bytes(chain) for key, chain in chains.items()}
-    timings = bench.together(works)
+    for key, chain in chains.items():
+        works[key], bytes_of[key] = _called(chain, x), _chain_bytes(chain)
+    for key, (_, ticket) in networks.items() if _has_pytorch() else ():
+        if key != "masked":
+            works[f"{key}, PyTorch"] = in_pytorch(ticket, x)
+            bytes_of[f"{key}, PyTorch"] = _bytes(ticket)
+    timings = bench.together({key: _again(work) for key, work in works.items()})
     for key, timing in timings.items():
-        against = timings["dense, numpy" if key.endswith("py") else "dense, JAX"]
+        dense_one = AGAINST.get(key.split(", ")[-1], "dense, numpy")
         yield measure.cost(
             "inference",
-            f"{name} at {density:g}, batch {batch}: {key}",
+            f"{title}: {key}",
             timing,
             "us a batch",
-            1e-6,
+            1e-6 * CALLS,
             {
-                "of dense": measure.ratio(timing, against),
+                "of dense": min(timing.seconds) / min(timings[dense_one].seconds),
                 "kB of weights": bytes_of[key] / 1e3,
             },
         )
+
+
+def _has_pytorch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _again(work: measure.Work) -> measure.Work:
+    """Several calls, one after another."""
+
+    def several():
+        for _ in range(CALLS):
+            jax.block_until_ready(work())
+
+    return several
 
 
 def _zeroed(ticket: Ticket) -> Ticket:
@@ -84,6 +120,27 @@ def _jitted(model, ticket, x) -> measure.Work:
 
 def _called(chain, x) -> measure.Work:
     return lambda: chain(x)
+
+
+def in_pytorch(ticket: Ticket, x: np.ndarray) -> measure.Work:
+    """The same dense layers as PyTorch has them, without gradients."""
+    import torch
+
+    layers = []
+    for layer in export.chain(_read(ticket), sparse=False).layers.values():
+        out, ins = layer.kernel.shape
+        linear = torch.nn.Linear(ins, out)
+        arrays = {"weight": layer.kernel, "bias": layer.bias[:, 0]}
+        linear.load_state_dict({k: torch.tensor(a) for k, a in arrays.items()})
+        layers += [linear, torch.nn.ReLU()]
+    network = torch.nn.Sequential(torch.nn.Flatten(), *layers[:-1]).eval()
+    batch = torch.tensor(x)
+
+    def work():
+        with torch.inference_mode():
+            return network(batch)
+
+    return work
 
 
 def _read(ticket: Ticket) -> export.Ticket:

@@ -1,11 +1,13 @@
 """Rows of the benchmark as a table in the terminal, and as a JSON file."""
 
+import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -44,6 +46,7 @@ def write(path: Path, config: dict, rows: Sequence[measure.Row]) -> None:
         "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
         "environment": {
             **outputs.environment(),
+            **_others(),
             "backend": jax.default_backend(),
             "machine": platform.machine(),
             "system": platform.platform(),
@@ -54,3 +57,12 @@ def write(path: Path, config: dict, rows: Sequence[measure.Row]) -> None:
         "rows": [row._asdict() for row in rows],
     }
     files.write(path, json.dumps(about, indent=2) + "\n")
+
+
+def _others() -> dict[str, str]:
+    """Versions of what is measured beside the library, where it is installed."""
+    found = {}
+    for name in ("scipy", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,4 +1,4 @@
-"""Draws points with their intervals: panels of lines, the dense network behind them."""
+"""Draws points with their intervals, the dense network behind them; maps and masks."""
 
 import io
 import itertools
@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from jaxticket import masks
 from jaxticket.analysis import Interval
+from jaxticket.base import Mask
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; each comes with a
 # marker of its own, and the cycles differ in length, so that no pair comes again soon.
@@ -25,6 +27,7 @@ DPI = 150
 WHOLE = 100.5  # percent: where accuracies end above
 LEAST = 0.05  # percent: the smallest error of a logarithmic axis
 WIDE = 5  # times: errors of this range, of 1% and more, are drawn on one
+DOTS = 500  # rows and columns of a picture that a panel can show
 MARKED = 12  # points of a curve that have a marker
 
 
@@ -128,6 +131,46 @@ def heat(table: pd.DataFrame, x: str, label: str):
         axes.text(j, i, text, ha="center", va="center", color=colour, fontsize="small")
     drawing.colorbar(image, ax=axes, label=label)
     return drawing
+
+
+def of_masks(mask: Mask):
+    """A panel a layer: inputs down and outputs across; the darker, the more is kept."""
+    from matplotlib import figure
+
+    leaves = masks.named(mask)
+    across = max(1, min(3, len(leaves)))
+    down = max(1, math.ceil(len(leaves) / across))
+    drawing = figure.Figure((4.2 * across, 4 * down), layout="constrained")
+    grid = drawing.subplots(down, across, squeeze=False)
+    for axes in grid.flat[len(leaves) :]:
+        axes.set_visible(False)
+    for axes, (name, leaf) in zip(grid.flat, leaves.items(), strict=False):
+        bits = np.asarray(leaf).reshape(-1, leaf.shape[-1] if leaf.ndim else 1)
+        inputs, outputs = bits.shape
+        axes.imshow(
+            _shares(bits),
+            cmap="gray_r",
+            vmin=0,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(0, outputs, inputs, 0),
+        )
+        axes.set_title(f"{name}, {bits.mean():.1%} kept", fontsize="small")
+        axes.set_xlabel("outputs" if leaf.ndim > 1 else "entries")
+        if leaf.ndim > 1:
+            axes.set_ylabel("inputs" if leaf.ndim == 2 else "inputs of all positions")
+        else:
+            axes.set_yticks([])
+    return drawing
+
+
+def _shares(bits: np.ndarray) -> np.ndarray:
+    """How much is kept of blocks that are no smaller than a dot of a panel."""
+    for axis, size in enumerate(bits.shape):
+        starts = np.arange(0, size, math.ceil(size / DOTS))
+        many = np.diff([*starts, size]).reshape([-1, 1] if axis == 0 else [1, -1])
+        bits = np.add.reduceat(bits.astype(float), starts, axis) / many
+    return bits
 
 
 def _bars(axes, places: pd.Series, line: pd.DataFrame, style: Mapping[str, str]):
