@@ -8,7 +8,7 @@ import pytest
 from experiments import benchmark
 from experiments.benchmarks import arithmetic, measure
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
 QUICK = {
     "quick": True,
