@@ -8,6 +8,7 @@ import gc
 import os
 from pathlib import Path
 
+import draws
 import jax
 import pytest
 
@@ -28,6 +29,7 @@ for name, value in {
 }.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)  # for the programs that tests start
+draws.hurry()
 
 SLOW = (
     "test_faults",
@@ -77,7 +79,7 @@ def toy_study(unoptimised):
         yield patch
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def short_shuffles():
     """Orders that are less random, in whose programs a third less is to compile."""
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxticket import Ticket, imp, masks, models, run
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
+pytestmark = pytest.mark.usefixtures("unoptimised")
 KEY = jax.random.key(0)
 X = 3 + 2 * jax.random.normal(KEY, (8, 5))
 

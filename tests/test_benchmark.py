@@ -13,7 +13,7 @@ from experiments.benchmarks import arithmetic, inference, measure
 from jaxticket import Ticket, masks, models, prune
 from jaxticket.compaction import compact
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
 QUICK = {
     "quick": True,

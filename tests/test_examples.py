@@ -7,7 +7,7 @@ import pytest
 import jaxticket as jt
 from experiments.examples import own_engine, own_loop
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
 
 def test_a_loop_of_ones_own_over_a_generator_of_batches():

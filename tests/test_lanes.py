@@ -13,20 +13,8 @@ import pytest
 from cases import METHODS, STEPS, assert_same, at, data
 from programs import BATCH, each_method, lane, noisy, side_by_side, stretch
 
-from jaxticket import order, run, training
+from jaxticket import run, training
 from jaxticket.engine import lanes
-
-# With every optimisation: without them no layout changes a bit, even where
-# `lanes.SAME_BITS` is left out.
-pytestmark = pytest.mark.usefixtures("short_shuffles")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_shuffles():
-    """Orders that are less random take a third less to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "ROUNDS", 2)
-        yield
 
 
 @functools.cache
@@ -38,7 +26,9 @@ def spread(name, devices, turns=1, width=2):
     def whole(key, ticket):
         return run(METHODS[name].make(), noisy, key, ticket, data(), **sizes)
 
-    return layout, lanes.mapped(layout, whole, (True, True))
+    program = lanes.mapped(layout, whole, (True, True))
+    starts = side_by_side(map(lane, range(layout.width)))
+    return layout, program.lower(*starts).compile()
 
 
 def on(program, seeds):
@@ -83,9 +73,8 @@ def test_one_lane_has_no_batch_axis():
 
 @each_method
 def test_devices_do_not_talk(name):
-    layout, program = spread(name, 4)
-    starts = side_by_side([lane(seed) for seed in range(layout.width)])
-    text = program.lower(*starts).compile().as_text()
+    _, program = spread(name, 4)
+    text = program.as_text()
     assert "num_partitions=4" in text
     assert not re.search(r"all-|collective|reduce-scatter|send|recv", text)
 

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxticket import Evidence, Ticket, controls, imp, l0, masks, prune, run, scores
 from jaxticket.selection import NAMES
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
+pytestmark = pytest.mark.usefixtures("unoptimised")
 KEY = jax.random.key(0)
 
 

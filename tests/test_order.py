@@ -12,6 +12,11 @@ from jaxticket import order
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_shuffles():
+    """None here: as random as users have them."""
+
+
 def permutations(count, size):
     def one(key):
         return order.rows(order.draw(key, size), jnp.arange(size), size)

@@ -16,7 +16,7 @@ from experiments.study import own
 from jaxticket import data, models, supervised
 from jaxticket.data import arrays
 
-pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
+pytestmark = pytest.mark.usefixtures("unoptimised")
 SHORT = {"seeds": 2, "steps": 3, "epochs": None, "batch_size": 20, "eval_every": 3}
 METHODS = {"methods": ("imp",), "rounds": 2, "hyper": {"imp.density": 0.5}}
 

@@ -13,7 +13,7 @@ from jaxticket.engine import lanes, programs, resumable
 from jaxticket.engine.resumable import Closed, Finished, Measured, Opened, Resumed
 
 # Every comparison is of what one program has computed.
-pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
 ROWS = 40
 

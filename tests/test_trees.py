@@ -7,7 +7,6 @@ import equinox
 import flax.linen
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import toy
 from cases import METHODS
@@ -88,7 +87,7 @@ kinds = pytest.mark.parametrize(
 
 
 def opening(search, weights, apply):
-    """`state -> state` of two rounds of two steps, and the first state."""
+    """`state -> state` of a step and of what ends a round, and the first state."""
     x, y = cases.data().values()
 
     def loss(params):
@@ -97,15 +96,14 @@ def opening(search, weights, apply):
     ones = jnp.ones((1, x.shape[1]))
     known = Evidence(loss=loss, forward=lambda params: apply(params, ones))
 
-    def train(state):
-        for round_, step in np.ndindex(2, 2):
-            state = search.advance(state, known) if round_ and not step else state
-            grads = jax.grad(loss)(search.params(state))
-            state = search.update(grads, state, step)
-        return state
+    def update(state):
+        return search.update(jax.grad(loss)(search.params(state)), state, 0)
+
+    def advance(state):
+        return search.advance(state, known)
 
     ticket = Ticket(weights, masks.full(weights))
-    return train, lambda: search.init(jax.random.key(0), ticket)
+    return update, advance, lambda: search.init(jax.random.key(0), ticket)
 
 
 @kinds
@@ -114,10 +112,10 @@ def test_parameters_may_be_any_tree(kind, name):
     """In shape; what is computed does not depend on the tree."""
     weights, apply = network(kind)
     search = METHODS[name].make()
-    train, init = opening(search, weights, apply)
+    update, advance, init = opening(search, weights, apply)
     state = jax.eval_shape(init)
-    trained = jax.eval_shape(train, state)
-    assert trained == state
+    assert jax.eval_shape(update, state) == state
+    assert jax.eval_shape(advance, state) == state
     params, found = jax.eval_shape(
         lambda s: (search.params(s), search.ticket(s)), state
     )
@@ -132,8 +130,8 @@ def test_parameters_may_be_any_tree(kind, name):
 def test_tickets_are_found_in_any_tree(kind):
     weights, apply = network(kind)
     search = METHODS["imp"].make()
-    train, init = opening(search, weights, apply)
-    state = train(init())
+    update, advance, init = opening(search, weights, apply)
+    state = update(advance(update(init())))
     assert masks.count(search.ticket(state).mask) == 43
     moved = zip(*map(jax.tree.leaves, (search.params(state), weights)), strict=True)
     assert all((new != old).any() for new, old in moved)

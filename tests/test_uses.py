@@ -26,7 +26,6 @@ from jaxticket import (
     run,
 )
 
-pytestmark = pytest.mark.usefixtures("short_shuffles")
 KEY = jax.random.key(0)
 ADAM = optax.adam(0.03)
 
