@@ -17,8 +17,10 @@ LeNet-300-100 on MNIST, as kept:
 The sanity checks of the papers are methods: `snip_inverted`, `grasp_inverted` and
 `synflow_inverted` keep the lowest scores, `snip_random_labels`, `snip_random_pixels`
 and those of GraSP score by data that have been corrupted. `iterated_snip` prunes in a
-hundred strokes, `random_erk` and `random_uniform` draw masks of Erdos-Renyi-Kernel's
-and of equal densities. They take the densities of the method that they vary:
+hundred strokes. `random_erk`, `random_uniform` and `random_smart` draw masks of
+Erdos-Renyi-Kernel's densities, of equal ones, and of those that fall from layer to
+layer by Su et al.'s smart ratios; `magnitude_smart` keeps the largest initial weights
+at these. They take the densities of the method that they vary:
 
     python -m experiments.initial_pruning --snip.density=0.05 \\
         --methods=snip,snip_inverted,snip_random_labels,snip_random_pixels,iterated_snip
@@ -85,10 +87,13 @@ METHODS = (
         ),
     }
     | {
-        f"random_{name}": Method(
-            start=partial(AT_START, score="random", select=select), base="random"
+        f"{name}_{select}": Method(
+            start=partial(AT_START, score=name, select=select), base=name
         )
-        for name, select in (("erk", "erk"), ("uniform", "uniform"))
+        for name, select in (
+            *(("random", select) for select in ("erk", "uniform", "smart")),
+            ("magnitude", "smart"),
+        )
     }
 )
 ANY = ticket_search.ANY | {"methods": (*OWN, "one_shot"), "compare": "last"}

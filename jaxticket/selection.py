@@ -422,6 +422,54 @@ def erk(mask: Mask, density: ArrayLike) -> Scores:
     return _proportional(mask, density, raw, whole=[])
 
 
+def smart(order: Sequence[str], *, last: float = 0.3) -> Allocation:
+    """Layers keep the less the later they come: smart ratios, of random tickets.
+
+        d_l proportional to (L - l + 1) ** 2 + (L - l + 1)
+
+    for layer `l` of `L`, with the factor that gives the total. What a layer would keep
+    beyond all that it has goes to the next ones. The last layer keeps a fraction of its
+    own; in the networks of the paper it is the only linear one, for which that is said.
+
+    Args:
+      order: the names of all layers, as in `masks.names`, from the input to the output:
+        `graphs.products.order` reads it off a network.
+      last: the fraction that the last layer keeps.
+
+    Raises:
+      ValueError: when it allocates, `order` has not each layer of the mask once.
+
+    Reference:
+      Su et al., "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot",
+      2020.
+    """
+    checks.fraction(last=last)
+
+    def allocation(mask, density):
+        names, leaves = masks.names(mask), jax.tree.leaves(mask)
+        if sorted(names) != sorted(order):
+            raise ValueError(
+                f"order must have the layers of the mask, {', '.join(names)}, each "
+                f"once; got {', '.join(order)}"
+            )
+        alive = {
+            name: masks.count([leaf]).astype(jnp.float32)
+            for name, leaf in zip(names, leaves, strict=True)
+        }
+        *layers, output = order
+        left = jnp.maximum(density * sum(alive.values()) - last * alive[output], 0)
+        ratios = {n: (i + 1) * i for i, n in enumerate(reversed(order), 1)}
+        share = sum(ratios[name] * alive[name] for name in layers)
+        found, beyond = {output: jnp.float32(last)}, jnp.float32(0)
+        for name in layers:
+            wanted = left * ratios[name] * alive[name] / jnp.maximum(share, 1) + beyond
+            beyond = jnp.maximum(wanted - alive[name], 0)
+            found[name] = (wanted - beyond) / jnp.maximum(alive[name], 1)
+        return jax.tree.structure(mask).unflatten(found[name] for name in names)
+
+    return allocation
+
+
 def _proportional(
     mask: Mask, density: ArrayLike, raw: Sequence[float], whole: Sequence[int]
 ) -> Scores:

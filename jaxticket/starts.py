@@ -53,6 +53,7 @@ class Opening(NamedTuple):
       given: the ticket of a start's `file`, where it has one.
       filters: `ticket -> [units.Filters]`, the layers whose filters can be pruned.
       corrupted: `(key, kind) -> evidence`, of data that have been corrupted.
+      order: `ticket -> names` of its prunable layers, from the input to the output.
     """
 
     key: PRNGKey
@@ -62,6 +63,7 @@ class Opening(NamedTuple):
     given: Ticket | None = None
     filters: Callable[[Ticket], list[units.Filters]] = lambda ticket: []
     corrupted: Callable[[PRNGKey, str], Callable[..., Evidence]] | None = None
+    order: Callable[[Ticket], list[str]] | None = None
 
 
 Network = Literal["initial", "trained"]
@@ -170,7 +172,8 @@ def pruned(
     Args:
       density: the fraction of the prunable weights that is kept.
       score: which weights matter, by name.
-      select: how the layers share the density, by name.
+      select: how the layers share the density, by name: one of `selection.NAMES`, or
+        `smart`, by their order in the network.
       iterations: how many times to score and prune.
       temperature: what logits are divided by in the loss that a score looks at.
       of: what is scored: the initial or the trained weights.
@@ -188,7 +191,8 @@ def pruned(
     checks.positive(temperature=temperature)
     checks.one_of(get_args(Network))(of=of, weights=weights)
     checks.one_of(("first", "random"))(ties=ties)
-    chosen, select = scores.named(score), selection.named(select)
+    chosen, in_order = scores.named(score), select == "smart"
+    select = selection.global_top if in_order else selection.named(select)
     if inverted:
         chosen = scores.inverted(chosen)
     if ties == "random":
@@ -207,7 +211,9 @@ def pruned(
             evidence=evidence._replace(
                 initial=opening.initial.weights, key=opening.key
             ),
-            select=select,
+            select=selection.per_layer(selection.smart(opening.order(scored)))
+            if in_order
+            else select,
             iterations=iterations,
         )
         if shuffle:
@@ -216,7 +222,7 @@ def pruned(
             ticket = revalued.signed_constant(opening.key, ticket)
         return ticket._replace(mask=found.mask)
 
-    kept = selection.kept(select, density)
+    kept = None if in_order else selection.kept(select, density)
     return Start(start, trained="trained" in (of, weights), kept=kept)
 
 

@@ -1,5 +1,7 @@
 """Operations of networks, by hand; of trainings, by the formulas of the papers."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from jaxticket import Ticket, flops, masks, models, searches
+from jaxticket.graphs import products
 from jaxticket.models import convolution
 
 KEY = jax.random.key(0)
@@ -158,3 +161,20 @@ def test_of_pruning_and_of_turns_they_follow_the_schedule():
     compressed = 10 + 10 + STEPS - 80
     share = STEPS - 0.9 * compressed
     np.testing.assert_allclose(trained(turns, at(0.1)), 3 * 1200 * share, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vgg_16", "resnet_20"])
+def test_layers_come_in_the_order_of_the_network(name):
+    """By their names `conv_10` would come before `conv_2`."""
+    shape = 1, 32, 32, 3
+    model, ticket = opened(name, shape)
+
+    def network(weights, x):
+        return model.apply(weights, ticket.model_state, x)[0]
+
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    found = products.order(network, ticket.weights, x)
+    assert sorted(found) == sorted(masks.names(ticket.mask))
+    assert found[-1] == "output/kernel"
+    numbers = [int(x) for x in re.findall(r"conv_(\d+)", " ".join(found))]
+    assert numbers == sorted(numbers)

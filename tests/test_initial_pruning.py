@@ -8,7 +8,7 @@ import pytest
 import studies
 
 from experiments.study.records import Lane
-from jaxticket import data
+from jaxticket import data, masks
 
 pytestmark = pytest.mark.usefixtures("toy_study")
 METHODS = (
@@ -19,6 +19,7 @@ METHODS = (
     "iterated_snip",
     "synflow",
     "random_erk",
+    "random_smart",
     "one_shot",
 )
 OPTIONS = {
@@ -52,6 +53,15 @@ def test_every_method_is_trained_at_its_density_beside_its_control(done):
             assert len(found) == 2
             np.testing.assert_allclose(found["density"], 0.2, atol=1e-3)
             assert found["test_accuracy"].notna().all()
+
+
+def test_smart_ratios_take_the_layers_in_the_order_of_the_network(done):
+    """Of two layers the last keeps 0.3, and the first what is left."""
+    folder, rows = done
+    ticket = studies.network(folder).ticket(Lane("random_smart", "ticket", 0, 1, ""))
+    found = masks.layer_densities(ticket.mask)
+    assert found["output/kernel"] == pytest.approx(0.3, abs=0.01)
+    assert found["fc_0/kernel"] < 0.2
 
 
 def test_checks_keep_other_weights_than_what_they_check(done):

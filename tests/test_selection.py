@@ -535,6 +535,47 @@ def test_erdos_renyi_densities_of_lenet(density, expected):
     assert abs(total / masks.size(LENET_MASK) - density) < 1e-6
 
 
+def smart_ratios(sizes, density, last):
+    """Su et al. 2020, layer by layer: what one cannot keep, the next ones do."""
+    after = [len(sizes) - i + 1 for i in range(1, len(sizes) + 1)]
+    ratio = [x**2 + x for x in after]
+    budget = density * sum(sizes) - last * sizes[-1]
+    share = sum(p * n for p, n in zip(ratio[:-1], sizes[:-1], strict=True))
+    found, beyond = [], 0.0
+    for p, n in zip(ratio[:-1], sizes[:-1], strict=True):
+        wanted = budget * p * n / share + beyond
+        beyond = max(wanted - n, 0)
+        found.append((wanted - beyond) / n)
+    return [*found, last]
+
+
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.6])
+def test_smart_ratios(density):
+    """At 0.6 the first layer would keep more than it has, and the next ones keep it."""
+    order = ["stem", "body", "head", "exit"]
+    shapes = {"body": (30, 30), "exit": (10, 4), "head": (30, 10), "stem": (5, 4)}
+    mask = {name: np.ones(shape, bool) for name, shape in shapes.items()}
+    found = selection.smart(order)(mask, density)
+    sizes = [np.prod(shapes[name]) for name in order]
+    expected = smart_ratios(sizes, density, 0.3)
+    np.testing.assert_allclose([found[n] for n in order], expected, rtol=1e-5)
+    assert (found["stem"] == 1) == (density == 0.6)
+    total = sum(float(found[name]) * mask[name].size for name in order)
+    np.testing.assert_allclose(total, density * sum(sizes), rtol=1e-5)
+    kept = selection.per_layer(selection.smart(order))(mask, mask, density)
+    np.testing.assert_allclose(
+        [kept[n].mean() for n in order], expected, atol=0.5 / min(sizes)
+    )
+
+
+def test_smart_ratios_need_the_order_of_all_layers():
+    mask = {"a": np.ones((3, 4), bool), "b": np.ones((4, 2), bool)}
+    with pytest.raises(ValueError, match="have the layers of the mask, a, b, each"):
+        selection.smart(["a"])(mask, 0.5)
+    with pytest.raises(ValueError, match="last must be"):
+        selection.smart(["a", "b"], last=1.3)
+
+
 def highest_of_groups(scores, alive, n, m):
     """Of `[..., in, out]`, by sorting the inputs of every output group by group."""
     kept = np.zeros_like(alive)

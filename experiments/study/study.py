@@ -32,6 +32,7 @@ from jaxticket import (
 )
 from jaxticket.base import Mask, Params, PRNGKey, Promises, Search, Ticket
 from jaxticket.engine import keys, lanes, programs, resumable
+from jaxticket.graphs import products
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
 # Programs that no method has.
@@ -191,10 +192,11 @@ class Study:
     def _effective(self, ticket: Ticket) -> Mask:
         """The weights of a ticket that lie on a path, see `structure.effective`."""
 
-        def network(weights, image):
-            return self.outputs((weights, ticket.model_state), image)
+        return structure.effective(self._network(ticket), ticket, self.image)
 
-        return structure.effective(network, ticket, self.image)
+    def _network(self, ticket: Ticket) -> Callable[[Params, Any], Any]:
+        """`(weights, images) -> outputs`, with the model state of a ticket."""
+        return lambda weights, x: self.outputs((weights, ticket.model_state), x)
 
     def _start(
         self, planned: Planned, key, swept, initial, trained, train, given
@@ -206,9 +208,22 @@ class Study:
             return self.evidence(data.corrupted(key, first, kind))
 
         opening = starts.Opening(
-            key, initial, trained, self.evidence(train), given, filters, corrupted
+            key,
+            initial,
+            trained,
+            self.evidence(train),
+            given,
+            filters,
+            corrupted,
+            self._order,
         )
         return planned.start(swept).ticket(opening)
+
+    def _order(self, ticket: Ticket) -> list[str]:
+        """The prunable layers of a ticket, in the order of the network."""
+        prunable = masks.names(ticket.mask)
+        found = products.order(self._network(ticket), ticket.weights, self.image)
+        return [name for name in found if name in prunable]
 
     def _read(self, like: Ticket) -> dict[tuple[str, str, int], Ticket]:
         """The tickets that methods start from and others have left, by their lanes.

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxticket import masks
 from jaxticket.graphs import walking
 
 # What an array is made of: the place of a parameter; or one of these.
@@ -56,12 +57,13 @@ class Products:
 
     Attributes:
       of: by the place of a parameter, of the products of what the network computes with
-        it.
+        it; in the order in which the network first does.
       others: of products of two things that are computed, as in attention.
     """
 
-    def __init__(self, parameters: int):
-        self.of, self.others = [0] * parameters, 0
+    def __init__(self):
+        self.of: dict[int, int] = {}
+        self.others = 0
 
     def constant(self, array: Any) -> int:
         del array
@@ -78,7 +80,7 @@ class Products:
         if (count := operations(eqn)) and DATA in values:
             parameters = [x for x in values if x >= 0]
             if parameters:
-                self.of[parameters[0]] += count
+                self.of[parameters[0]] = self.of.get(parameters[0], 0) + count
             else:
                 self.others += count
         return [origin(eqn, values)] * len(eqn.outvars)
@@ -90,8 +92,23 @@ def counted(network: Callable, params: Any, x: Any) -> tuple[Any, int]:
     Raises:
       ValueError: a step of the network cannot be followed: it is named.
     """
-    leaves, tree = jax.tree.flatten(params)
-    domain = Products(len(leaves))
-    places = [*range(len(leaves)), *(DATA for _ in jax.tree.leaves(x))]
+    count, tree = len(jax.tree.leaves(params)), jax.tree.structure(params)
+    found = _of(network, params, x)
+    return tree.unflatten(found.of.get(i, 0) for i in range(count)), found.others
+
+
+def order(network: Callable, params: Any, x: Any) -> list[str]:
+    """The names of the parameters of products, in the order of `network(params, x)`.
+
+    Raises:
+      ValueError: a step of the network cannot be followed: it is named.
+    """
+    paths = [masks.name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    return [paths[i] for i in _of(network, params, x).of]
+
+
+def _of(network, params, x) -> Products:
+    places = [*range(len(jax.tree.leaves(params))), *(DATA for _ in jax.tree.leaves(x))]
+    domain = Products()
     walking.walk(walking.steps(network, params, x), places, domain)
-    return tree.unflatten(domain.of), domain.others
+    return domain
