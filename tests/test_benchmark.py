@@ -62,6 +62,9 @@ def test_work_is_timed_by_turns():
     assert [len(timing.seconds) for timing in times.values()] == [3, 3]
     measure.together(works, repeats=3, limit=0)
     assert len(order) == 8 + 4
+    times = measure.together(works, repeats=2, limit=60, warm_up=False, apart=True)
+    assert order[12:] == list("aabbbbaa")
+    assert len(times["a"].seconds) == 2
 
 
 def test_ratio_and_rate():
@@ -93,6 +96,14 @@ def test_pytorch_runs_what_compaction_leaves():
     for name, also in theirs.items():
         assert also["kB of weights"] == ours[name]["kB of weights"]
     assert next(iter(theirs.values()))["of dense"] == 1
+    points = inference.points([row._asdict() for row in rows])
+    assert set(points["panel"]) == {"batch 2"}
+    assert set(points["x"]) == {20.0}
+    shares = {line: share for _, line, share in points[["line", "mean"]].itertuples()}
+    assert not any(line.startswith("dense") for line in shares)
+    by_name = {row.name.split(": ")[1]: row.also["of dense"] for row in rows}
+    assert shares == {line: by_name[line] for line in shares}
+    assert len(shares) == 6
 
 
 def test_lenet_flops():

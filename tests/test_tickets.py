@@ -101,6 +101,13 @@ def test_folders_are_searched_for_tickets_alone(folder, capsys):
         run("list", above)
         shown = [row.split()[0] for row in said(capsys).splitlines()[1:]]
         assert shown == [f"{where}seed-0-prunings-{n}.npz" for n in (1, 2, 10)]
+    for density in ("0.5", "0.25"):
+        path = folder / "tickets" / "snip" / f"density={density}-seed-0.npz"
+        files.save_ticket(path, ticket)
+    run("list", folder / "tickets" / "snip")
+    assert [row[:12] for row in said(capsys).splitlines()[1:]] == [
+        *("density=0.25", "density=0.5-")
+    ]
     (folder / "tickets" / "cs").mkdir()
     with pytest.raises(ValueError, match="no ticket in .*cs"):
         run("list", folder, folder / "tickets" / "cs")

@@ -125,11 +125,12 @@ class Bench:
         *,
         repeats: int | None = None,
         warm_up: bool = True,
+        apart: bool = False,
     ) -> dict[str, measure.Timing]:
         """`measure.together` as often as the flags say."""
         repeats = self.repeats if repeats is None else repeats
         return measure.together(
-            works, repeats=repeats, limit=self.limit, warm_up=warm_up
+            works, repeats=repeats, limit=self.limit, warm_up=warm_up, apart=apart
         )
 
 

@@ -6,28 +6,36 @@ installed, in PyTorch; and in compressed rows, by `jaxticket.export`, in numpy a
 without JAX. A random mask leaves nearly every unit some weights; where whole filters go
 instead, to as few weights, little is left to multiply.
 
-Each library has all cores. Threads of one that has just worked keep a core for a while,
-so that several calls are timed at once; and what else the machine does only adds to
-them, so that shares are of the shortest.
+Each library has all cores. What else a machine does only adds to so short a time, so
+that shares are of the lowest of many: `--repeats=100`.
+
+    python -m experiments.benchmarks.inference inference.json inference.png
+
+draws the shares of the largest network from what the benchmark has written.
 """
 
 import importlib.util
-from collections.abc import Iterator
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.bench import Bench
-from jaxticket import export, masks, models, units
+from experiments.reports import drawings
+from jaxticket import export, files, masks, models, units
 from jaxticket.base import Evidence, Ticket
 from jaxticket.compaction import compact
 from jaxticket.models import Model
 from jaxticket.pruning import prune
 
 SHAPE = (28, 28, 1)
-CALLS = 20  # that are timed at once
 AGAINST = {"JAX": "dense, JAX", "PyTorch": "dense, PyTorch"}  # else numpy
 
 
@@ -78,7 +86,7 @@ def _group(bench: Bench, title: str, networks: dict, batch: int) -> Iterator:
         if key != "masked":
             works[f"{key}, PyTorch"] = in_pytorch(ticket, x)
             bytes_of[f"{key}, PyTorch"] = _bytes(ticket)
-    timings = bench.together({key: _again(work) for key, work in works.items()})
+    timings = bench.together(works, apart=True)
     for key, timing in timings.items():
         dense_one = AGAINST.get(key.split(", ")[-1], "dense, numpy")
         yield measure.cost(
@@ -86,7 +94,7 @@ def _group(bench: Bench, title: str, networks: dict, batch: int) -> Iterator:
             f"{title}: {key}",
             timing,
             "us a batch",
-            1e-6 * CALLS,
+            1e-6,
             {
                 "of dense": min(timing.seconds) / min(timings[dense_one].seconds),
                 "kB of weights": bytes_of[key] / 1e3,
@@ -96,16 +104,6 @@ def _group(bench: Bench, title: str, networks: dict, batch: int) -> Iterator:
 
 def _has_pytorch() -> bool:
     return importlib.util.find_spec("torch") is not None
-
-
-def _again(work: measure.Work) -> measure.Work:
-    """Several calls, one after another."""
-
-    def several():
-        for _ in range(CALLS):
-            jax.block_until_ready(work())
-
-    return several
 
 
 def _zeroed(ticket: Ticket) -> Ticket:
@@ -166,3 +164,41 @@ def _chain_bytes(chain: export.Chain) -> int:
         )
         total += sum(a.nbytes for a in [*arrays, layer.bias] if a is not None)
     return total
+
+
+def points(rows: Sequence[dict]) -> pd.DataFrame:
+    """What the shares of the last network look like, for `drawings.panels`."""
+    found = []
+    for row in rows:
+        name, density, batch, line = re.fullmatch(
+            r"(.*) at (.*), batch (.*?): (.*)", row["name"]
+        ).groups()
+        if not line.startswith("dense"):
+            share = row["also"]["of dense"]
+            found.append(
+                {
+                    "network": name,
+                    "panel": f"batch {batch}",
+                    "line": line,
+                    "x": 100 * float(density),
+                    **dict.fromkeys(("mean", "low", "high"), share),
+                }
+            )
+    table = pd.DataFrame(found)
+    return table[table["network"] == table["network"].iloc[-1]]
+
+
+def drawn(rows: Sequence[dict]) -> bytes:
+    """The picture: a panel a batch size, a line a way to run the network."""
+    table = points(rows)
+    drawing, grid = drawings.panels(table, "weights kept, %", "time, of dense")
+    drawings.density_axis(grid, table["x"].min(), table["x"].max())
+    drawings.log_axis(grid)
+    for axes in grid.flat:
+        axes.axhline(1, linewidth=1.2, zorder=1, **drawings.GREY)
+    return drawings.png(drawing)
+
+
+if __name__ == "__main__":
+    there, picture = sys.argv[1:]
+    files.write(picture, drawn(json.loads(Path(there).read_text())["rows"]))

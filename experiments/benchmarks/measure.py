@@ -95,7 +95,12 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def together(
-    works: Mapping[str, Work], *, repeats: int, limit: float, warm_up: bool = True
+    works: Mapping[str, Work],
+    *,
+    repeats: int,
+    limit: float,
+    warm_up: bool = True,
+    apart: bool = False,
 ) -> dict[str, Timing]:
     """Times several pieces of work by turns, so that their ratios share the weather.
 
@@ -104,6 +109,9 @@ def together(
       repeats: how many times all of them run.
       limit: seconds after which no further repetition begins.
       warm_up: whether each runs once beforehand, uncounted; it compiles then.
+      apart: whether each runs once more at every turn, uncounted, before it is timed,
+        and every other turn goes backwards: threads of another library, which has just
+        worked, keep a core for a while.
     """
     for work in works.values() if warm_up else ():
         once(work)
@@ -112,7 +120,10 @@ def together(
     for repeat in range(repeats):
         if repeat and time.perf_counter() - begun > limit:
             break
-        for name, work in works.items():
+        turn = list(works.items())
+        for name, work in reversed(turn) if apart and repeat % 2 else turn:
+            if apart:
+                once(work)
             found[name].append(once(work))
     return {name: Timing(tuple(taken)) for name, taken in found.items()}
 

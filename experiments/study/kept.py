@@ -40,8 +40,8 @@ def _folders(file: Path, above: Path) -> tuple[str, ...]:
 
 
 def _in_order(path: Path) -> list:
-    parts = re.split(r"(\d+)", str(path))
-    return [int(x) if x.isdecimal() else x for x in parts]
+    parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
+    return [float(x) if i % 2 else x for i, x in enumerate(parts)]
 
 
 def read(path: str | Path) -> tuple[Ticket, dict]:
