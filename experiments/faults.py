@@ -34,7 +34,7 @@ import pandas as pd
 from absl import flags
 
 from experiments import report
-from experiments.reports import drawings
+from experiments.reports import figures
 from experiments.study import command, lock, outputs, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import files
@@ -90,6 +90,12 @@ TABLES = (
     "swaps.csv",
 )
 CLOCKS = ("seconds", "search_seconds")
+LATE = (  # what a run imports when it needs it
+    "experiments.study.stages",
+    "jaxticket.models.zoo",
+    "orbax.checkpoint",
+    "sklearn.datasets",
+)
 MOST = 20  # times that a command is given
 AGAIN = 0.75  # how often a run that goes on is struck again
 
@@ -186,7 +192,7 @@ def run(door: str, folder: Path, arm: Callable[[], None] = lambda: None) -> int:
         for name in [field.name for field in dataclasses.fields(Config)]:
             delattr(flags.FLAGS, name)  # those of this program
         module = importlib.import_module(f"experiments.{door}")
-        drawings.png = lambda drawing: b"a picture takes longer than the run"
+        figures.drawn = lambda run: {}  # pictures take longer than the run
         arm()
         command.main(module.experiment, module.Config)
         code = 0
@@ -246,7 +252,7 @@ def trials(config: "Config") -> Iterator[dict[str, Any]]:
         expected |= {128 + signal.Signals[name], -signal.Signals[name]}
     with tempfile.TemporaryDirectory() as folder:
         whole, seconds = {}, {}
-        for name in ["sklearn.datasets", *(f"experiments.{x}" for x in config.doors)]:
+        for name in [*LATE, *(f"experiments.{x}" for x in config.doors)]:
             importlib.import_module(name)  # once, and not in every child
         for door in config.doors:
             begun = time.monotonic()

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import masks
+from jaxticket import checks, masks
 from jaxticket.base import Params, Ticket
 from jaxticket.graphs import constants, reach, ties
 from jaxticket.graphs.ties import Atom, Axes, Axis
@@ -85,7 +85,7 @@ def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
         return model.apply(*variables, x)[0]
 
     whole = ticket._replace(
-        weights=masks.apply(ticket.mask, ticket.weights),
+        weights=jax.jit(masks.apply)(ticket.mask, ticket.weights),
         model_state={} if ticket.model_state is None else ticket.model_state,
     )
     found = constants.found(network, whole, x[:1])
@@ -221,7 +221,11 @@ def _cut(ticket: Ticket, places: Sequence) -> Ticket:
 
 
 def _taken(leaf: Any, places: tuple[np.ndarray, ...] | None) -> Any:
-    return leaf if places is None else leaf[np.ix_(*places)]
+    if places is None:
+        return leaf
+    if checks.concrete(leaf):  # by numpy, for which nothing is compiled
+        return jnp.asarray(np.asarray(leaf)[np.ix_(*places)])
+    return leaf[np.ix_(*places)]
 
 
 def _same(model: Model, ticket: Ticket, smaller: Model, small: Ticket, x: Any) -> bool:

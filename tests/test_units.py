@@ -60,7 +60,7 @@ def test_the_filters_of_the_largest_norms_stay_with_their_channels(density):
     jax.tree.map(np.testing.assert_array_equal, pruned.mask, expected)
     small = jt.compact(model, pruned, IMAGES)
     assert float(jt.masks.density(small.ticket.mask)) == 1
-    weights, _ = small.model.init(jax.random.key(0), IMAGES)
+    weights, _ = jax.eval_shape(small.model.init, jax.random.key(0), IMAGES)
     assert jax.tree.map(np.shape, weights) == jax.tree.map(
         np.shape, small.ticket.weights
     )
@@ -71,7 +71,7 @@ def test_a_small_network_draws_by_its_own_fans():
     model, ticket, layers = found("lenet_300_100")
     pruned = units.prune_filters(ticket, layers, 0.2)
     small = jt.compact(model, pruned, IMAGES)
-    weights, _ = small.model.init(jax.random.key(0), IMAGES)
+    weights, _ = jax.jit(small.model.init)(jax.random.key(0), IMAGES)
     kernel = weights["fc_1"]["kernel"]
     assert kernel.shape == (60, 20)
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (60 + 20)), rtol=0.1)

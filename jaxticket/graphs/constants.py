@@ -98,6 +98,8 @@ def folded(
         if left is not None:
             stay = left[layer.kernel]
             units[... if stay is None else stay[layer.axis]] = False
+        if not units.any():
+            continue
         kernel, m = leaves[layer.kernel], kept[layer.kernel]
         gone = np.expand_dims(units, [i for i in range(kernel.ndim) if i != layer.axis])
         leaves[layer.kernel] = jnp.where(gone, 0, kernel)
