@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import ticket_search
-from experiments.reports import alignment as words
+from experiments.reports import permuted as words
 from experiments.reports import reading
 from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.settings import setting

@@ -31,7 +31,7 @@ from typing import ClassVar, Self
 import jax
 
 from experiments import ticket_search
-from experiments.reports import early_birds
+from experiments.reports import mask_distances
 from experiments.study import command, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import analysis, checks, pruning, selection
@@ -103,8 +103,10 @@ def distances(study) -> None:
             for i, j in itertools.combinations(range(len(masks)), 2):
                 far = float(apart(masks[i], masks[j]))
                 row = (seed, density, steps[i], steps[j], far)
-                rows.append(dict(zip(early_birds.COLUMNS, row, strict=True)))
-    records.write_table(study.folder / early_birds.FILE, early_birds.COLUMNS, rows)
+                rows.append(dict(zip(mask_distances.COLUMNS, row, strict=True)))
+    records.write_table(
+        study.folder / mask_distances.FILE, mask_distances.COLUMNS, rows
+    )
 
 
 def experiment(config: Config) -> list[dict]:

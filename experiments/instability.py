@@ -47,7 +47,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from experiments import ticket_search
-from experiments.reports import instability, multiplicity
+from experiments.reports import barriers, multiplicity
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
@@ -147,7 +147,7 @@ def compare(study) -> None:
             found = _overlaps(masks_, ticket.mask)
             for pair, overlap in zip(pairs, found, strict=True):
                 overlaps.append(known | pair | {"kept": density, **overlap._asdict()})
-    for finding, rows in ((instability, paths), (multiplicity, overlaps)):
+    for finding, rows in ((barriers, paths), (multiplicity, overlaps)):
         rows = [{name: row[name] for name in finding.COLUMNS} for row in rows]
         records.write_table(study.folder / finding.FILE, finding.COLUMNS, rows)
 

@@ -33,7 +33,7 @@ from typing import ClassVar, Self
 import jax
 
 from experiments import ticket_search
-from experiments.reports import layers
+from experiments.reports import reset_layers
 from experiments.study import command, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import checks, interventions
@@ -115,8 +115,8 @@ def resets(study) -> None:
             before, *after = zip(*map(list, found), strict=True)
             for (kind, step), (loss, accuracy) in zip(sources, after, strict=True):
                 row = (seed, layer, kind, step, loss, accuracy, *before)
-                rows.append(dict(zip(layers.COLUMNS, row, strict=True)))
-    records.write_table(study.folder / layers.FILE, layers.COLUMNS, rows)
+                rows.append(dict(zip(reset_layers.COLUMNS, row, strict=True)))
+    records.write_table(study.folder / reset_layers.FILE, reset_layers.COLUMNS, rows)
 
 
 def _of_seed(study, seed: int):
@@ -124,12 +124,12 @@ def _of_seed(study, seed: int):
     stream = keys.of_seed(seed)
     fresh = keys.named(stream.controls, "layers")
     sources = {
-        (layers.FRESH, 0): study.network(fresh).weights,
-        (layers.RESET, 0): study.network(stream.init).weights,
+        (reset_layers.FRESH, 0): study.network(fresh).weights,
+        (reset_layers.RESET, 0): study.network(stream.init).weights,
     }
     for step in study.config.keep_steps:
         then = study.shelf.anchor(records.at_step(seed, step))
-        sources[layers.RESET, step] = then.weights
+        sources[reset_layers.RESET, step] = then.weights
     return study.shelf.anchor(records.dense(seed)), sources
 
 

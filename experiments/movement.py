@@ -37,7 +37,7 @@ import numpy as np
 from scipy import stats
 
 from experiments import report
-from experiments.reports import adjacency, movement, reading, values
+from experiments.reports import adjacency, distances, reading, values
 from experiments.study import command, methods, own, records, rules, settings, study
 from experiments.study.records import Lane
 from experiments.study.settings import setting
@@ -147,13 +147,16 @@ def look(work: study.Study) -> dict[str, list[dict]]:
         for value, x in zip((bounds[:-1] + bounds[1:]) / 2, share, strict=True):
             if x > 0:
                 spread.append(known | {"value": value, "share": round(float(x), 6)})
-    return {movement.FILE: moved, values.FILE: spread, adjacency.FILE: near}
+    return {distances.FILE: moved, values.FILE: spread, adjacency.FILE: near}
 
 
 def _layers(tree: Any, mask: Mask) -> Layers:
     leaves = jax.tree.leaves(masks.prunable_like(tree, mask))
     together = jnp.concatenate([jnp.ravel(x) for x in leaves])
-    return {movement.ALL: together, **dict(zip(masks.names(mask), leaves, strict=True))}
+    return {
+        distances.ALL: together,
+        **dict(zip(masks.names(mask), leaves, strict=True)),
+    }
 
 
 def _moved(kept: Layers, before: Layers, after: Layers) -> Iterator[dict]:
@@ -167,7 +170,7 @@ def _moved(kept: Layers, before: Layers, after: Layers) -> Iterator[dict]:
     for name, m in kept.items():
         row = {"layer": name, "weights": m.size, "kept": int(m.sum())}
         row |= _floats(inside[name], "_in") | _floats(outside[name], "_out")
-        if name != movement.ALL:  # whose deviations differ
+        if name != distances.ALL:  # whose deviations differ
             row |= {"valley": float(ours[name]), "layer_valley": float(all_of[name])}
         for way, layers in wires.items():
             if layers[name] is not None:
@@ -218,7 +221,7 @@ def experiment(config: Config) -> None:
     folder = Path(config.output_dir).expanduser()
     work = opened(folder, data_dir=config.data_dir, cache_dir=config.cache_dir)
     found = look(work)
-    for finding in (movement, values, adjacency):
+    for finding in (distances, values, adjacency):
         if rows := found[finding.FILE]:
             rows = [{name: row.get(name) for name in finding.COLUMNS} for row in rows]
             records.write_table(folder / finding.FILE, finding.COLUMNS, rows)

@@ -39,7 +39,7 @@ from typing import ClassVar
 import jax
 
 from experiments import ticket_search
-from experiments.reports import second_order
+from experiments.reports import deleted
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
@@ -89,7 +89,7 @@ def deletions(study) -> None:
     It takes seconds, so a finished study may do it again.
     """
     splits = (study.data.train, *study.data.held_out)
-    sets = dict(zip(second_order.SETS, splits, strict=True))
+    sets = dict(zip(deleted.SETS, splits, strict=True))
     measure = jax.jit(study.metrics)
 
     def measured(weights, model_state):
@@ -111,8 +111,8 @@ def deletions(study) -> None:
             density = float(masks.density(ticket.mask))
             dense = {f"dense_{name}": x for name, x in before[lane.seed].items()}
             rows.append({**names, "density": density, **after, **dense})
-    path = study.folder / second_order.FILE
-    records.write_table(path, second_order.COLUMNS, rows)
+    path = study.folder / deleted.FILE
+    records.write_table(path, deleted.COLUMNS, rows)
 
 
 def experiment(config: Config) -> list[dict]:

@@ -54,7 +54,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import ticket_search
-from experiments.reports import reading, structured
+from experiments.reports import reading, small_networks
 from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
@@ -116,8 +116,8 @@ class Config(settings.Frozen):
 
 def rebuilt(study: Study) -> None:
     """Writes `structured.csv`, a row a seed and training of a small network."""
-    path = study.folder / structured.FILE
-    table = reading.table(path, structured.COLUMNS) if path.exists() else None
+    path = study.folder / small_networks.FILE
+    table = reading.table(path, small_networks.COLUMNS) if path.exists() else None
     rows = [] if table is None else table.to_dict("records")
     names = ("method", "setting", "seed", "arm")
     done = {tuple(row[name] for name in names) for row in rows}
@@ -125,7 +125,7 @@ def rebuilt(study: Study) -> None:
     for planned in study.planned.values():
         for lane in stages.found(study, planned):
             whose = (lane.method, lane.setting, lane.seed)
-            rest = [arm for arm in structured.ARMS if (*whose, arm) not in done]
+            rest = [arm for arm in small_networks.ARMS if (*whose, arm) not in done]
             for row in _arms(study, lane, rest, programs) if rest else ():
                 rows.append(row)
                 print(
@@ -133,7 +133,7 @@ def rebuilt(study: Study) -> None:
                     f"{row['steps']} steps: {row['test_accuracy']:.1%} test",
                     file=sys.stderr,
                 )
-                records.write_table(path, structured.COLUMNS, rows)
+                records.write_table(path, small_networks.COLUMNS, rows)
 
 
 def _arms(
@@ -170,7 +170,7 @@ def _arms(
             "validation_accuracy": float(validation),
             "test_accuracy": float(test),
         }
-        yield {name: row[name] for name in structured.COLUMNS}
+        yield {name: row[name] for name in small_networks.COLUMNS}
 
 
 def _begins(study: Study, arm: str, lane: records.Lane, small: Compacted) -> Ticket:

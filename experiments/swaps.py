@@ -34,7 +34,7 @@ import jax
 import numpy as np
 
 from experiments import jackpots
-from experiments.reports import swaps
+from experiments.reports import loss_changes
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
@@ -81,8 +81,8 @@ def compare(study) -> None:
                 row |= {"swaps": swaps_} | {
                     name: float(x[i]) for name, x in found._asdict().items()
                 }
-                rows.append({name: row[name] for name in swaps.COLUMNS})
-    records.write_table(study.folder / swaps.FILE, swaps.COLUMNS, rows)
+                rows.append({name: row[name] for name in loss_changes.COLUMNS})
+    records.write_table(study.folder / loss_changes.FILE, loss_changes.COLUMNS, rows)
 
 
 def _loss(evidence: Any, ticket: Ticket, train: Any) -> Any:
@@ -119,7 +119,7 @@ def _counts(ticket: Ticket, gains: Scores) -> tuple[list[tuple[str, int]], Any]:
         n = min(len(coming), len(going))
         most.append(int(np.sum(coming[:n] < going[:n])))  # those that promise something
     places, rows = [], []
-    for i, name in [*enumerate(names), (slice(None), swaps.ALL)]:
+    for i, name in [*enumerate(names), (slice(None), loss_changes.ALL)]:
         for q in 2 ** np.arange(int(np.min(most[i])).bit_length()):
             row = np.zeros(len(names), np.int32)
             row[i] = q

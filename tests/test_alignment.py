@@ -10,7 +10,7 @@ import pytest
 import studies
 
 import jaxticket as jt
-from experiments.reports import alignment as words
+from experiments.reports import permuted as words
 from experiments.reports import reading
 from jaxticket import alignment, masks, units
 

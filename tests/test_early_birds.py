@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import studies
 
-from experiments.reports import early_birds, reading
+from experiments.reports import mask_distances, reading
 from experiments.study import records
 from jaxticket import analysis, masks
 
@@ -40,7 +40,7 @@ def test_a_bird_is_near_all_of_the_last_and_they_have_to_be_there():
 def test_masks_of_the_looks_of_a_training(tmp_path):
     given = {"looks": 8, "densities": (0.3,), "select": "equal"}
     studies.run("early_birds", tmp_path, **given)
-    rows = reading.table(tmp_path / early_birds.FILE, early_birds.COLUMNS)
+    rows = reading.table(tmp_path / mask_distances.FILE, mask_distances.COLUMNS)
     steps = [5, 10, 15, 20, 25, 30, 35, 40]
     pairs = [*itertools.combinations(steps, 2)]
     for seed in (0, 1):
@@ -67,16 +67,16 @@ def test_what_the_report_says():
         for i, j in itertools.combinations(range(8), 2):
             far = abs(places[i] - places[j])
             rows.append((seed, 0.2, 10 * (i + 1), 10 * (j + 1), far))
-    rows = pd.DataFrame(rows, columns=[*early_birds.COLUMNS])
-    found = early_birds.birds(rows).set_index("seed")
+    rows = pd.DataFrame(rows, columns=[*mask_distances.COLUMNS])
+    found = mask_distances.birds(rows).set_index("seed")
     assert found.loc[0, "step"] == 70
     assert found.loc[0, "share"] == pytest.approx(7 / 8)
     assert found.loc[0, "overlap"] == pytest.approx(1 - 0.04 / 0.4)
     assert found.loc[1].isna()[["step", "share", "overlap"]].all()
-    (said,) = early_birds.headlines(rows)
+    (said,) = mask_distances.headlines(rows)
     assert "after 87.5% of the training (1 of 2 seeds)" in said
     assert "90% of the mask" in said
-    (table,) = early_birds.sections(rows)
+    (table,) = mask_distances.sections(rows)
     assert len(table.lines) == 1
-    drawing, _ = early_birds.drawn(rows)["early_birds"]
+    drawing, _ = mask_distances.drawn(rows)["early_birds"]
     assert len(drawing.axes) == 1

@@ -9,8 +9,8 @@ import pytest
 import studies
 
 from experiments import instability
+from experiments.reports import barriers as report
 from experiments.reports import findings, tables
-from experiments.reports import instability as report
 from experiments.study.records import Lane
 from jaxticket import masks
 

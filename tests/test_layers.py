@@ -8,7 +8,7 @@ import studies
 
 from experiments import layers
 from experiments.reports import findings, tables
-from experiments.reports import layers as words
+from experiments.reports import reset_layers as words
 from experiments.study import records
 from experiments.study.settings import resolve
 from jaxticket import data, supervised

@@ -9,7 +9,7 @@ import studies
 
 from experiments import movement
 from experiments.reports import adjacency, findings, values
-from experiments.reports import movement as report
+from experiments.reports import distances as report
 from experiments.study import records
 from experiments.study.records import Lane
 from jaxticket.engine import keys

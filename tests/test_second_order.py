@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import studies
 
-from experiments.reports import second_order as words
+from experiments.reports import deleted as words
 from experiments.study import records
 from experiments.study.records import Lane
 from jaxticket import data, masks, prune, supervised

@@ -6,7 +6,7 @@ import pytest
 import studies
 
 from experiments import structured
-from experiments.reports import structured as words
+from experiments.reports import small_networks as words
 from jaxticket import units
 from jaxticket.engine import keys
 

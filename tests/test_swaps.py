@@ -10,7 +10,7 @@ import toy
 
 from experiments import swaps
 from experiments.reports import findings
-from experiments.reports import swaps as report
+from experiments.reports import loss_changes as report
 from jaxticket import masks
 
 pytestmark = pytest.mark.usefixtures("unoptimised")

@@ -20,36 +20,36 @@ import pandas as pd
 
 from experiments.reports import (
     adjacency,
-    alignment,
-    early_birds,
+    barriers,
+    deleted,
+    distances,
     flops,
-    instability,
-    layers,
-    movement,
+    loss_changes,
+    mask_distances,
     multiplicity,
+    permuted,
     reading,
-    second_order,
-    structured,
-    swaps,
+    reset_layers,
+    small_networks,
     values,
 )
 
 FINDINGS: tuple[ModuleType, ...] = (
-    structured,
+    small_networks,
     flops,
-    alignment,
-    second_order,
-    layers,
-    early_birds,
-    instability,
+    permuted,
+    deleted,
+    reset_layers,
+    mask_distances,
+    barriers,
     multiplicity,
-    swaps,
-    movement,
+    loss_changes,
+    distances,
     values,
     adjacency,
 )
 # Made of a run that asked something else, whose own answer comes before theirs.
-AFTERWARDS = (movement, values, adjacency)
+AFTERWARDS = (distances, values, adjacency)
 
 
 def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:

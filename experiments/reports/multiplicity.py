@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from experiments.reports import instability, statistics, tables
+from experiments.reports import barriers, statistics, tables
 from experiments.reports.figures import Figures
 
 FILE = "multiplicity.csv"
 COLUMNS = {
     name: kind
-    for name, kind in instability.COLUMNS.items()
+    for name, kind in barriers.COLUMNS.items()
     if name in (*statistics.TICKET, "seed", "density", "one", "other")
 } | dict.fromkeys(("kept", "observed", "expected", "deviation"), float)
 TERMS = {

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from experiments.reports import (
-    instability,
-    layers,
-    movement,
+    barriers,
+    deleted,
+    distances,
+    loss_changes,
     reading,
-    second_order,
+    reset_layers,
     statistics,
-    swaps,
 )
 from jaxticket import analysis
 
@@ -184,7 +184,7 @@ def learned(folder: Path) -> list[Part]:
 
 def moving(folder: Path) -> list[Part]:
     """Of the ticket whose density comes nearest to 21%."""
-    rows = reading.table(folder / movement.FILE, movement.COLUMNS)
+    rows = reading.table(folder / distances.FILE, distances.COLUMNS)
     far = np.abs(np.log(rows["density"] / 0.2107))
     rows = rows[far == far.min()]
     by_layer = {name: x.sort_values("seed") for name, x in rows.groupby("layer")}
@@ -203,8 +203,8 @@ def moving(folder: Path) -> list[Part]:
 
 def stability(folder: Path) -> list[Part]:
     """Of all tickets the largest barrier."""
-    rows = reading.table(folder / instability.FILE, instability.COLUMNS)
-    found = instability.barriers(rows).groupby(statistics.TICKET)["test_barrier"]
+    rows = reading.table(folder / barriers.FILE, barriers.COLUMNS)
+    found = barriers.barriers(rows).groupby(statistics.TICKET)["test_barrier"]
     means = found.mean()
     (whole,) = (x for name, x in found if name[0] == "unpruned")
     worst = found.get_group(means.drop("unpruned", level="method").idxmax())
@@ -216,8 +216,8 @@ def stability(folder: Path) -> list[Part]:
 
 def swapping(folder: Path) -> list[Part]:
     """All layers together, at every density."""
-    rows = reading.table(folder / swaps.FILE, swaps.COLUMNS)
-    rows = rows[rows["layer"] == swaps.ALL].sort_values("swaps")
+    rows = reading.table(folder / loss_changes.FILE, loss_changes.COLUMNS)
+    rows = rows[rows["layer"] == loss_changes.ALL].sort_values("swaps")
     ratio = rows.assign(ratio=rows["actual"] / rows["predicted"])
     by = ratio.groupby(["setting", "seed"])["ratio"]
     falls = by.agg(lambda x: (x.diff().dropna() < 0).all())
@@ -228,17 +228,17 @@ def swapping(folder: Path) -> list[Part]:
 
 def resets(folder: Path) -> list[Part]:
     """Points of accuracy that are lost, against the trained network of the seed."""
-    rows = reading.table(folder / layers.FILE, layers.COLUMNS)
+    rows = reading.table(folder / reset_layers.FILE, reset_layers.COLUMNS)
     rows["lost"] = 100 * (rows["trained_test_accuracy"] - rows["test_accuracy"])
 
     def lost(of):
         wide = of.pivot(index="layer", columns="seed", values="lost").sort_index()
         return wide.to_numpy()
 
-    put = rows[(rows["kind"] == layers.RESET) & (rows["step"] == 0)]
+    put = rows[(rows["kind"] == reset_layers.RESET) & (rows["step"] == 0)]
     first, *others = lost(put)
     worst = max(others, key=np.mean)
-    anew = min(lost(rows[rows["kind"] == layers.FRESH]), key=np.mean)
+    anew = min(lost(rows[rows["kind"] == reset_layers.FRESH]), key=np.mean)
     return [
         over_seeds("points lost by the worst of the later layers", worst, high=2),
         over_seeds("more by the first", first - worst, 5),
@@ -248,7 +248,7 @@ def resets(folder: Path) -> list[Part]:
 
 def deletions(folder: Path) -> list[Part]:
     """Seeds in which Optimal Brain Damage adds less to the training loss."""
-    rows = reading.table(folder / second_order.FILE, second_order.COLUMNS)
+    rows = reading.table(folder / deleted.FILE, deleted.COLUMNS)
     rows["added"] = rows["train_loss"] - rows["dense_train_loss"]
     wide = rows.pivot(index=["setting", "seed"], columns="method", values="added")
     less = (wide["obd"] < wide["magnitude"]).groupby("setting")
