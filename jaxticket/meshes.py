@@ -1,8 +1,9 @@
-"""Arrays whose sharding is part of their type: on meshes with explicit axes.
+"""Arrays that lie in shards, on the devices of a mesh.
 
-`jax.make_mesh` makes such by default. What looks at all weights of a layer together
-gathers them, and what is drawn or chosen goes where the weights are. Of any other array
-nothing changes.
+On explicit axes, as `jax.make_mesh` makes them by default, the sharding of an array is
+part of its type: what sorts all weights of a layer gathers them, and what is drawn goes
+where the weights are. On automatic axes programs see to that themselves, but for their
+constants. Of arrays on one device nothing changes.
 """
 
 import math
