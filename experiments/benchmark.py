@@ -31,6 +31,7 @@ from experiments.benchmarks import (
     parallel,
     printing,
     program,
+    pruning,
     pytorch,
     search,
     search_steps,
@@ -54,6 +55,7 @@ SECTIONS = {
     "search": search.rows,
     "searches": search_steps.rows,
     "selection": selecting.rows,
+    "pruning": pruning.rows,
     "convolution": convolving.rows,
     "models": zoo_steps.rows,
     "compile": compiling.rows,
@@ -84,7 +86,7 @@ class Config:
     batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare", NUMBERS)
     weights: list[int] = setting(
         (1_000_000, 10_000_000),
-        "sizes of networks to select masks for",
+        "sizes of networks to select masks for, and to prune",
         checks.each(checks.whole(1)),
     )
     repeats: int = setting(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import calls, checks
+from jaxticket import calls, checks, meshes
 
 Params = Any  # a pytree of arrays
 Mask = Any  # the same tree: a bool leaf, or None where a leaf is never pruned
@@ -169,7 +169,7 @@ def optimizing(
 
     def init(params):
         try:
-            return extended.init(params)
+            return _laid_out(extended, extended.init(params), params)
         except ValueError as error:
             raise checks.Refused(
                 "optimizer",
@@ -178,6 +178,24 @@ def optimizing(
             ) from error
 
     return extended._replace(init=init)
+
+
+def _laid_out(optimizer: OfWeights, state: State, params: Params) -> State:
+    """An optimiser's state whose copies of the parameters lie where these do."""
+    if not any(map(meshes.divisible, jax.tree.leaves(params))):
+        return state
+
+    def of_leaf(x, param):
+        own = param is not None and getattr(x, "shape", None) == param.shape
+        return meshes.alike(x, param) if own else x
+
+    return optax.tree_map_params(
+        optimizer,
+        of_leaf,
+        state,
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+    )
 
 
 def trained_by(

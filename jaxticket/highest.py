@@ -52,6 +52,15 @@ def highest(
     return found
 
 
+def count(flags: jax.Array) -> jax.Array:
+    """How many are true, fewer than 2**31: int32 scalar."""
+    if flags.size <= _SMALL:
+        return jnp.sum(flags, dtype=jnp.int32)
+    # By itself XLA makes whole numbers of all flags first, on CPU.
+    layout = _layout(flags)
+    return layout.count(layout.lay(flags))
+
+
 def _together(leaves: Sequence[jax.Array]) -> list[list[int]]:
     """The places of all leaves, in order; small ones in a row are one block."""
     blocks: list[list[int]] = []

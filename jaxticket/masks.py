@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import counts, kernels
+from jaxticket import counts, highest, kernels, meshes
 from jaxticket.base import Mask, Params, Scores
 
 Predicate = Callable[[tuple, jax.Array], bool]
@@ -58,7 +58,7 @@ def full(params: Params, prunable: Predicate | None = None) -> Mask:
         )
     _warn_if_tied([leaf for leaf, ok in zip(leaves, chosen, strict=True) if ok])
     return tree.unflatten(
-        jnp.ones_like(leaf, bool) if ok else None
+        meshes.full_like(leaf, True, bool) if ok else None
         for (_, leaf), ok in zip(leaves, chosen, strict=True)
     )
 
@@ -224,7 +224,7 @@ def count(mask: Mask) -> jax.Array | counts.Count:
     Raises:
       ValueError: a leaf of 2**31 weights or more.
     """
-    of_leaves = [jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(mask)]
+    of_leaves = list(map(highest.count, jax.tree.leaves(mask)))
     if size(mask) < counts.ONE_WORD:
         return sum(of_leaves)
     check_sizes(mask)

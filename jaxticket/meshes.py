@@ -1,8 +1,9 @@
-"""Arrays whose sharding is part of their type: on meshes with explicit axes.
+"""Arrays that lie in shards, on the devices of a mesh.
 
-`jax.make_mesh` makes such by default. What looks at all weights of a layer together
-gathers them, and what is drawn or chosen goes where the weights are. Of any other array
-nothing changes.
+On explicit axes, as `jax.make_mesh` makes them by default, the sharding of an array is
+part of its type: what sorts all weights of a layer gathers them, and what is drawn goes
+where the weights are. On automatic axes programs see to that themselves, but for their
+constants. Of arrays on one device nothing changes.
 """
 
 import math
@@ -10,7 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 
 def gathered(x: jax.Array) -> jax.Array:
@@ -25,6 +28,23 @@ def placed(x: jax.Array, like: jax.Array) -> jax.Array:
     """The array laid out as another of its shape."""
     sharding = _explicit(like)
     return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
+def alike(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The array laid out as another of its shape, in a program on automatic axes too.
+
+    There a constant would lie on every device as a whole.
+    """
+    if not (isinstance(like, jax.core.Tracer) and divisible(like)):
+        return x
+    if AxisType.Auto not in jax.typeof(like).sharding.mesh.axis_types:
+        return x
+    return shard_alike(like, x)[1]
+
+
+def full_like(x: jax.Array, value: ArrayLike, dtype: Any = None) -> jax.Array:
+    """`jnp.full_like`, laid out as `x`."""
+    return alike(jnp.full_like(x, value, dtype), x)
 
 
 def divisible(x: jax.Array) -> bool:

@@ -6,21 +6,17 @@ memory they take, is what they are looked at for.
 
 import functools
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shards
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxticket import masks, selection
 
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-COLLECTIVE = re.compile(
-    r"= ([^=\n]*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
-    r"(?:-start)?\("
-)
 # Cut along their first axis, their last, their only one, and whole.
 LEAVES = {
     "rows": ((64, 48), ("x", None)),
@@ -31,14 +27,6 @@ LEAVES = {
 }
 SIZE = sum(math.prod(shape) for shape, _ in LEAVES.values())
 RNG = np.random.default_rng(0)
-
-
-def mesh_of(kind, **axes):
-    sizes = tuple(axes.values())
-    return jax.make_mesh(
-        sizes, tuple(axes), axis_types=(kind,) * len(axes),
-        devices=jax.devices()[: math.prod(sizes)],
-    )  # fmt: skip
 
 
 def put(mesh, tree, *before):
@@ -64,24 +52,6 @@ DRAWS = {
 }
 
 
-def collectives(compiled):
-    """Of a program: (kind, the most numbers that one result of it has)."""
-    found = []
-    for results, kind in COLLECTIVE.findall(compiled.as_text()):
-        shapes = re.findall(r"\w+\[([\d,]*)\]", results)
-        sizes = [math.prod(map(int, filter(None, s.split(",")))) for s in shapes]
-        found.append((kind, max(sizes)))
-    return found
-
-
-def assert_only_counts(compiled, lanes=1):
-    """No more than a number of each leaf and lane is added, and nothing gathered."""
-    found = collectives(compiled)
-    assert found, "nothing is added: the weights are not in shards"
-    assert {kind for kind, _ in found} == {"all-reduce"}
-    assert max(size for _, size in found) <= lanes * len(LEAVES)
-
-
 def assert_same(found, expected):
     for name in LEAVES:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
@@ -89,13 +59,13 @@ def assert_same(found, expected):
 
 @KINDS
 def test_top_adds_counts_alone_and_chooses_the_same(kind):
-    mesh = mesh_of(kind, x=4)
+    mesh = shards.mesh_of(kind, x=4)
     program = jax.jit(selection.top)
     mask = alive()
     there = put(mesh, mask)
     shapes = put(mesh, drawn(DRAWS["ties"]))
     compiled = program.lower(shapes, there, jnp.int32(0)).compile()
-    assert_only_counts(compiled)
+    shards.assert_only_counts(compiled, len(LEAVES))
     # A byte of every weight to count in, and its key of four where that is filled up.
     assert compiled.memory_analysis().temp_size_in_bytes < 7 * SIZE / 4
     most = masks.count(mask)
@@ -111,7 +81,7 @@ def test_top_adds_counts_alone_and_chooses_the_same(kind):
 @KINDS
 def test_lanes_on_one_axis_and_weights_on_another(kind):
     """By `vmap`, and within a `shard_map` over the lanes alone."""
-    mesh = mesh_of(kind, lanes=2, x=2)
+    mesh = shards.mesh_of(kind, lanes=2, x=2)
     scores, mask = (
         {n: np.stack([one[n], other[n]]) for n in LEAVES}
         for one, other in (map(drawn, DRAWS.values()), (alive(), alive()))
@@ -131,20 +101,20 @@ def test_lanes_on_one_axis_and_weights_on_another(kind):
         return
     for program in (jax.vmap(selection.top), mapped):
         compiled = jax.jit(program).lower(*args).compile()
-        assert_only_counts(compiled, lanes=2)
+        shards.assert_only_counts(compiled, 2 * len(LEAVES))
         assert_same(compiled(*args), expected)
 
 
 @pytest.mark.parametrize("select", ["equal", "two_of_four"])
 def test_selections_of_layers_add_counts_alone(select):
-    mesh = mesh_of(AxisType.Auto, x=4)
+    mesh = shards.mesh_of(AxisType.Auto, x=4)
     select = selection.named(select)
     scores, mask = drawn(DRAWS["distinct"]), alive()
     program = jax.jit(lambda s, m: select(s, m, 0.5))
     args = put(mesh, scores), put(mesh, mask)
     compiled = program.lower(*args).compile()
     if select is selection.named("two_of_four"):
-        assert not collectives(compiled)
+        assert not shards.collectives(compiled)
     else:
-        assert_only_counts(compiled)
+        shards.assert_only_counts(compiled, len(LEAVES))
     assert_same(compiled(*args), program(scores, mask))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, schedules
+from jaxticket import checks, meshes, schedules
 from jaxticket.base import OfGates, Schedule, Search
 from jaxticket.searches import constraint, gates
 from jaxticket.searches.groups import Groups
@@ -107,7 +107,7 @@ def continuous_sparsification(
     scale = 1 / jax.nn.sigmoid(jnp.asarray(initial_logit)) if scaling else 1.0
 
     def opened(key, like):
-        return jax.tree.map(lambda s: jnp.full_like(s, initial_logit), like), key
+        return jax.tree.map(lambda s: meshes.full_like(s, initial_logit), like), key
 
     def gate(logits, state):
         """`sigmoid(beta s)`, scaled, is both the gate and what is penalised."""

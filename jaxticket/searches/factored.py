@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, scores, selection
+from jaxticket import checks, masks, meshes, scores, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -110,7 +110,8 @@ def factored(
         if density is not None:
             selection.check_kept(select, density, ticket.mask)
         weights = masks.apply(ticket.mask, ticket.weights)
-        ones = jax.tree.map(jnp.ones_like, masks.prunable_like(weights, ticket.mask))
+        kernels = masks.prunable_like(weights, ticket.mask)
+        ones = jax.tree.map(lambda w: meshes.full_like(w, 1), kernels)
         factors = Factors(weights, ones)
         return owned(FactoredState(factors, optimizer.init(factors), ticket.mask))
 

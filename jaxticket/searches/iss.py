@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, draws
+from jaxticket import checks, draws, meshes
 from jaxticket.base import OfGates, Search
 from jaxticket.searches import gates
 
@@ -67,7 +67,7 @@ def iss(
     is_off = off if callable(off) else lambda s: jax.nn.sigmoid(s) < off
 
     def full(logits):
-        return jax.tree.map(lambda s: jnp.full_like(s, initial_logit), logits)
+        return jax.tree.map(lambda s: meshes.full_like(s, initial_logit), logits)
 
     def gate(logits, state):
         """The gates of this step, and how likely they are to be open."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, schedules, selection
+from jaxticket import checks, masks, meshes, schedules, selection
 from jaxticket.base import Mask, OfScores, Schedule, Scores, Search
 from jaxticket.searches import frozen
 
@@ -96,7 +96,8 @@ def jackpot(
             ticket.mask,
             masks.prunable_like(ticket.weights, ticket.mask),
         )
-        return scores, ticket.mask, jax.tree.map(jnp.ones_like, ticket.mask)
+        everywhere = jax.tree.map(lambda m: meshes.full_like(m, True), ticket.mask)
+        return scores, ticket.mask, everywhere
 
     def choose(state, step):
         ranks = jax.tree.map(jnp.abs, state.scores) if absolute else state.scores

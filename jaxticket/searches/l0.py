@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, draws
+from jaxticket import checks, draws, meshes
 from jaxticket.base import OfGates, Search
 from jaxticket.searches import constraint, gates
 from jaxticket.searches.groups import Groups
@@ -106,7 +106,7 @@ def l0(
         leaves, tree = jax.tree.flatten(like)
         keys = jax.random.split(logit_key, len(leaves))
         logits = [
-            jnp.full_like(w, initial_logit)
+            meshes.full_like(w, initial_logit)
             + SPREAD * jax.random.normal(k, w.shape, w.dtype)
             for k, w in zip(keys, leaves, strict=True)
         ]

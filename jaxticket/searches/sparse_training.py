@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import checks, draws, masks, schedules, selection
+from jaxticket import checks, draws, masks, meshes, schedules, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -259,7 +259,9 @@ def _search(
         kernels = masks.prunable_like(ticket.weights, ticket.mask)
         mask = select(draws.uniform(first, zero, kernels), ticket.mask, density)
         training = train.init(key, ticket._replace(mask=mask))
-        average = None if momentum is None else jax.tree.map(jnp.zeros_like, kernels)
+        average = None
+        if momentum is not None:
+            average = jax.tree.map(lambda w: meshes.full_like(w, 0), kernels)
         return owned(SparseState(training, ticket.mask, key, zero, average))
 
     def due(step):

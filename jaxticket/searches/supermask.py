@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, draws, masks
+from jaxticket import checks, draws, masks, meshes
 from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen, gates
 
@@ -67,7 +67,7 @@ def supermask(
 
     def opened(key, ticket):
         logits = jax.tree.map(
-            lambda w: jnp.full_like(w, initial_logit),
+            lambda w: meshes.full_like(w, initial_logit),
             masks.prunable_like(ticket.weights, ticket.mask),
         )
         return logits, draw(key, jnp.int32(0), logits, ticket.mask), ticket.mask
