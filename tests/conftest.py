@@ -4,6 +4,7 @@ Files are spread over two processes, see `setup.cfg`; `-n 0` takes one. They sha
 programs that they compile, on disk; in memory a process keeps those of one file.
 """
 
+import ctypes
 import gc
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from jaxticket import order
 
 ROOT = Path(__file__).resolve().parent.parent
+LIBC = ctypes.CDLL(None)
 TFDS = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
@@ -60,6 +62,8 @@ def forgotten():
     yield
     jax.clear_caches()
     gc.collect()
+    if hasattr(LIBC, "malloc_trim"):  # else glibc keeps what is free
+        LIBC.malloc_trim(0)
 
 
 @pytest.fixture(scope="module")

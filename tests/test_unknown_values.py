@@ -42,14 +42,16 @@ REMEDY = r"not there \(NaN\).*save_ticket\(\.\.\., pruned='keep'\)"
 KEY = jax.random.key(7)
 
 
-@pytest.fixture
-def tickets(tmp_path, x64):
+@pytest.fixture(scope="module")
+def tickets(tmp_path_factory):
     """A ticket of density 0.3, and the same from a file that dropped the rest."""
-    evidence = cases.evidence()._replace(key=KEY)
-    ticket = prune(toy.ticket(), "random", 0.3, evidence=evidence)
-    ticket = ticket._replace(model_state={"mean": jnp.arange(6.0)})
-    files.save_ticket(tmp_path / "ticket.npz", ticket)
-    return ticket, files.load_ticket(tmp_path / "ticket.npz", ticket)[0]
+    path = tmp_path_factory.mktemp("tickets") / "ticket.npz"
+    with jax.enable_x64(True):
+        evidence = cases.evidence()._replace(key=KEY)
+        ticket = prune(toy.ticket(), "random", 0.3, evidence=evidence)
+        ticket = ticket._replace(model_state={"mean": jnp.arange(6.0)})
+        files.save_ticket(path, ticket)
+        return ticket, files.load_ticket(path, ticket)[0]
 
 
 def kept(ticket):
