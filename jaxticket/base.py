@@ -186,7 +186,8 @@ def _laid_out(optimizer: OfWeights, state: State, params: Params) -> State:
         return state
 
     def of_leaf(x, param):
-        own = param is not None and getattr(x, "shape", None) == param.shape
+        shape = getattr(x, "shape", None)
+        own = shape is not None and shape == getattr(param, "shape", None)
         return meshes.alike(x, param) if own else x
 
     return optax.tree_map_params(
