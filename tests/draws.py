@@ -13,7 +13,7 @@ from jax.numpy import uint32
 
 def _hash(key_0, key_1, count_0, count_1):
     """Two words, every bit of them of every bit of the key and of the count."""
-    x = (key_0 + count_0) * uint32(0x85EBCA6B) ^ (key_1 + count_1)
+    x = (key_0 + count_0) * uint32(0x85EBCA6B) ^ (key_1 + count_1 + uint32(0x9E3779B9))
     x = (x ^ (x >> 16)) * uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * uint32(0x846CA68B)
     x = x ^ (x >> 16)
