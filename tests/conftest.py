@@ -9,9 +9,9 @@ import gc
 import os
 from pathlib import Path
 
-import draws
 import jax
 import pytest
+import short_hash
 
 from jaxticket import order
 
@@ -31,7 +31,7 @@ for name, value in {
 }.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)  # for the programs that tests start
-draws.hurry()
+short_hash.hurry()
 
 SLOW = (
     "test_faults",

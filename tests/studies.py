@@ -18,11 +18,11 @@ import sys
 import types
 from pathlib import Path
 
-import draws
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+import short_hash
 from absl import flags
 
 from experiments import report
@@ -205,7 +205,7 @@ def main():
     name, fault, *given = sys.argv[1:]
     sys.argv = [name, *given]
     module = door(name)
-    draws.hurry()
+    short_hash.hurry()
     with tiny() as patch:
         patch.setattr(order, "ROUNDS", 2)  # as in the tests
         faulty(patch, fault)
