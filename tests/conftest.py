@@ -92,6 +92,13 @@ def short_shuffles():
 
 
 @pytest.fixture
+def threefry():
+    """JAX's own draws for one test."""
+    with short_hash.without():
+        yield
+
+
+@pytest.fixture
 def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):

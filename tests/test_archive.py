@@ -77,7 +77,7 @@ def test_trees_of_version_1_come_back(path, name):
     assert about == {"note": "x"}
 
 
-def test_a_ticket_that_version_0_2_0_has_written_comes_back(request):
+def test_a_ticket_that_version_0_2_0_has_written_comes_back(request, threefry):
     """The file is of the commit before the format had a version."""
     state = {"norm": {"mean": jnp.arange(6.0)}, "dropout": jax.random.key(2)}
     ticket = toy.ticket(lost=7)._replace(model_state=state)

@@ -166,7 +166,7 @@ def test_a_schedule_of_optax_lasts_for_every_round(make, keep_momentum):
         state, _ = jax.lax.scan(step, state, jnp.arange(16))
         return search.advance(state), masks.density(search.ticket(state).mask)
 
-    state = search.init(jax.random.key(0), toy.ticket())
+    state = search.init(jax.random.key(1), toy.ticket())
     for _ in range(3):
         state, density = a_round(state)
         assert 0 < density < 1

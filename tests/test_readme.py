@@ -34,7 +34,7 @@ def hurried():
 @pytest.mark.parametrize(
     "example", EXAMPLES, ids=["grid", "own network", "optax", "summary", "compact"]
 )
-def test_examples_run_as_they_stand(example, request, capsys):
+def test_examples_run_as_they_stand(example, request, capsys, threefry):
     if example != EXAMPLES[0]:
         request.getfixturevalue("hurried")
     names = {}
