@@ -32,7 +32,7 @@ import dataclasses
 from typing import ClassVar
 
 from experiments import ticket_search
-from experiments.reports import flops as words
+from experiments.reports import costs as words
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting

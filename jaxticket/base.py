@@ -185,16 +185,37 @@ def _laid_out(optimizer: OfWeights, state: State, params: Params) -> State:
     if not any(map(meshes.divisible, jax.tree.leaves(params))):
         return state
 
-    def of_leaf(x, param):
-        shape = getattr(x, "shape", None)  # a part that is masked has none
-        own = shape is not None and shape == getattr(param, "shape", None)
-        return meshes.alike(x, param) if own else x
+    return of_each(optimizer, meshes.alike, state, params)
+
+
+def of_each(
+    optimizer: OfWeights,
+    change: Callable[[jax.Array, jax.Array], jax.Array],
+    state: State,
+    tree: Any,
+) -> State:
+    """An optimiser's state in which what belongs to single weights is changed.
+
+    Those are the copies of the parameter tree, as optax knows them, in leaves of the
+    shapes that `tree` has.
+
+    Args:
+      optimizer: whose state it is.
+      change: `(leaf of the state, leaf of the tree) -> leaf`.
+      state: of the optimiser.
+      tree: like the parameters; where it is `None` nothing is changed.
+    """
+
+    def own(leaf, of_tree):
+        shape = getattr(leaf, "shape", None)  # a part that is masked has none
+        same = shape is not None and shape == getattr(of_tree, "shape", None)
+        return change(leaf, of_tree) if same else leaf
 
     return optax.tree_map_params(
         optimizer,
-        of_leaf,
+        own,
         state,
-        params,
+        tree,
         is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
     )
 

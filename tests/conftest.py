@@ -91,9 +91,9 @@ def short_shuffles():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def threefry():
-    """JAX's own draws for one test."""
+    """JAX's own draws for a file, of which numbers are known."""
     with short_hash.without():
         yield
 

@@ -18,6 +18,8 @@ from test_files import TREES, identical, with_nan
 from experiments.fuzzing import zips
 from jaxticket import Ticket, archive, files
 
+pytestmark = pytest.mark.usefixtures("threefry")
+
 TREE = {"a": np.arange(6, dtype=np.float32), "m": np.arange(9) % 2 == 0}
 WRITERS = {1: zips.first_version, 2: zips.second_version, 3: zips.third_version}
 VERSIONS = tuple(WRITERS)
@@ -77,7 +79,7 @@ def test_trees_of_version_1_come_back(path, name):
     assert about == {"note": "x"}
 
 
-def test_a_ticket_that_version_0_2_0_has_written_comes_back(request, threefry):
+def test_a_ticket_that_version_0_2_0_has_written_comes_back(request):
     """The file is of the commit before the format had a version."""
     state = {"norm": {"mean": jnp.arange(6.0)}, "dropout": jax.random.key(2)}
     ticket = toy.ticket(lost=7)._replace(model_state=state)

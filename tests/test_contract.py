@@ -30,7 +30,7 @@ from jaxticket import (
 )
 from jaxticket.searches.imp import Retrain
 
-pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
+pytestmark = pytest.mark.usefixtures("x64")
 every = pytest.mark.parametrize("name", CASES)
 each_method = pytest.mark.parametrize("name", METHODS)
 

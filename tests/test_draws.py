@@ -64,6 +64,15 @@ def test_a_sharded_leaf_has_the_same_draws_and_nothing_moves():
     np.testing.assert_array_equal(draw(*args)[0], draws.uniform(*args)[0])
 
 
+def test_draws_for_half_precision_are_fine_enough():
+    """In bfloat16 the largest draw, `1 - 1e-6`, would be 1, and its logit infinite."""
+    like = [jnp.zeros(10_000, jnp.bfloat16)]
+    (found,) = draws.uniform(jax.random.key(0), jnp.int32(0), like, 1e-6, 1 - 1e-6)
+    assert found.dtype == jnp.float32
+    assert len(np.unique(found)) > 9_900
+    assert 0 < found.min() < found.max() < 1
+
+
 def test_they_are_uniform_and_never_zero_or_one():
     for found in make_draws():
         assert_even(found, cells=1000)

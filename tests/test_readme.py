@@ -13,6 +13,7 @@ import pytest
 import jaxticket as jt
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("threefry")
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
@@ -34,7 +35,7 @@ def hurried():
 @pytest.mark.parametrize(
     "example", EXAMPLES, ids=["grid", "own network", "optax", "summary", "compact"]
 )
-def test_examples_run_as_they_stand(example, request, capsys, threefry):
+def test_examples_run_as_they_stand(example, request, capsys):
     if example != EXAMPLES[0]:
         request.getfixturevalue("hurried")
     names = {}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import studies
 
-from experiments.reports import flops as words
+from experiments.reports import costs as words
 from experiments.reports import reading
 from experiments.study import shelf
 

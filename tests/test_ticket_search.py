@@ -13,7 +13,7 @@ from experiments.study import kept
 from experiments.study.records import Lane
 from jaxticket import data, files, masks, searches
 
-pytestmark = pytest.mark.usefixtures("toy_study")
+pytestmark = pytest.mark.usefixtures("toy_study", "threefry")
 CS = "continuous_sparsification"
 VARIANTS = ("imp", "imp_continued", "fine_tuning")
 ALL = {
@@ -48,7 +48,7 @@ def test_every_method_treatment_seed_and_pruning_has_one_row(done):
     assert (rows.search_epochs == 2 * rows.prunings).all()
     assert ((rows.search_seconds > 0) == (rows.prunings > 0)).all()
     assert rows.early_stopping_step.isin((20, 40)).all()
-    assert rows.test_accuracy.between(0.1, 1).all()
+    assert rows.test_accuracy.between(0.2, 1).all()
     assert len(reading.results(folder / "results.csv")) == len(rows)
 
 

@@ -21,9 +21,9 @@ import pandas as pd
 from experiments.reports import (
     adjacency,
     barriers,
+    costs,
     deleted,
     distances,
-    flops,
     loss_changes,
     mask_distances,
     multiplicity,
@@ -36,7 +36,7 @@ from experiments.reports import (
 
 FINDINGS: tuple[ModuleType, ...] = (
     small_networks,
-    flops,
+    costs,
     permuted,
     deleted,
     reset_layers,

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from jaxticket import checks, draws, masks, meshes, schedules, selection
@@ -18,6 +17,7 @@ from jaxticket.base import (
     Scores,
     Search,
     State,
+    of_each,
     owned,
 )
 from jaxticket.searches.fixed import FixedState, fixed
@@ -325,20 +325,5 @@ def _search(
 
 
 def _forget(optimizer: OfWeights, state: State, mask: Mask) -> State:
-    """The state of an optimiser, zero for each weight that `mask` does not keep.
-
-    What belongs to single weights are the copies of the parameter tree, as optax knows
-    them, in leaves of their shapes.
-    """
-
-    def forget(leaf, m):
-        own = m is not None and getattr(leaf, "shape", None) == m.shape
-        return jnp.where(m, leaf, 0) if own else leaf
-
-    return optax.tree_map_params(
-        optimizer,
-        forget,
-        state,
-        mask,
-        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
-    )
+    """The state of an optimiser, zero for each weight that `mask` does not keep."""
+    return of_each(optimizer, lambda leaf, m: jnp.where(m, leaf, 0), state, mask)
