@@ -31,6 +31,7 @@ from jaxticket import files
 KEYS = ["method", "treatment", "prunings", "setting"]  # of a row, besides its seed
 KEPT = ("tickets", "work/anchors", "work/trained")  # files that name their seed
 SEEDS = ("seeds", "first_seed")
+CALL = ("identity", "environment", "command")  # what is kept of every run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,8 @@ def _read(folder: Path) -> tuple[Path, list[int], dict[str, Any]]:
     try:
         about = json.loads((folder / "config.json").read_bytes())
         begin, count = about["config"]["first_seed"], about["config"]["seeds"]
+        if missing := [name for name in CALL if name not in about]:
+            raise ValueError(f"no {missing[0]}, as a run of an earlier version")
         return folder, [*range(begin, begin + count)], about
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no run: it has no config.json") from None
@@ -171,9 +174,7 @@ def _about(runs, seeds) -> dict[str, Any]:
     """The `config.json` of the whole: without parts, so that no run goes on there."""
     about = {k: x for k, x in runs[0].items() if k != "parts"}
     about["config"] = about["config"] | {"first_seed": seeds[0], "seeds": len(seeds)}
-    calls = [
-        {k: run[k] for k in ("identity", "environment", "command")} for run in runs
-    ]
+    calls = [{name: run[name] for name in CALL} for run in runs]
     about["accepted"] = [
         *calls[1:],
         *(call for run in runs for call in run.get("accepted", ())),

@@ -83,6 +83,12 @@ def change(folder, **values):
     path.write_text(json.dumps(about))
 
 
+def strip(folder, name):
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({k: x for k, x in about.items() if k != name}))
+
+
 def drop(folder, text):
     path = folder / "results.csv"
     lines = path.read_text().splitlines(keepends=True)
@@ -99,8 +105,9 @@ def drop(folder, text):
         (lambda a, b: (b / "results.csv").unlink(), "seed 1 has no row of dense"),
         (lambda a, b: (b / "config.json").unlink(), "job-1 holds no run"),
         (lambda a, b: (b / "config.json").write_text("[]"), "is not a run's"),
+        (lambda a, b: strip(b, "identity"), "no identity, as a run of an earlier"),
     ],
-    ids=["setting", "twice", "gap", "row", "unfinished", "no run", "damaged"],
+    ids=["setting", "twice", "gap", "row", "unfinished", "no run", "damaged", "old"],
 )
 def test_what_does_not_belong_together_is_refused(jobs, tmp_path, spoil, message):
     spoil(*jobs)
