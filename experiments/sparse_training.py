@@ -3,8 +3,9 @@
 RigL and SET move connections to where the gradient is largest and at random, SNFS to
 where gradients agree, and `static` leaves a random mask as it is. Beside them, at the
 same densities, what trains the whole network on the way: gradual magnitude pruning, and
-AC/DC, which trains it by turns. Each trains as long as the dense network, which they
-are compared with, densities side by side in one program.
+AC/DC, which trains it by turns; and, if it is asked for (`--methods=dnw`), DNW, which
+runs with the largest weights and trains all. Each trains as long as the dense network,
+which they are compared with, densities side by side in one program.
 
 What sparse training is to save is arithmetic. `flops.csv` has it for every ticket, in
 floating-point operations of running it on one example and of its training, beside those
@@ -45,13 +46,14 @@ DENSE = Promises()  # what the training of the dense network promises
 MOVING = ("rigl", "set", "snfs")
 METHODS = {
     **{name: Method(getattr(searches, name)) for name in (*MOVING, "static", "ac_dc")},
+    "dnw": Method(searches.dnw, preset={"select": "erk"}),
     "gradual": Method(searches.gradual, preset={"select": "erk"}),
 }
 
 
 def asked(*densities: float, **others) -> dict:
     """Hyper-parameters: the densities of all methods, and more."""
-    found = {f"{name}.density": densities for name in (*MOVING, "static", "ac_dc")}
+    found = {f"{name}.density": densities for name in METHODS if name != "gradual"}
     return {"gradual.final_density": densities} | found | others
 
 

@@ -204,6 +204,11 @@ ROWS_OF_OUR_OWN = {
         make("snfs", density=0.5, every=2, select="equal"),
         course=at_densities(*["1/2"] * (STEPS + 1)),
     ),
+    "dnw": Case(
+        make("dnw", density=0.5),
+        course=at_densities(*["1/2"] * (STEPS + 1)),
+        optimizer="kept",
+    ),
     "static": Case(
         make("static", density=0.5, select="equal"),
         course=at_densities(*["1/2"] * (STEPS + 1)),

@@ -1,4 +1,4 @@
-"""Sparse training, RigL, SET and SNFS, against plain numpy, and what must not break."""
+"""Sparse training (RigL, SET, SNFS, DNW) in plain numpy, and what must not break."""
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,40 @@ def test_sparse_training(method, also_train, name, allowed):
     key = jax.random.split(jax.random.key(0))[1]
     expected = moving(method, also_train, allowed, first, descend, names, key)
     check(follow(search, allowed), expected, rtol=1e-10)
+
+
+def wired(allowed, density):
+    """Wortsman et al. 2019: the largest weights run, the gradient is for all."""
+    w, v = masked(allowed, draw()), {n: np.zeros(s) for n, s in SHAPES.items()}
+    path, tickets, masks_seen = [], [], []
+
+    def largest():
+        found = {}
+        for n in KERNELS:
+            k = allowed[n].sum() - round(allowed[n].sum() * (1 - density))
+            order = np.argsort(-np.where(allowed[n], np.abs(w[n]), -1).ravel())
+            found[n] = np.isin(np.arange(w[n].size), order[:k]).reshape(w[n].shape)
+        return found
+
+    for round_ in range(ROUNDS):
+        mask = largest()
+        path.append(masked(mask, w))
+        for step in range(STEPS):
+            grads = gradient(path[-1], *batch(round_, step))
+            w, v = descend_all(w, masked(allowed, grads), v, step)
+            mask = largest()
+            path.append(masked(mask, w))
+            masks_seen.append(np.concatenate([mask[n].ravel() for n in KERNELS]))
+        tickets.append((w, mask))
+    back = [b & ~a for a, b in zip(masks_seen, masks_seen[1:], strict=False)]
+    assert np.sum(back) > 3, "a reference in which no weight comes back"
+    return path, tickets
+
+
+@pytest.mark.parametrize("allowed", [ones(), some()], ids=["full", "sparse"])
+def test_neural_wirings(allowed):
+    search = searches.dnw(optimizer(), density=0.6)
+    check(follow(search, allowed), wired(allowed, 0.6), rtol=1e-10)
 
 
 def test_as_released_only_rigl_takes_no_step_where_the_mask_moves():

@@ -6,6 +6,7 @@ it, and nothing else repeats it.
 
 from jaxticket.searches.ac_dc import ac_dc
 from jaxticket.searches.continuous_sparsification import continuous_sparsification
+from jaxticket.searches.dnw import dnw
 from jaxticket.searches.edge_popup import edge_popup
 from jaxticket.searches.factored import Factors, factored  # noqa: F401  as `Gated`
 from jaxticket.searches.fixed import fixed
@@ -25,6 +26,7 @@ from jaxticket.searches.supermask import supermask
 __all__ = [
     "ac_dc",
     "continuous_sparsification",
+    "dnw",
     "edge_popup",
     "factored",
     "fixed",
