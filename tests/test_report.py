@@ -338,7 +338,7 @@ def test_methods_without_a_match_share_a_headline():
     chosen, (headline,) = chosen_of(rows)
     assert (chosen["all"].among, chosen["all"].best) == (0, None)
     assert (
-        "within 0.5 points: imp (of 2: -2.00 ±0.25 points, worse), all (of 0)."
+        "within 0.5 points: imp (of 2: -2.00 ±0.25 points, worse), all (none is sparse)."
         in headline
     )
     assert [line[1] for line in tables.milestones(chosen).lines] == [

@@ -186,7 +186,8 @@ def headlines(run: Run, chosen: Mapping[str, Chosen]) -> list[str]:
             continue
         if (ticket := tickets.best) is not None:
             among += f": {points(ticket['to_dense'])} points, {word(ticket['verdict'])}"
-        without.append(f"{words(method)} (of {among})")
+        of = f"of {among}" if tickets.among else "none is sparse"
+        without.append(f"{words(method)} ({of})")
     if without:
         found.append(
             "No ticket is shown to match the dense network within "

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, pruning, scores, selection
+from jaxticket import calls, checks, masks, pruning, scores, selection
 from jaxticket.base import NO_EVIDENCE, OfWeights, Params, Promises, Search
 from jaxticket.searches.fixed import fixed
 
@@ -93,8 +93,13 @@ def slimming(
       keep 0.3 (VGG) or 0.6 (the others) of the channels.
     """
     checks.fraction(density=density)
-    train = fixed(optax.chain(shrink(penalty, layers), optimizer))
+    train, thin = fixed(optimizer), shrink(penalty, layers)
     score, select = scales(layers), channels(layers)
+
+    def norm(params):
+        named = masks.named(params)
+        gammas = [named[scale] for _, scale, *_ in layers(params)]
+        return penalty * sum(jnp.sum(jnp.abs(gamma)) for gamma in gammas)
 
     def cut(whole):
         return pruning.prune(whole, score, density, select=select)
@@ -104,11 +109,22 @@ def slimming(
         jax.eval_shape(cut, ticket)  # what has no channels is refused before it trains
         return state
 
+    def update(grads, state, step, **told):
+        params, loss = train.params(state), told.get("value_fn")
+        grads, _ = thin.update(grads, optax.EmptyState(), params)
+        if "value" in told:
+            told["value"] = told["value"] + norm(params)
+        if loss is not None:
+            told["value_fn"] = lambda params, **others: (
+                calls.told(loss, params, **others) + norm(params)
+            )
+        return train.update(grads, state, step, **told)
+
     def ticket(state):
         return cut(train.ticket(state))
 
     promises = Promises(hard=False, nested=False)
-    return train._replace(init=init, ticket=ticket, promises=promises)
+    return train._replace(init=init, update=update, ticket=ticket, promises=promises)
 
 
 def shrink(
