@@ -2,9 +2,10 @@
 
 `load` gives a `Dataset` of numpy arrays. Put them on the device once, gather batches
 inside `jit`, and apply `augment` and a `normalizer` there: JAX code never sees an
-iterator. Nothing in here knows about tickets.
+iterator. Data that do not fit are read while the device trains, see `streams`. Nothing in here knows about tickets.
 """
 
+from jaxticket.data import streams
 from jaxticket.data.dataset import (
     OPTIONS,
     Dataset,
@@ -32,5 +33,6 @@ __all__ = [
     "load",
     "normalizer",
     "of_splits",
+    "streams",
     "with_label_noise",
 ]
