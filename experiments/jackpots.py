@@ -142,6 +142,7 @@ class Config(settings.Tuned):
         None: ANY,
     }
 
+    stream: bool = settings.streaming()
     batch_statistics: str = setting(
         "free",
         "those of normalisations move in a search (free, as released) or not: frozen",
@@ -204,7 +205,7 @@ def _ranked(study, dense: Ticket, key) -> dict[str, Any]:
         evidence = evidence._replace(initial=dense.weights, key=key)
         return {name: f(dense.weights, evidence) for name, f in CRITERIA.items()}
 
-    return ranked(dense, key, study.data.train)
+    return ranked(dense, key, study.leading)
 
 
 def experiment(config: Config) -> list[dict]:

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import studies
 
 from jaxticket import Ticket, masks, searches, training
 from jaxticket.base import NO_EVIDENCE
-from jaxticket.data import streams
+from jaxticket.data import digits, streams
 from jaxticket.engine import lanes, programs, resumable
 
-pytest.importorskip("grain")
-import grain  # noqa: E402
+grain = pytest.importorskip("grain")
 
 ROWS, BATCH = 40, 8
 PLAN = resumable.stretches(2, 12, 7, resume=3)  # stretches cross epochs, of 5 steps
@@ -266,7 +266,7 @@ def test_an_element_that_differs_later_is_named_while_it_is_read():
     train = streams.stream(streams.Rows(elements, name="mine"))
     windows = train.reader.windows(np.arange(20).reshape(1, 5, 4), 2)
     with pytest.raises(ValueError, match=r"mine: element 17 is float32 \[2\]"):
-        [*windows]
+        list(windows)
 
 
 def test_lengths_that_differ_and_numbers_below_1_are_refused():
@@ -303,3 +303,39 @@ def test_what_streams_is_not_trained_on_as_arrays():
             epochs=1,
             batch_size=2,
         )
+
+
+# Experiments
+
+
+@pytest.mark.parametrize(
+    ("memory", "stream"),
+    [("digits", "digits"), ("test_streams:arrays", "test_streams:sources")],
+)
+def test_a_study_of_data_that_stream_has_the_numbers_of_one_in_memory(
+    memory, stream, toy_study, tmp_path, monkeypatch
+):
+    del toy_study
+    monkeypatch.setattr(streams, "MOST_STEPS", 6)  # of the 20 of an epoch
+    search = {
+        "methods": ("imp", "snip"),
+        "controls": ("shuffle",),
+        "rounds": 2,
+        "augment": True,
+    }
+    whole = studies.run("ticket_search", tmp_path / "memory", **search, dataset=memory)
+    ours = studies.run(
+        "ticket_search", tmp_path / "stream", **search, dataset=stream, stream=True
+    )
+    studies.assert_same(ours, whole)
+
+
+def arrays():
+    """The digits as a data set of one's own."""
+    return [digits.arrays(split) for split in ("train", "test")]
+
+
+def sources():
+    """The same, of images in no array."""
+    train, test = arrays()
+    return (grain.MapDataset.source([*train[0]]), train[1]), ([*test[0]], test[1])

@@ -61,6 +61,7 @@ def dataset(config: Settings) -> data.Dataset:
 
     A function of the user's is called with the options as `--dataset.name` gives them,
     and returns training and test `Split`, or pairs of arrays: see `data.of_splits`.
+    Where data stream, images may be any source that `data.streams.Rows` takes.
 
     Raises:
       ValueError: an unknown name or option, or arrays that do not fit together.
@@ -77,6 +78,7 @@ def _dataset(config: Settings) -> data.Dataset:
             data_dir=config.data_dir,
             cache_dir=config.cache_dir,
             validation=config.validation,
+            stream=config.stream,
             **given("dataset", options, data.OPTIONS.get(name, {})),
         )
     found = called("dataset", name, options)
@@ -87,7 +89,9 @@ def _dataset(config: Settings) -> data.Dataset:
             f"--dataset={name} must return training and test (images, labels), "
             f"got {type(found).__name__}"
         ) from None
-    return data.of_splits(name, train, test, validation=config.validation)
+    return data.of_splits(
+        name, train, test, validation=config.validation, stream=config.stream
+    )
 
 
 def shapes(config: Settings, init: Callable, split: data.Split) -> None:

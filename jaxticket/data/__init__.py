@@ -2,7 +2,8 @@
 
 `load` gives a `Dataset` of numpy arrays. Put them on the device once, gather batches
 inside `jit`, and apply `augment` and a `normalizer` there: JAX code never sees an
-iterator. Data that do not fit are read while the device trains, see `streams`. Nothing in here knows about tickets.
+iterator. Data that do not fit are read while the device trains, see `streams`. Nothing
+in here knows about tickets.
 """
 
 from jaxticket.data import streams
@@ -18,8 +19,10 @@ from jaxticket.data.preprocess import (
     NORMALIZATIONS,
     Corruption,
     augment,
+    centre_crop,
     corrupted,
     normalizer,
+    random_resized_crop,
 )
 
 __all__ = [
@@ -29,10 +32,12 @@ __all__ = [
     "Dataset",
     "Split",
     "augment",
+    "centre_crop",
     "corrupted",
     "load",
     "normalizer",
     "of_splits",
+    "random_resized_crop",
     "streams",
     "with_label_noise",
 ]

@@ -2,9 +2,9 @@
 
 The rows of every step are known from the seed's key, see `training.visits`. So there is
 no iterator whose state would have to be saved: the host computes the rows of the steps
-that come, threads read and decode them, one window of steps ahead, and the step function
-is handed batches in place of the whole data set. The numbers are those of a training
-from memory, to the last bit, and a run that is killed goes on at the same row.
+that come, threads read and decode them, one window of steps ahead, and the step
+function is handed batches in place of the whole data set. The numbers are those of a
+training from memory, to the last bit, and a killed run goes on at the same row.
 
 A source is anything with a length and elements by number: a NumPy array, one that
 `np.load(..., mmap_mode="r")` leaves on disk, a `grain.MapDataset` (before
