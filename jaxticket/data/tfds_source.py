@@ -140,7 +140,7 @@ def read(
     check(builder, name, split)
     images, labels = [], []
     for example in _examples(builder, split):
-        images.append(_square(example["image"], side))
+        images.append(square(example["image"], side))
         labels.append(example["label"])
         if images[-1].shape != images[0].shape:
             sizes = f"{images[0].shape} and {images[-1].shape}"
@@ -183,7 +183,7 @@ class Images:
 
     def __getitems__(self, rows: Sequence[int]) -> list[np.ndarray]:
         return [
-            _with_channels(_square(example["image"], self._side))
+            _with_channels(square(example["image"], self._side))
             for example in self._source.__getitems__(rows)
         ]
 
@@ -214,11 +214,15 @@ def _at_random(builder: Any, split: str, **options: Any) -> Any:
             f"{builder.data_dir} holds {sorted(formats)}, which cannot be read at "
             'random places: prepare it again with file_format="array_record"'
         )
+    return _array_record(builder, split, **options)
+
+
+def _array_record(builder: Any, split: str, **options: Any) -> Any:
     try:
         return builder.as_data_source(split=split, **options)
     except ImportError as error:
         raise ImportError(
-            f"{builder.name} is read with array_record, which is not installed: pip "
+            f"{builder.name} is read with array_record, which cannot be imported: pip "
             "install array_record"
         ) from error
 
@@ -232,7 +236,7 @@ def check(builder: Any, name: str, split: str) -> None:
         raise ValueError(f"{name} has no {split!r}, only {sorted(splits)}")
 
 
-def _square(image: np.ndarray, side: int | None) -> np.ndarray:
+def square(image: np.ndarray, side: int | None) -> np.ndarray:
     """The middle square of an image whose shorter side is resized to `side`."""
     if side is None:
         return image
@@ -258,7 +262,7 @@ def _examples(builder: Any, split: str) -> Iterator[dict[str, np.ndarray]]:
 
     formats = {fmt.value for fmt in builder.info.available_file_formats()}
     if "array_record" in formats:
-        source = builder.as_data_source(split=split)
+        source = _array_record(builder, split)
         for start in range(0, len(source), CHUNK):
             stop = min(start + CHUNK, len(source))
             yield from source.__getitems__(list(range(start, stop)))
