@@ -165,12 +165,11 @@ def steps(
       `(carry, loss, observed)`: the state before step `last`, and the means over the
       steps of the loss and of what was observed (NaN without any).
     """
-    totals = nothing(search, carry, observe)
     carry, totals = sums(
         search,
         loss_fn,
         carry,
-        totals,
+        None,
         key,
         data,
         first=first,
@@ -204,7 +203,7 @@ def sums(
     search: Search,
     loss_fn: LossFn,
     carry: Carry,
-    totals: tuple[jax.Array, Any],
+    totals: tuple[jax.Array, Any] | None,
     key: PRNGKey,
     data: Batch | Window,
     *,
@@ -218,7 +217,7 @@ def sums(
 
     Args:
       search, loss_fn, carry, key, first, last, round, batch_size, observe: as there.
-      totals: of the steps before, or `nothing`.
+      totals: of the steps before, if there are any.
       data: as there, or the batches of these steps in a `Window`.
 
     Returns:
@@ -226,6 +225,7 @@ def sums(
     """
     ready = isinstance(data, Window)
     size = None if data is None or ready else rows(data)
+    totals = nothing(search, carry, observe) if totals is None else totals
     order_key, noise_key = jax.random.split(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
     gradient = jax.value_and_grad(_held_to_its_form(loss_fn), has_aux=True)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from experiments.study.settings import Settings
-from jaxticket import data, models, supervised
+from jaxticket import checks, data, models, supervised
 from jaxticket.base import Ticket
 from jaxticket.models import Model
 from jaxticket.training import LossFn
@@ -92,6 +92,25 @@ def _dataset(config: Settings) -> data.Dataset:
     return data.of_splits(
         name, train, test, validation=config.validation, stream=config.stream
     )
+
+
+def prepare(config: Settings, dataset: data.Dataset) -> Callable:
+    """Images as they are stored -> what the network takes.
+
+    Raises:
+      ValueError: `--crop` of what is no image, or is smaller.
+    """
+    images = dataset.train.images
+    normalise = data.normalizer(config.normalization, images, name=dataset.name)
+    if config.crop is None:
+        return normalise
+    if images.ndim != 4:
+        raise ValueError(
+            f"--crop cuts images [height, width, channels]; {config.dataset} has "
+            f"{list(images.shape[1:])}: leave it out"
+        )
+    checks.whole(1, min(images.shape[1:3]))(**{"--crop": config.crop})
+    return lambda images: normalise(data.centre_crop(images, config.crop))
 
 
 def shapes(config: Settings, init: Callable, split: data.Split) -> None:

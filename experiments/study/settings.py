@@ -310,6 +310,13 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Told(Settings):
+    """What a finished run of any experiment had its data and its network by."""
+
+    stream: bool = streaming()
+
+
+@dataclasses.dataclass(frozen=True)
 class Frozen(Settings):
     """Of masks over weights that stay as they are: tested, and not trained."""
 

@@ -83,13 +83,10 @@ class Study:
             config.model, dataset.num_classes, options | config.options("model")
         )
         loss = own.loss(config.loss)
-        prepare = data.normalizer(
-            config.normalization, dataset.train.images, name=dataset.name
-        )
+        prepare = own.prepare(config, dataset)
         augment = data.augment
-        if config.crop is not None:
+        if config.crop is not None:  # after which preparing has no more to cut off
             augment = functools.partial(data.random_resized_crop, size=config.crop)
-            prepare = _cropped(prepare, config.crop)
         self.model, self.prepare = model, prepare
         self.image = prepare(jnp.asarray(dataset.train.images[:1]))
         self.init = _initialiser(config, dataset, model, self.image)
@@ -476,11 +473,6 @@ def _initialiser(config, dataset, model, example) -> Callable[[PRNGKey], tuple]:
         image=example.shape[1:],
     )
     return lambda key: given
-
-
-def _cropped(prepare: Callable, size: int) -> Callable[[jax.Array], jax.Array]:
-    """`prepare` of the middle of images; of what is that small already, of all."""
-    return lambda images: prepare(data.centre_crop(images, size))
 
 
 def _changed(search: Search) -> Callable[[Any, Any], Mapping[str, jax.Array]]:

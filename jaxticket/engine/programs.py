@@ -133,8 +133,7 @@ def program(
         return training.nothing(ours, carry, **observed)
 
     def stretch(carry, key, data, first, last, round):
-        totals = nothing(carry)
-        carry, totals = taken(carry, totals, key, data.train, first, last, round)
+        carry, totals = taken(carry, None, key, data.train, first, last, round)
         return carry, looked_at(carry, totals, data.held_out, first, last)
 
     def next_round(carry, data):
