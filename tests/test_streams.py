@@ -285,7 +285,7 @@ def test_without_grain_it_is_said_what_to_install(monkeypatch):
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r'pip install "jaxticket\[stream\]"'):
+    with pytest.raises(ImportError, match="pip install grain"):
         streams.stream(np.zeros(3))
 
 

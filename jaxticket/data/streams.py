@@ -287,6 +287,6 @@ def library() -> Any:
         import grain
     except ImportError:
         raise ImportError(
-            'data that stream (--stream) need Grain: pip install "jaxticket[stream]"'
+            "data that stream (--stream) need Grain: pip install grain"
         ) from None
     return grain
