@@ -46,7 +46,7 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
      " --loss=squared_error",
      "--crop cuts images [height, width, channels]; own:arrays has [6]: leave it out"),
     ("--dataset=digits --crop=9", "--crop must be a whole number from 1 to 8; got 9"),
-    ("--dataset=own:streamless --stream", "training images needs a length and element",
+    ("--dataset=own:streamless --stream", "training images must have a length and elem",
      "got map: give a grain.MapDataset"),
     ("--dataset=own:uneven --stream",
      "training images: element 39 is float32 [6] and the first float32 [5]"),

@@ -201,7 +201,7 @@ def test_rows_are_those_of_the_step_function(rows):
 # Rows
 
 
-def test_rows_are_indexed_as_an_array_is(rows):
+def test_rows_are_indexed_as_an_array_is(rows, monkeypatch):
     images = rows["x"]
     lazy = streams.Rows([*images])
     assert (lazy.shape, lazy.dtype, lazy.ndim, lazy.size) == ((40, 6), np.uint8, 2, 240)
@@ -210,6 +210,10 @@ def test_rows_are_indexed_as_an_array_is(rows):
     odd = lazy.only(np.arange(40) % 2 == 1).only(np.array([4, 0]))
     np.testing.assert_array_equal(odd[:], images[[9, 1]])
     np.testing.assert_array_equal(np.concatenate([*streams.pieces(lazy)]), images)
+    monkeypatch.setattr(streams, "PART", 7)  # for a thread
+    for source in (lazy, images):
+        for index in (slice(2, 39), images[:, 0] > 99):
+            np.testing.assert_array_equal(streams.read(source, index), images[index])
 
 
 def test_many_rows_are_asked_for_at_once(rows):
@@ -246,7 +250,7 @@ def test_sources_that_cannot_be_are_refused_in_one_line():
     mixed = np.zeros(3, np.uint8), np.zeros(3, np.int8)
     endless = grain.MapDataset.source([1, 2]).repeat()
     for source, words in (
-        ((i for i in range(3)), "needs a length and elements by number, got generator"),
+        ((i for i in range(3)), "must have a length and elements by number; got gener"),
         (grain.MapDataset.source([1]).to_iter_dataset(), "before .to_iter_dataset"),
         ([], "must have from 1 to 2147483647 elements; got 0"),
         (endless, r"give it before .repeat\(\)"),
@@ -327,6 +331,32 @@ def test_a_study_of_data_that_stream_has_the_numbers_of_one_in_memory(
     ours = studies.run(
         "ticket_search", tmp_path / "stream", **search, dataset=stream, stream=True
     )
+    studies.assert_same(ours, whole)
+
+
+def test_a_study_that_is_killed_within_an_epoch_goes_on_at_the_same_row(
+    toy_study, tmp_path
+):
+    flags = {"methods": ("imp",), "controls": (), "rounds": 2, "eval_every": 7}
+    flags |= {"stream": True, "save_seconds": 0.0}  # an epoch has 20 steps
+    whole = studies.run("ticket_search", tmp_path / "whole", **flags)
+
+    class Killed(BaseException):
+        pass
+
+    with toy_study.context() as patch:
+        taken, real = [], resumable._with
+
+        def dies(*arguments):
+            taken.append(1)
+            if len(taken) == 9:
+                raise Killed
+            return real(*arguments)
+
+        patch.setattr(resumable, "_with", dies)
+        with pytest.raises(Killed):
+            studies.run("ticket_search", tmp_path / "killed", **flags)
+    ours = studies.run("ticket_search", tmp_path / "killed", **flags)
     studies.assert_same(ours, whole)
 
 

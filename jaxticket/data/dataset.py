@@ -126,7 +126,8 @@ def of_splits(
         if not isinstance(train.images, np.ndarray):
             train = _opened(train, f"{name}, training")
         if not isinstance(test.images, np.ndarray):
-            test = test._replace(images=_opened(test, f"{name}, test").images[:])
+            rows = _opened(test, f"{name}, test").images
+            test = test._replace(images=streams.read(rows, slice(None)))
     train, test = (
         Split(*arrays.checked(f"{name}, {where}", *split))
         for where, split in (("training", train), ("test", test))
@@ -155,7 +156,7 @@ def of_splits(
     kept = _without(train.images, held_out)
     splits = (
         Split(kept, train.labels[~held_out]),
-        Split(train.images[held_out], train.labels[held_out]),
+        Split(streams.read(train.images, held_out), train.labels[held_out]),
         test,
     )
     num_classes = _outputs(train.labels, test.labels)
