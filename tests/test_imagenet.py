@@ -170,18 +170,18 @@ def test_without_array_record_it_is_said_what_to_install(
 
 
 @pytest.mark.usefixtures("toy_study")
-def test_a_bottleneck_network_searches_pictures_that_stream(
+def test_a_bottleneck_network_is_pruned_on_pictures_that_stream(
     prepared, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(models, "create", REAL)
-    options = {"width": 2, "blocks": (1, 1)}
+    options = {"width": 2, "blocks": (1,)}
     changes = {
         "dataset": "imagenet2012",
         "model": "resnet_50",
         "data_dir": str(prepared),
         "cache_dir": str(tmp_path / "cache"),
         "validation": 6,
-        "methods": ("continuous_sparsification",),
+        "methods": ("one_shot",),
         "controls": (),
         "optimizer": "momentum",
         "seeds": 1,
@@ -189,22 +189,22 @@ def test_a_bottleneck_network_searches_pictures_that_stream(
         "epochs": None,
         "steps": 4,
         "eval_every": 3,
-        "rounds": 1,
-        "rewind_step": 1,
         "augment": True,
         "crop": 16,
         "hyper": {
             "dataset.side": 20,
+            "one_shot.density": (0.5,),
             **{f"model.{name}": value for name, value in options.items()},
         },
     }
-    name = "continuous_sparsification"
     ours, whole = (
-        studies.run(name, tmp_path / f"stream-{stream}", stream=stream, **changes)
+        studies.run(
+            "ticket_search", tmp_path / f"stream-{stream}", stream=stream, **changes
+        )
         for stream in (True, False)
     )
     studies.assert_same(ours, whole)
-    assert {*ours.method} == {"dense", name}
+    assert {*ours.method} == {"dense", "one_shot"}
 
 
 def test_experiments_that_hold_data_in_memory_have_no_such_flag():

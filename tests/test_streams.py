@@ -313,20 +313,22 @@ def test_what_streams_is_not_trained_on_as_arrays():
 
 
 @pytest.mark.parametrize(
-    ("memory", "stream"),
-    [("digits", "digits"), ("test_streams:arrays", "test_streams:sources")],
+    ("memory", "stream", "search"),
+    [
+        ("digits", "digits", {"methods": ("imp", "snip"), "rounds": 2}),
+        (
+            "test_streams:arrays",
+            "test_streams:sources",
+            {"methods": ("snip",), "augment": True},
+        ),
+    ],
 )
 def test_a_study_of_data_that_stream_has_the_numbers_of_one_in_memory(
-    memory, stream, toy_study, tmp_path, monkeypatch
+    memory, stream, search, toy_study, tmp_path, monkeypatch
 ):
     del toy_study
+    search = {"controls": (), **search}
     monkeypatch.setattr(streams, "MOST_STEPS", 6)  # of the 20 of an epoch
-    search = {
-        "methods": ("imp", "snip"),
-        "controls": ("shuffle",),
-        "rounds": 2,
-        "augment": True,
-    }
     whole = studies.run("ticket_search", tmp_path / "memory", **search, dataset=memory)
     ours = studies.run(
         "ticket_search", tmp_path / "stream", **search, dataset=stream, stream=True
@@ -335,8 +337,9 @@ def test_a_study_of_data_that_stream_has_the_numbers_of_one_in_memory(
 
 
 def test_a_study_that_is_killed_within_an_epoch_goes_on_at_the_same_row(
-    toy_study, tmp_path
+    toy_study, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(streams, "MOST_STEPS", 6)
     flags = {"methods": ("imp",), "controls": (), "rounds": 2, "eval_every": 7}
     flags |= {"stream": True, "save_seconds": 0.0}  # an epoch has 20 steps
     whole = studies.run("ticket_search", tmp_path / "whole", **flags)
