@@ -71,6 +71,7 @@ class Config(ticket_search.Config):
         None: ANY,
     }
     RECIPES: ClassVar = {}
+    stream: ClassVar = False  # what it looks at is in memory
 
     model: str | None = setting(
         "lenet_300_100",

@@ -93,6 +93,7 @@ class Config(ticket_search.Config):
     RECIPES: ClassVar = {}
     preset: ClassVar = None
     keep_trained: ClassVar = True
+    stream: ClassVar = False  # what it looks at is in memory
 
     draws: int = setting(2, "copies of each ticket besides itself", rules.MANY)
     points: int = setting(

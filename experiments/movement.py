@@ -80,7 +80,7 @@ def opened(folder: Path, **where: Any) -> study.Study:
         raise ValueError(
             f"{folder} has not trained its dense network: see --pretrained"
         )
-    names = {field.name for field in dataclasses.fields(settings.Settings)}
+    names = {field.name for field in dataclasses.fields(settings.Told)}
     known = {
         name: tuple(x) if isinstance(x, list) else x
         for name, x in told.items()
@@ -89,7 +89,7 @@ def opened(folder: Path, **where: Any) -> study.Study:
     hyper = told.get("hyper", {}).items()  # of methods, which nothing here needs
     known["hyper"] = {name: x for name, x in hyper if name.startswith(methods.OPTIONS)}
     known |= {"methods": (), "output_dir": str(folder), **where}
-    config = settings.Settings(**known)
+    config = settings.Told(**known)
     dataset = own.dataset(config)
     if about.get("data", dataset.checksum) != dataset.checksum:
         raise ValueError(

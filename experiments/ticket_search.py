@@ -282,6 +282,7 @@ class Config(settings.Settings):
         None, f"any of {tuple(controls.__all__)}, with commas; may be empty"
     )
     draws: int = setting(1, "of each control, how many a ticket", rules.MANY)
+    stream: bool = settings.streaming()
     rounds: int | None = setting(
         None, "trainings of a search; it prunes between them", rules.MANY
     )

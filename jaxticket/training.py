@@ -30,6 +30,7 @@ from jaxticket.base import (
     check_round,
     owned,
 )
+from jaxticket.data import streams
 
 Batch = Any  # what one row of the data is, with a leading axis
 # What a score may look at, given the model state of the moment; see `Evidence`.
@@ -45,6 +46,13 @@ class Carry(NamedTuple):
     search: State
     model: ModelState  # beside the parameters: the search never sees it
     model_anchor: ModelState  # that of the rewinding step
+
+
+class Window(NamedTuple):
+    """Batches of steps that come one after another, of data that stream."""
+
+    batches: Batch  # `[steps, batch, ...]`
+    first: jax.Array  # int32: the step of the first
 
 
 class Result(NamedTuple):
@@ -157,7 +165,67 @@ def steps(
       `(carry, loss, observed)`: the state before step `last`, and the means over the
       steps of the loss and of what was observed (NaN without any).
     """
-    size = None if data is None else rows(data)
+    carry, totals = sums(
+        search,
+        loss_fn,
+        carry,
+        None,
+        key,
+        data,
+        first=first,
+        last=last,
+        round=round,
+        batch_size=batch_size,
+        observe=observe,
+    )
+    loss, observed = means(totals, first, last)
+    return carry, loss, observed
+
+
+def nothing(
+    search: Search,
+    carry: Carry,
+    observe: Callable[[State, State], Any] = lambda before, after: (),
+) -> tuple[jax.Array, Any]:
+    """The sums of no steps, see `sums`."""
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = jax.eval_shape(observe, carry.search, carry.search)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (scalar, shapes))
+
+
+def means(totals: Any, first: ArrayLike, last: ArrayLike) -> Any:
+    """The means over the steps `first, ..., last - 1`, of their sums."""
+    first, last = (jnp.asarray(x, jnp.int32) for x in (first, last))
+    return jax.tree.map(lambda total: total / (last - first), totals)
+
+
+def sums(
+    search: Search,
+    loss_fn: LossFn,
+    carry: Carry,
+    totals: tuple[jax.Array, Any] | None,
+    key: PRNGKey,
+    data: Batch | Window,
+    *,
+    first: ArrayLike,
+    last: ArrayLike,
+    round: ArrayLike,
+    batch_size: int | None = None,
+    observe: Callable[[State, State], Any] = lambda before, after: (),
+) -> tuple[Carry, tuple[jax.Array, Any]]:
+    """`steps` that adds up: what several windows of one stretch are taken by.
+
+    Args:
+      search, loss_fn, carry, key, first, last, round, batch_size, observe: as there.
+      totals: of the steps before, if there are any.
+      data: as there, or the batches of these steps in a `Window`.
+
+    Returns:
+      `(carry, totals)`: sums of the loss and of what was observed.
+    """
+    ready = isinstance(data, Window)
+    size = None if data is None or ready else rows(data)
+    totals = nothing(search, carry, observe) if totals is None else totals
     order_key, noise_key = jax.random.split(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
     gradient = jax.value_and_grad(_held_to_its_form(loss_fn), has_aux=True)
@@ -183,36 +251,71 @@ def steps(
         totals = jax.tree.map(lambda t, x: t + x.astype(jnp.float32), totals, seen)
         return Carry(state, model, anchor), totals
 
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    shapes = jax.eval_shape(observe, carry.search, carry.search)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (scalar, shapes))
     if data is None:
-        carry, totals = jax.lax.fori_loop(
-            first, last, lambda at, loop: step(at, None, *loop), (carry, zeros)
+        return jax.lax.fori_loop(
+            first, last, lambda at, loop: step(at, None, *loop), (carry, totals)
         )
-    else:
-        per_epoch = size // batch_size
+    if ready:
+        take = jax.lax.dynamic_index_in_dim
 
-        def visit(position, permutation, carry, totals):
-            places = position % per_epoch * batch_size + jnp.arange(batch_size)
-            taken = order.rows(permutation, places, size)
-            batch = jax.tree.map(lambda x: meshes.rows(x, taken), data)
-            return step(position, batch, carry, totals)
+        def visit_next(position, loop):
+            at = position - data.first
+            batch = jax.tree.map(lambda x: take(x, at, keepdims=False), data.batches)
+            return step(position, batch, *loop)
 
-        def epoch(index, loop):
-            permutation = order.draw(jax.random.fold_in(order_key, index), size)
-            return jax.lax.fori_loop(
-                jnp.maximum(first, index * per_epoch),
-                jnp.minimum(last, (index + 1) * per_epoch),
-                lambda position, loop: visit(position, permutation, *loop),
-                loop,
-            )
+        return jax.lax.fori_loop(first, last, visit_next, (carry, totals))
+    per_epoch = size // batch_size
 
-        carry, totals = jax.lax.fori_loop(
-            first // per_epoch, -(-last // per_epoch), epoch, (carry, zeros)
+    def visit(position, permutation, carry, totals):
+        taken = order.rows(permutation, _places(position, per_epoch, batch_size), size)
+        batch = jax.tree.map(lambda x: meshes.rows(x, taken), data)
+        return step(position, batch, carry, totals)
+
+    def epoch(index, loop):
+        permutation = order.draw(jax.random.fold_in(order_key, index), size)
+        return jax.lax.fori_loop(
+            jnp.maximum(first, index * per_epoch),
+            jnp.minimum(last, (index + 1) * per_epoch),
+            lambda position, loop: visit(position, permutation, *loop),
+            loop,
         )
-    loss, observed = jax.tree.map(lambda total: total / (last - first), totals)
-    return carry, loss, observed
+
+    return jax.lax.fori_loop(
+        first // per_epoch, -(-last // per_epoch), epoch, (carry, totals)
+    )
+
+
+def visits(
+    key: PRNGKey, positions: jax.Array, *, size: int, batch_size: int
+) -> jax.Array:
+    """The rows that `steps` takes at some steps of a round.
+
+    They hang on the round's key and the step alone: where a run was stopped, its data
+    go on at the same row.
+
+    Args:
+      key: the round's key.
+      positions: int32 `[steps]`.
+      size: rows of the data.
+      batch_size: rows per step.
+
+    Returns:
+      int32 `[steps, batch_size]`.
+    """
+    order_key, _ = jax.random.split(key)
+    per_epoch = size // batch_size
+
+    def at(position):
+        epoch = jax.random.fold_in(order_key, position // per_epoch)
+        places = _places(position, per_epoch, batch_size)
+        return order.rows(order.draw(epoch, size), places, size)
+
+    return jax.vmap(at)(positions)
+
+
+def _places(position, per_epoch, batch_size):
+    """Where in its epoch the rows of a step stand."""
+    return position % per_epoch * batch_size + jnp.arange(batch_size)
 
 
 def _held_to_its_form(loss_fn: LossFn) -> LossFn:
@@ -542,6 +645,11 @@ def rows(data: Batch) -> int:
     Raises:
       ValueError: there are none, or a leaf has another number; it is named.
     """
+    if isinstance(data, streams.Stream):
+        raise ValueError(
+            "data that stream are no arrays: engine.programs.program(..., "
+            "streams=True) trains on windows of them"
+        )
     leaves = jax.tree_util.tree_leaves_with_path(data)
     if not leaves:
         raise ValueError("the data hold no arrays: expected leaves `[rows, ...]`")

@@ -42,6 +42,16 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
     ("--dataset=own:arrays --model=own:linen --augment --batch_size=9"
      " --loss=squared_error",
      "augmentation crops and mirrors images", "leave --augment"),
+    ("--dataset=own:arrays --model=own:linen --crop=9 --batch_size=9"
+     " --loss=squared_error",
+     "--crop cuts images [height, width, channels]; own:arrays has [6]: leave it out"),
+    ("--dataset=digits --crop=9", "--crop must be a whole number from 1 to 8; got 9"),
+    ("--dataset=own:streamless --stream", "training images must have a length and elem",
+     "got map: give a grain.MapDataset"),
+    ("--dataset=own:uneven --stream",
+     "training images: element 39 is float32 [6] and the first float32 [5]"),
+    ("--dataset=imagenet2012 --stream --data_dir={folder}", "no prepared imagenet2012",
+     "downloads/manual"),
     ("--dataset=own:short", "as many labels as images", "[40, 6] and labels [39]"),
     ("--dataset=mnist --data_dir={folder}", "no prepared mnist", "--data_dir"),
     ("--methods=impp", "--methods must be", "got 'impp'; did you mean 'imp'?"),

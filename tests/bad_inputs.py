@@ -312,6 +312,13 @@ NUMBERS = {  # (what makes it, its argument): the kind of number, and value -> c
         "place",
         of(functools.partial(data.augment, KEY, np.zeros((2, 4, 4, 1))), "pad"),
     ),
+    ("data.random_resized_crop", "size"): (
+        "count",
+        of(
+            functools.partial(data.random_resized_crop, KEY, np.zeros((2, 4, 4, 1))),
+            "size",
+        ),
+    ),
     ("verdict", "margin"): (
         "positive",
         of(
@@ -737,6 +744,16 @@ CALLS = [
      "train_images must be some; got shape [0, 3]"),
     ("augment", lambda: data.augment(KEY, np.ones((5, 40))),
      "these data are [5, 40]: leave --augment"),
+    ("random_resized_crop", lambda: data.random_resized_crop(KEY, np.ones((5, 40)), 8),
+     "these data are [5, 40]: leave --augment (augment=) and --crop out"),
+    ("random_resized_crop",
+     lambda: data.random_resized_crop(KEY, np.ones((2, 8, 8, 1)), 8, area=(0.5, 1.5)),
+     "area must be (low, high), of at most 1; got (0.5, 1.5)"),
+    ("random_resized_crop",
+     lambda: data.random_resized_crop(KEY, np.ones((2, 8, 8, 1)), 8, aspect=(2, 1)),
+     "aspect must be (low, high); got (2, 1)"),
+    ("centre_crop", lambda: data.centre_crop(np.ones((2, 8, 9, 1)), 9),
+     "size must be a whole number from 1 to 8; got 9"),
 ]  # fmt: skip
 API = [
     *(

@@ -66,6 +66,18 @@ def short():
     return (x, y[:-1]), test
 
 
+def streamless():
+    """Images that only come one after another."""
+    (x, y), test = arrays(kind="class", count=80)
+    return (map(np.asarray, x), y), test
+
+
+def uneven():
+    """Images of which the last is larger."""
+    (x, y), test = arrays(kind="class", count=80)
+    return ([*x[:-1, :5], x[-1]], y), test
+
+
 def pairless():
     return 3
 

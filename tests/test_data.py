@@ -493,6 +493,110 @@ def test_augmentation_draws_evenly():
     np.testing.assert_allclose(landed, 1 / 81, atol=5 * np.sqrt(1 / 81 / count))
 
 
+def linearly(image, size, top, left, tall, wide):
+    """A part of an image, resized: weights of a triangle over what a pixel covers."""
+
+    def weights(length, first, part):
+        scale = part / size  # pixels of the image to one of the result
+        centres = first + (np.arange(size) + 0.5) * scale - 0.5
+        away = np.abs(centres[:, None] - np.arange(length)) / max(scale, 1)
+        found = np.maximum(0, 1 - away)
+        return found / found.sum(1, keepdims=True)
+
+    height, width, _ = image.shape
+    rows, columns = weights(height, top, tall), weights(width, left, wide)
+    return np.einsum("ih,jw,hwc->ijc", rows, columns, image.astype(np.float64))
+
+
+@pytest.mark.parametrize("size", [6, 20])
+def test_every_resized_crop_is_a_part_of_its_image(size):
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 12, 2), np.uint8)
+    crop = functools.partial(data.random_resized_crop, size=size, area=(0.3, 0.9))
+    made = np.asarray(jax.jit(crop)(jax.random.key(3), images))
+    assert (made.shape, made.dtype) == ((6, size, size, 2), np.float32)
+    drawn = []
+    for image, ours in zip(images, made, strict=True):
+        parts = [
+            (mirror, top, left, tall, wide)
+            for mirror in (1, -1)
+            for tall in range(1, 10)
+            for wide in range(1, 13)
+            if 0.25 < tall * wide / 108 < 0.95 and 0.6 < wide / tall < 1.6
+            for top in range(10 - tall)
+            for left in range(13 - wide)
+        ]
+        for mirror, *part in parts:
+            theirs = linearly(image, size, *part)
+            if np.abs(theirs - ours[:, ::mirror]).max() < 1e-2:
+                drawn.append((mirror, *part))
+                break
+    assert len(drawn) == 6
+    assert len({*drawn}) > 3
+
+
+def test_resized_crops_have_the_shares_and_ratios_that_are_asked_for():
+    # Places as colours: slopes tell how large a part was, its middle where it was.
+    count, side, size = 2000, 60, 30
+    place = np.arange(side, dtype=np.float32)
+    image = np.stack(np.meshgrid(place, place, indexing="ij"), axis=-1)
+    images = np.broadcast_to(image, (count, *image.shape))
+    crop = jax.jit(functools.partial(data.random_resized_crop, size=size))
+    made = np.asarray(crop(jax.random.key(4), images))
+    inner = made[:, 5:-5, 5:-5]  # where no edge counts
+    slopes = [inner[:, -1, 0, 0] - inner[:, 0, 0, 0]]
+    slopes += [inner[:, 0, -1, 1] - inner[:, 0, 0, 1]]
+    tall, wide = np.round(np.abs(slopes) / 19 * size)
+    np.testing.assert_allclose(np.abs(slopes) / 19 * size, [tall, wide], atol=0.3)
+    assert 0.45 < (slopes[1] < 0).mean() < 0.55  # mirrored
+    assert (slopes[0] > 0).all()
+    area, ratio = tall * wide / side**2, wide / tall
+    assert 0.07 < area.min() < 0.1
+    assert 0.9 < area.max() <= 1.0
+    assert 0.7 < ratio.min() < 0.78
+    assert 1.28 < ratio.max() < 1.42
+    assert abs(np.log(ratio).mean()) < 0.02
+    # As often as in draws of the same kind: large parts of odd ratios do not fit.
+    draw = np.random.default_rng(0)
+    areas = draw.uniform(0.08, 1, 10**5)
+    ratios = np.exp(draw.uniform(np.log(3 / 4), np.log(4 / 3), 10**5))
+    fit = (areas * ratios <= 1) & (areas / ratios <= 1)
+    for bound in (0.2, 0.4, 0.7):
+        expected = (areas[fit] < bound).mean()
+        assert abs((area < bound).mean() - expected) < 5 * np.sqrt(0.25 / count)
+    middle = inner.mean((1, 2))
+    np.testing.assert_allclose(middle.mean(0), 29.5, atol=0.6)
+    assert (middle - np.stack([tall, wide], 1) / 2 > -0.8).all()
+    assert (middle + np.stack([tall, wide], 1) / 2 < side - 0.2).all()
+    free = side - tall > 10
+    top = (middle[:, 0] - tall / 2 + 0.5)[free] / (side - tall)[free]
+    assert abs(np.mean(top < 0.25) - 0.25) < 0.05
+
+
+def test_where_no_part_fits_the_middle_square_is_taken():
+    images = np.random.default_rng(1).integers(0, 256, (3, 6, 40, 1), np.uint8)
+    made = data.random_resized_crop(
+        jax.random.key(0), images, 6, area=(1.0, 1.0), flip=False
+    )
+    np.testing.assert_allclose(made, images[:, :, 17:23], atol=1e-3)
+    np.testing.assert_array_equal(data.centre_crop(images, 6), images[:, :, 17:23])
+
+
+def test_the_centre_of_an_image():
+    images = np.arange(2 * 7 * 8).reshape(2, 7, 8, 1)
+    np.testing.assert_array_equal(data.centre_crop(images, 4), images[:, 1:5, 2:6])
+    np.testing.assert_array_equal(data.centre_crop(images, 7), images[:, :, :7])
+
+
+def test_resized_crops_jit_and_vmap():
+    images = pictures()
+    keys = jax.random.split(jax.random.key(2), 2)
+    crop = jax.jit(functools.partial(data.random_resized_crop, size=8))
+    one_by_one = np.stack([crop(key, images) for key in keys])
+    lanes = jax.vmap(crop, (0, None))(keys, images)
+    np.testing.assert_allclose(lanes, one_by_one, atol=1e-3)
+    assert (lanes[0] != lanes[1]).any()
+
+
 def test_augmentation_jits_and_vmaps():
     images = pictures()
     keys = jax.random.split(jax.random.key(2), 3)

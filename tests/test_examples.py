@@ -49,3 +49,17 @@ def test_a_run_of_many_seeds_goes_on_where_it_was_stopped(tmp_path, monkeypatch)
     ]
     for one, other in zip(*map(jax.tree.leaves, tickets), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_whose_data_stream_is_one_in_memory(tmp_path):
+    pytest.importorskip("grain")
+    from experiments.examples import streaming  # it needs Grain
+
+    ours, whole = (
+        streaming.main(tmp_path / f"{in_memory}", in_memory=in_memory)
+        for in_memory in (False, True)
+    )
+    assert whole["error"].shape == (6, 2)
+    assert (whole["error"][2] < whole["error"][0]).all()
+    for name, values in whole.items():
+        np.testing.assert_array_equal(ours[name], values, err_msg=name)

@@ -39,6 +39,7 @@ class Sizes:
     jackpots: tuple[str, ...] = ("lenet_300_100", "resnet_50")
     jackpot_batch: int = 8  # on CPU, elsewhere:
     full_batch: int = 256
+    loaded: tuple[str, int] = ("resnet_50", 256)  # what trains on streams, and a side
     wide_models: tuple[tuple[str, int], ...] = (  # model and the most lanes it is given
         ("lenet_300_100", 1024),
         ("resnet_20", 16),
@@ -76,6 +77,7 @@ QUICK = Sizes(
     convolution_models=(),
     models=("lenet_300_100",),
     jackpots=("lenet_300_100",),
+    loaded=("lenet_300_100", 16),
     wide_models=(("lenet_300_100", 1024),),
     memory=(("lenet_300_100", 16),),
     resnet_batch=4,

@@ -70,7 +70,7 @@ def _note(words: str) -> None:
 
 def _of_inputs(study: Study, mask) -> np.ndarray | None:
     """The share of every input's weights that is kept, `[rows, columns]`."""
-    shape = study.data.train.images.shape[1:]
+    shape = study.image.shape[1:]
     count = math.prod(shape)
     for leaf in jax.tree.leaves(mask):
         if leaf.ndim == 2 and leaf.shape[0] == count:

@@ -117,17 +117,15 @@ def origin(path: str | Path, **given: str | None) -> Origin:
       ValueError: neither says what the network is, or the data.
     """
     run = sound.of(path) or {"config": {}}
-    known = {field.name for field in dataclasses.fields(settings.Settings)}
+    known = {field.name for field in dataclasses.fields(settings.Told)}
     said = {name: x for name, x in run["config"].items() if x is not None}
     values = settings.USUAL | {name: x for name, x in said.items() if name in known}
     values |= {name: x for name, x in given.items() if x is not None}
     for name in ("model", "dataset"):
         if values.get(name) is None:
             raise ValueError(f"give --{name}: no config.json above {path} says it")
-    told = settings.Settings(**values)
+    told = settings.Told(**values)
     dataset = own.dataset(told)
-    prepare = data.normalizer(
-        told.normalization, dataset.train.images, name=dataset.name
-    )
+    prepare = own.prepare(told, dataset)
     image = jax.eval_shape(prepare, jnp.asarray(dataset.train.images[:1])).shape[1:]
     return Origin(told, dataset, prepare, image)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from experiments.study.settings import Settings
-from jaxticket import data, models, supervised
+from jaxticket import checks, data, models, supervised
 from jaxticket.base import Ticket
 from jaxticket.models import Model
 from jaxticket.training import LossFn
@@ -61,6 +61,7 @@ def dataset(config: Settings) -> data.Dataset:
 
     A function of the user's is called with the options as `--dataset.name` gives them,
     and returns training and test `Split`, or pairs of arrays: see `data.of_splits`.
+    Where data stream, images may be any source that `data.streams.Rows` takes.
 
     Raises:
       ValueError: an unknown name or option, or arrays that do not fit together.
@@ -77,6 +78,7 @@ def _dataset(config: Settings) -> data.Dataset:
             data_dir=config.data_dir,
             cache_dir=config.cache_dir,
             validation=config.validation,
+            stream=config.stream,
             **given("dataset", options, data.OPTIONS.get(name, {})),
         )
     found = called("dataset", name, options)
@@ -87,7 +89,28 @@ def _dataset(config: Settings) -> data.Dataset:
             f"--dataset={name} must return training and test (images, labels), "
             f"got {type(found).__name__}"
         ) from None
-    return data.of_splits(name, train, test, validation=config.validation)
+    return data.of_splits(
+        name, train, test, validation=config.validation, stream=config.stream
+    )
+
+
+def prepare(config: Settings, dataset: data.Dataset) -> Callable:
+    """Images as they are stored -> what the network takes.
+
+    Raises:
+      ValueError: `--crop` of what is no image, or is smaller.
+    """
+    images = dataset.train.images
+    normalise = data.normalizer(config.normalization, images, name=dataset.name)
+    if config.crop is None:
+        return normalise
+    if images.ndim != 4:
+        raise ValueError(
+            f"--crop cuts images [height, width, channels]; {config.dataset} has "
+            f"{list(images.shape[1:])}: leave it out"
+        )
+    checks.whole(1, min(images.shape[1:3]))(**{"--crop": config.crop})
+    return lambda images: normalise(data.centre_crop(images, config.crop))
 
 
 def shapes(config: Settings, init: Callable, split: data.Split) -> None:

@@ -42,6 +42,15 @@ def setting(default: Any, help: str, check: Check | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "check": check})
 
 
+def streaming() -> Any:
+    """The field of a configuration whose trainings may have data that stream."""
+    return setting(
+        False,
+        "read the training data while they are trained on, through Grain, for what "
+        "does not fit the memory; changes no number",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What every experiment can be told. `None`: what suits data set and model.
@@ -81,6 +90,7 @@ class Settings:
     keep_trained: ClassVar[bool] = False
     batch_statistics: ClassVar[str] = "free"
     pretrained: ClassVar[str | None] = None
+    stream: ClassVar[bool] = False
 
     dataset: str | None = setting(
         None,
@@ -110,7 +120,17 @@ class Settings:
         "seeds; validation and test stay as they are",
         checks.share,
     )
-    augment: bool | None = setting(None, "random flips and 4-pixel crops in every step")
+    augment: bool | None = setting(
+        None,
+        "random flips and 4-pixel crops in every step; with --crop, flips and random "
+        "resized crops",
+    )
+    crop: int | None = setting(
+        None,
+        "pixels of each side of what the network gets of larger images: the middle, "
+        "and with --augment, in training, parts of 8 to 100% of the image, resized",
+        COUNT,
+    )
     model: str | None = setting(
         None,
         f"one of {models.NAMES}, or package.module:function; its options are flags, as "
@@ -287,6 +307,13 @@ class Settings:
           resumed: the step of the schedule that its search resumes at.
         """
         return resumed, self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(Settings):
+    """What a finished run of any experiment had its data and its network by."""
+
+    stream: bool = streaming()
 
 
 @dataclasses.dataclass(frozen=True)

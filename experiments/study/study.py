@@ -71,7 +71,10 @@ class Study:
         self.config = config = config.in_steps(epoch_steps)
         self.folder = Path(config.output_dir)
         self.layout = layout
-        self.data = programs.Data(dataset.train, (dataset.validation, dataset.test))
+        train = dataset.train
+        if config.stream:
+            train = data.streams.stream(train, first=supervised.IMAGES)
+        self.data = programs.Data(train, (dataset.validation, dataset.test))
         self.seeds = range(config.first_seed, config.first_seed + config.seeds)
         options = (
             {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
@@ -80,9 +83,10 @@ class Study:
             config.model, dataset.num_classes, options | config.options("model")
         )
         loss = own.loss(config.loss)
-        prepare = data.normalizer(
-            config.normalization, dataset.train.images, name=dataset.name
-        )
+        prepare = own.prepare(config, dataset)
+        augment = data.augment
+        if config.crop is not None:  # after which preparing has no more to cut off
+            augment = functools.partial(data.random_resized_crop, size=config.crop)
         self.model, self.prepare = model, prepare
         self.image = prepare(jnp.asarray(dataset.train.images[:1]))
         self.init = _initialiser(config, dataset, model, self.image)
@@ -90,7 +94,7 @@ class Study:
             supervised.objective,
             loss=loss,
             prepare=prepare,
-            augment=data.augment if config.augment else None,
+            augment=augment if config.augment else None,
         )
         self.evaluator = functools.partial(
             supervised.evaluator, loss=loss, prepare=prepare
@@ -103,7 +107,7 @@ class Study:
         )
         own.shapes(config, self.init, dataset.train)
         like = jax.eval_shape(self.network, jax.random.key(0))
-        own.check(config, self._loss(), like, dataset.train)
+        own.check(config, self._loss(), like, data.streams.leading(train))
         methods.check_flags(config)
         self.planned = {
             name: methods.plan(config, name, epoch_steps) for name in config.methods
@@ -122,7 +126,7 @@ class Study:
                 planned.settings[0].swept,
                 like,
                 like,
-                self.data.train,
+                self.leading,
                 self._given.get(
                     (planned.name, planned.settings[0].label, self.seeds[0])
                 ),
@@ -145,6 +149,11 @@ class Study:
     @property
     def claim(self) -> Claim:
         return self.shelf.claim
+
+    @property
+    def leading(self) -> data.Split:
+        """Training data that are at hand: the first of what streams, else all."""
+        return data.streams.leading(self.data.train)
 
     def least_bytes(self) -> int:
         """What it writes at the least: checkpoints, whole weights, packed masks."""
@@ -181,7 +190,7 @@ class Study:
             swept,
             initial,
             trained,
-            self.data.train,
+            self.leading,
             self._given.get((planned.name, lane.setting, lane.seed)),
         )
 
@@ -367,6 +376,7 @@ class Study:
             (*METRICS, *names),
             self.layout,
             batch_size=self.config.batch_size,
+            streams=self.config.stream,
             **options,
         )
 

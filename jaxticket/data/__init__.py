@@ -2,9 +2,11 @@
 
 `load` gives a `Dataset` of numpy arrays. Put them on the device once, gather batches
 inside `jit`, and apply `augment` and a `normalizer` there: JAX code never sees an
-iterator. Nothing in here knows about tickets.
+iterator. Data that do not fit are read while the device trains, see `streams`. Nothing
+in here knows about tickets.
 """
 
+from jaxticket.data import streams
 from jaxticket.data.dataset import (
     OPTIONS,
     Dataset,
@@ -17,8 +19,10 @@ from jaxticket.data.preprocess import (
     NORMALIZATIONS,
     Corruption,
     augment,
+    centre_crop,
     corrupted,
     normalizer,
+    random_resized_crop,
 )
 
 __all__ = [
@@ -28,9 +32,12 @@ __all__ = [
     "Dataset",
     "Split",
     "augment",
+    "centre_crop",
     "corrupted",
     "load",
     "normalizer",
     "of_splits",
+    "random_resized_crop",
+    "streams",
     "with_label_noise",
 ]

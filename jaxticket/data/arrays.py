@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxticket.data import streams
+
 NAMES = (  # of the arrays in a file; the second are those of Keras
     ("train_images", "train_labels", "test_images", "test_labels"),
     ("x_train", "y_train", "x_test", "y_test"),
@@ -55,7 +57,8 @@ def checked(where: str, images: np.ndarray, labels: np.ndarray) -> tuple:
     Args:
       where: what messages call it.
       images: `[n, ...]`: uint8 images `[n, height, width]` or with channels, numbers of
-        any other shape, or integers, which are tokens and stay so.
+        any other shape, or integers, which are tokens and stay so. Of `streams.Rows`
+        none is read, and uint8 images have channels.
       labels: `[n]` classes from 0, `[n, ...]` tokens, bools where an example may have
         several labels at once, or numbers.
 
@@ -65,16 +68,19 @@ def checked(where: str, images: np.ndarray, labels: np.ndarray) -> tuple:
     Raises:
       ValueError: shapes that do not fit, or a value that is no number.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if len({np.shape(x)[:1] for x in (images, labels)}) > 1 or not images.size:
+    labels = np.asarray(labels)
+    lazy = isinstance(images, streams.Rows)
+    images = images if lazy else np.asarray(images)
+    if len({x.shape[:1] for x in (images, labels)}) > 1 or not images.size:
         raise ValueError(
             f"{where} needs as many labels as images, and some; got images "
             f"{list(images.shape)} and labels {list(labels.shape)}"
         )
-    if images.dtype == np.uint8 and images.ndim == 3:
+    if images.dtype == np.uint8 and images.ndim == 3 and not lazy:
         images = images[..., None]
+    stays = lazy or images.dtype == np.uint8
     return (
-        images if images.dtype == np.uint8 else _number(f"{where} images", images),
+        images if stays else _number(f"{where} images", images),
         labels if labels.dtype == bool else _number(f"{where} labels", labels),
     )
 

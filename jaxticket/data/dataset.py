@@ -9,18 +9,21 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxticket import checks
-from jaxticket.data import arrays, cache, digits, mnist1d, tfds_source
+from jaxticket.data import arrays, cache, digits, mnist1d, streams, tfds_source
 
 MOST_MADE = 10**6  # test signals: 10 minutes
 SEED = 2020  # of the held-out images: every run, of any method, shares one split
-OPTIONS = {"mnist1d": {"test_size": mnist1d.TEST_SIZE}}  # of `load`, by data set
+OPTIONS = {  # of `load`, by data set
+    "mnist1d": {"test_size": mnist1d.TEST_SIZE},
+    "imagenet2012": {"side": tfds_source.SIDE},
+}
 HELD_OUT = {"mnist1d": 500, "digits": 237}  # they leave 3,500 and 1,200
 
 
 class Split(NamedTuple):
     """Images, or signals, with their classes."""
 
-    images: np.ndarray  # uint8 [n, h, w, c], or float32 [n, length]
+    images: np.ndarray  # uint8 [n, h, w, c], or float32 [n, length]; or `streams.Rows`
     labels: np.ndarray  # int32 [n]
 
 
@@ -42,16 +45,19 @@ def load(
     cache_dir: str | os.PathLike | None = None,
     validation: int | None = None,
     test_size: int | None = None,
+    side: int | None = None,
+    stream: bool = False,
 ) -> Dataset:
-    """Loads a data set whole.
+    """Loads a data set whole, or opens it to be read while it is trained on.
 
     The validation images are drawn by a fixed seed, each class in proportion to its
     count, so that all runs select on the same images and none on the test set.
 
     Args:
       name: "mnist1d", signals which the package of that name makes, "digits", which
-        scikit-learn carries, any TFDS data set of images of one size, such as "mnist"
-        or "cifar10", or a file of arrays, see `arrays.read`.
+        scikit-learn carries, any TFDS data set of images, such as "mnist", "cifar10",
+        "imagenet_resized/64x64" or "imagenet2012", or a file of arrays, see
+        `arrays.read`.
       data_dir: where TFDS data lie prepared; default `~/tensorflow_datasets`.
       cache_dir: where arrays are kept that take long to read or to make; default
         `$JAXTICKET_CACHE`, else `~/.cache/jaxticket`.
@@ -61,9 +67,14 @@ def load(
         3,500/500/10,000, which as published has none held out; digits 1,200/237/360) or
         a sixth.
       test_size: number of test signals of "mnist1d"; other data have what they have.
+      side: of TFDS images of many sizes, the pixels to which the shorter side is
+        resized, before the middle square is cut out; default 256.
+      stream: the training images are `streams.Rows`, read as they are needed; those
+        held out, and the test images, are in memory all the same.
 
     Raises:
-      ValueError: an unknown name, or a number of images that there are not.
+      ValueError: an unknown name, a number of images that there are not, or more of
+        them than the memory holds.
     """
     if test_size is not None and name != "mnist1d":
         raise ValueError(
@@ -72,6 +83,8 @@ def load(
         )
     if test_size is not None:
         checks.whole(1, MOST_MADE)(test_size=test_size)
+    if stream:
+        streams.library()
     if name.endswith(".npz"):
         images, labels, *test = arrays.read(name)
         train, test = Split(images, labels), Split(*test)
@@ -82,12 +95,17 @@ def load(
     elif name == "digits":
         train, test = (Split(*digits.arrays(split)) for split in ("train", "test"))
     else:
-        train, test = _prepared(name, data_dir, cache_dir)
-    return of_splits(name, train, test, validation=validation)
+        train, test = _prepared(name, data_dir, cache_dir, side, stream)
+    return of_splits(name, train, test, validation=validation, stream=stream)
 
 
 def of_splits(
-    name: str, train: Split, test: Split, *, validation: int | None = None
+    name: str,
+    train: Split,
+    test: Split,
+    *,
+    validation: int | None = None,
+    stream: bool = False,
 ) -> Dataset:
     """A data set of arrays, with the same rule for what is held out.
 
@@ -99,10 +117,17 @@ def of_splits(
       test: likewise.
       validation: number of training images to hold out, one of each class at least;
         default: see `load`.
+      stream: see `load`; images may then be any source that `streams.Rows` takes.
 
     Raises:
       ValueError: arrays that do not fit together, or a value that is no number.
     """
+    if stream:  # whatever is no array yet
+        if not isinstance(train.images, np.ndarray):
+            train = _opened(train, f"{name}, training")
+        if not isinstance(test.images, np.ndarray):
+            rows = _opened(test, f"{name}, test").images
+            test = test._replace(images=streams.read(rows, slice(None)))
     train, test = (
         Split(*arrays.checked(f"{name}, {where}", *split))
         for where, split in (("training", train), ("test", test))
@@ -126,10 +151,12 @@ def of_splits(
         checks.whole(number, len(train.labels) - 1)(validation=validation)
     if validation is None:
         validation = _default_validation(name, len(train.labels))
+    train = _opened(train, f"{name}, training") if stream else train
     held_out = _hold_out(train.labels, validation)
+    kept = _without(train.images, held_out)
     splits = (
-        Split(train.images[~held_out], train.labels[~held_out]),
-        Split(train.images[held_out], train.labels[held_out]),
+        Split(kept, train.labels[~held_out]),
+        Split(streams.read(train.images, held_out), train.labels[held_out]),
         test,
     )
     num_classes = _outputs(train.labels, test.labels)
@@ -180,14 +207,41 @@ def _outputs(train: np.ndarray, test: np.ndarray) -> int:
     return 1 + int(max(train.max(), test.max()))
 
 
-def _prepared(name, data_dir, cache_dir) -> Iterable[Split]:
+def _opened(split: Split, name: str) -> Split:
+    """Images as rows that are read when they are needed."""
+    if isinstance(split.images, streams.Rows):
+        return split
+    return split._replace(images=streams.Rows(split.images, name=f"{name} images"))
+
+
+def _without(images, held_out: np.ndarray):
+    """The rows that are not held out; of what streams none is read."""
+    if isinstance(images, streams.Rows):
+        return images.only(~held_out)
+    return images[~held_out]
+
+
+def _prepared(name, data_dir, cache_dir, side, stream) -> Iterable[Split]:
     """Training and test set of a TFDS data set, through the cache."""
     builder = tfds_source.find(name, data_dir)
+    train, test = "train", tfds_source.test_split(builder)
+    for split in (train, test):
+        tfds_source.check(builder, name, split)
+    side = tfds_source.resized(builder, side)
     source = tfds_source.folder(builder)
     entry = cache.entry(builder.info.full_name, source, cache_dir)
-    for split in ("train", "test"):
-        read = functools.partial(tfds_source.read, name, split, data_dir)
-        yield Split(*cache.fetch(entry / split, read))
+    if not stream:
+        tfds_source.check_fits(builder, (train, test), side)
+    for split in (train, test):
+        if stream and split == train:
+            images = tfds_source.Images(builder, split, side)
+            read = functools.partial(tfds_source.labels, builder, split)
+            _, labels = cache.fetch(entry / f"{split}-labels", read)
+            yield Split(streams.Rows(images, name=f"{name}, {split}"), labels)
+        else:
+            read = functools.partial(tfds_source.read, name, split, data_dir, side)
+            folder = split if side is None else f"{split}-{side}"
+            yield Split(*cache.fetch(entry / folder, read))
 
 
 def _default_validation(name: str, count: int) -> int:
@@ -223,5 +277,7 @@ def _checksum(arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
+        if isinstance(array, streams.Rows):  # by its ends: the labels are all here
+            array = array[np.array([0, -1])]
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]

@@ -38,11 +38,16 @@ def available(devices: Sequence[jax.Device]) -> int | None:
     Devices on CPU share what the system, the container, and `ulimit -v` leave now.
     """
     if devices[0].platform == "cpu":
-        known = (_system(), _address_space(), *_containers())
-        free = [max(0, x) for x in known if x is not None]
-        return min(free) // len(devices) if free else None
+        free = host()
+        return None if free is None else free // len(devices)
     stats = devices[0].memory_stats() or {}
     return stats.get("bytes_limit")
+
+
+def host() -> int | None:
+    """Bytes that the process may take of the host's memory; `None` if nobody tells."""
+    known = (_system(), _address_space(), *_containers())
+    return min((max(0, x) for x in known if x is not None), default=None)
 
 
 def _system() -> int | None:

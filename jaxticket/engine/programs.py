@@ -4,6 +4,8 @@ A `Program` is one kind of search, compiled; each lane may have numbers of its o
 settings. `resumable.run` drives it.
 """
 
+import copy
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ import numpy as np
 
 from jaxticket import masks, training
 from jaxticket.base import ModelState, Params, PRNGKey, Search, State, Ticket
+from jaxticket.data import streams as streaming
 from jaxticket.engine import lanes, memory
 
 FINITE = "finite"  # of a stretch: 1 where parameters and model state of a lane are
@@ -52,7 +55,7 @@ class Program(NamedTuple):
 class Data(NamedTuple):
     """What a program trains on, and what `evaluate` is given."""
 
-    train: Any
+    train: Any  # arrays with one row an example, or a `streams.Stream` of such
     held_out: Any
 
 
@@ -66,6 +69,7 @@ def program(
     batch_size: int,
     evidence: Callable[[Any], training.EvidenceFn] | None = None,
     observe: Callable[[Search], Callable[[State, State], dict]] | None = None,
+    streams: bool = False,
 ) -> Program:
     """Compiles a search for a layout.
 
@@ -81,38 +85,61 @@ def program(
       evidence: training data -> what a search may look at when it prunes.
       observe: search -> `(state, next_state) -> {name: scalar}`, averaged over the
         steps of a stretch.
+      streams: the training data are a `streams.Stream`, of which the devices hold a
+        window of batches at a time: the same numbers, to the last bit.
     """
 
     def start(key, ticket, settings):
         return settings, training.start(search(settings), key, ticket)
 
-    def stretch(carry, key, data, first, last, round):
-        settings, carry = carry
+    def options(settings):
         ours = search(settings)
-        carry, loss, observed = training.steps(
+        return ours, {} if observe is None else {"observe": observe(ours)}
+
+    def taken(carry, totals, key, rows, first, last, round):
+        settings, carry = carry
+        ours, observed = options(settings)
+        carry, totals = training.sums(
             ours,
             loss_fn,
             carry,
+            totals,
             key,
-            data.train,
+            rows,
             first=first,
             last=last,
             round=round,
             batch_size=batch_size,
-            **({} if observe is None else {"observe": observe(ours)}),
+            **observed,
         )
+        return (settings, carry), totals
+
+    def looked_at(carry, totals, held_out, first, last):
+        settings, carry = carry
+        ours = search(settings)
+        loss, observed = training.means(totals, first, last)
         params = ours.params(carry.search)
-        return (settings, carry), {
+        return {
             "density": masks.density(ours.ticket(carry.search).mask),
             "train_loss": loss,
             FINITE: training.all_finite((params, carry.model)).astype(np.float32),
-            **evaluate(params, carry.model, data.held_out),
+            **evaluate(params, carry.model, held_out),
             **(observed or {}),
         }
 
+    def nothing(carry):
+        settings, carry = carry
+        ours, observed = options(settings)
+        return training.nothing(ours, carry, **observed)
+
+    def stretch(carry, key, data, first, last, round):
+        carry, totals = taken(carry, None, key, data.train, first, last, round)
+        return carry, looked_at(carry, totals, data.held_out, first, last)
+
     def next_round(carry, data):
         settings, carry = carry
-        known = None if evidence is None else evidence(data.train)
+        train = streaming.leading(data.train)
+        known = None if evidence is None else evidence(train)
         return settings, training.next_round(search(settings), carry, known)
 
     def view(carry):
@@ -120,13 +147,90 @@ def program(
         ours = search(settings)
         return View(ours.params(carry.search), training.found(ours, carry), carry.model)
 
+    if streams:
+        whole = _Streaming(layout, batch_size, nothing, taken, looked_at)
+    else:
+        batched = (True, True) + (False,) * 4
+        whole = lanes.mapped(layout, stretch, batched, donate=(0,))
     return Program(
         ("density", "train_loss", *names),
         lanes.mapped(layout, start, (True,) * 3),
-        lanes.mapped(layout, stretch, (True, True) + (False,) * 4, donate=(0,)),
+        whole,
         lanes.mapped(layout, next_round, (True, False), donate=(0,)),
         lanes.mapped(layout, view, (True,)),
     )
+
+
+class _Streaming:
+    """The stretch of a program whose training data stream, window after window.
+
+    While the devices take the steps of one window, the host reads the next.
+    """
+
+    def __init__(self, layout, batch_size, nothing, taken, looked_at):
+        self._layout, self._batch_size = layout, batch_size
+        self._nothing = lanes.mapped(layout, nothing, (True,))
+
+        def take(carry, totals, key, batches, begin, first, last, round):
+            ready = training.Window(batches, begin)
+            return taken(carry, totals, key, ready, first, last, round)
+
+        batched = (True,) * 4 + (False,) * 4
+        self._take = lanes.mapped(layout, take, batched, donate=(0,))
+        batched = (True, True) + (False,) * 3
+        self._look = lanes.mapped(layout, looked_at, batched)
+
+    def __call__(self, carry, keys, data, first, last, round):
+        reader, steps = data.train.reader, self._steps(data)
+        totals = before = self._nothing(carry)
+        rows = self._rows(keys, int(first), int(last), reader.size, steps)
+        begin = int(first)
+        for batches in reader.windows(rows, steps) if rows.shape[1] else ():
+            end = min(begin + steps, int(last))
+            numbers = (np.int32(x) for x in (begin, begin, end, round))
+            before, (carry, totals) = (
+                totals,
+                self._take(carry, totals, keys, batches, *numbers),
+            )
+            jax.block_until_ready(before)  # else windows pile up on the devices
+            begin = end
+        return carry, self._look(carry, totals, data.held_out, first, last)
+
+    def _steps(self, data: Data) -> int:
+        return streaming.window(data.train, self._batch_size * self._layout.width)
+
+    def _rows(self, keys, first, last, size, steps) -> np.ndarray:
+        """Those of all steps of the stretch, `[lanes, steps, batch]`."""
+        found = [np.zeros((self._layout.width, 0, self._batch_size), np.int32)]
+        for begin in range(first, last, steps):  # of one length: one program
+            positions = np.arange(begin, begin + steps, dtype=np.int32)
+            rows = np.asarray(_visits(keys, positions, size, self._batch_size))
+            found.append(rows[:, : last - begin])
+        return np.concatenate(found, axis=1)
+
+    def compiled(self, carry, keys, data: Data) -> tuple["_Streaming", int]:
+        """With its programs compiled, and the bytes that they take, see `compiled`."""
+        number = jax.ShapeDtypeStruct((), np.int32)
+        totals = jax.eval_shape(self._nothing, carry)
+        shape = (self._layout.width, self._steps(data), self._batch_size)
+        batches = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype),
+            data.train.first,
+        )
+        take = self._take.lower(carry, totals, keys, batches, *[number] * 4).compile()
+        look = self._look.lower(carry, totals, data.held_out, *[number] * 2).compile()
+        ours = copy.copy(self)
+        ours._take, ours._look = take, look
+        window = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batches))
+        another = window // self._layout.mesh.size  # on its way
+        return ours, max(memory.footprint(take) + another, memory.footprint(look))
+
+
+@functools.partial(jax.jit, static_argnames=("size", "batch_size"))
+def _visits(keys, positions, size, batch_size):
+    """Those of every lane, see `training.visits`."""
+    one = functools.partial(training.visits, size=size, batch_size=batch_size)
+    return jax.vmap(one, (0, None))(keys, positions)
 
 
 def compiled(
@@ -151,6 +255,9 @@ def compiled(
       see `memory.footprint`.
     """
     carry = jax.eval_shape(program.start, keys, tickets, settings)
+    if isinstance(program.stretch, _Streaming):
+        stretch, size = program.stretch.compiled(carry, round_keys, data)
+        return program._replace(stretch=stretch), size
     numbers = [jax.ShapeDtypeStruct((), np.int32)] * 3
     stretch = program.stretch.lower(carry, round_keys, data, *numbers).compile()
     return program._replace(stretch=stretch), memory.footprint(stretch)

@@ -1,0 +1,219 @@
+"""ImageNet's data sets by name, on a few pictures prepared in their format."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import studies
+
+from jaxticket import data, models
+from jaxticket.data import tfds_source
+from jaxticket.engine import memory
+
+pytest.importorskip("grain")
+toy_images = pytest.importorskip("toy_images", exc_type=ImportError)
+REAL = models.create
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Two data sets of ImageNet: 36 pictures to train on, 12 to test, of 3 classes."""
+    folder = tmp_path_factory.mktemp("tfds")
+    toy_images.prepare(folder, "imagenet2012", "5.1.0")
+    toy_images.prepare(folder, "imagenet_resized/64x64", "0.1.0", (64, 64))
+    return folder
+
+
+def loaded(name, folder, tmp_path, **options):
+    options = {"validation": 6, "cache_dir": tmp_path / "cache", **options}
+    return data.load(name, data_dir=folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("imagenet2012", 32), ("imagenet_resized/64x64", None)]
+)
+def test_what_streams_is_what_would_be_in_memory(name, side, prepared, tmp_path):
+    whole = loaded(name, prepared, tmp_path, side=side)
+    ours = loaded(name, prepared, tmp_path, side=side, stream=True)
+    assert whole.train.images.shape == (30, side or 64, side or 64, 3)
+    assert isinstance(ours.train.images, data.streams.Rows)
+    assert ours.train.images.shape == whole.train.images.shape
+    assert ours.num_classes == whole.num_classes == 3
+    np.testing.assert_array_equal(ours.train.images[:], whole.train.images)
+    np.testing.assert_array_equal(ours.train.labels, whole.train.labels)
+    for first, second in zip(ours[2:4], whole[2:4], strict=True):
+        np.testing.assert_array_equal(first.images, second.images)
+        np.testing.assert_array_equal(first.labels, second.labels)
+    assert [len(split.labels) for split in ours[2:4]] == [6, 12]
+    # The brightest channel is the class: labels go with their images.
+    brightest = whole.test.images.mean((1, 2)).argmax(1)
+    np.testing.assert_array_equal(brightest, whole.test.labels)
+
+
+def test_what_was_decoded_is_kept_and_by_its_size(prepared, tmp_path, monkeypatch):
+    load = lambda **options: loaded("imagenet2012", prepared, tmp_path, **options)  # noqa: E731
+    small, large = load(side=16), load(side=32)
+    assert (small.test.images.shape[1], large.test.images.shape[1]) == (16, 32)
+    labels = load(side=16, stream=True).train.labels
+
+    def unreadable(*args, **options):
+        raise AssertionError("the source is read again")
+
+    monkeypatch.setattr(tfds_source, "_examples", unreadable)
+    monkeypatch.setattr(tfds_source, "labels", unreadable)
+    assert load(side=16).checksum == small.checksum
+    np.testing.assert_array_equal(load(side=16, stream=True).train.labels, labels)
+
+
+def test_the_middle_of_an_image_is_taken_at_the_size_asked_for():
+    for height, width in ((40, 60), (61, 40), (40, 40)):
+        y, x = np.mgrid[:height, :width]
+        image = np.stack([2 * y, 2 * x, 0 * x], axis=-1).astype(np.uint8)
+        whole = tfds_source.square(image, 40).astype(int)
+        top, left = (height - 40) // 2, (width - 40) // 2
+        middle = image[top : top + 40, left : left + 40]
+        np.testing.assert_array_equal(whole, middle)
+        half = tfds_source.square(image, 20).astype(int)
+        # A pixel of half the size is where four of the image meet.
+        where = 2 * (2 * np.arange(20) + 0.5)
+        inner = slice(2, -2)
+        rows, columns = half[inner, inner, 0], half[inner, inner, 1]
+        expected = where[inner] + 2 * top
+        assert np.abs(rows - expected[:, None]).max() <= 3
+        assert np.abs(columns - (where[inner] + 2 * left)).max() <= 3
+    grey = tfds_source.square(np.full((9, 7, 1), 5, np.uint8), 4)
+    np.testing.assert_array_equal(grey, np.full((4, 4, 1), 5))
+
+
+def test_published_constants_normalise():
+    images = np.full((1, 2, 2, 3), 255, np.uint8)
+    for name in ("imagenet2012", "imagenet2012:5.1.0", "imagenet_resized/64x64"):
+        found = data.normalizer("standard", images, name=name)(images)
+        expected = (1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
+        np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-5)
+
+
+def test_what_streams_has_the_statistics_of_what_is_in_memory(monkeypatch):
+    monkeypatch.setattr(data.streams, "CHUNK", 7)
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), np.uint8)
+    lazy = data.streams.Rows([*images])
+    for kind in ("standard", "unit", "l2"):
+        ours, theirs = (data.normalizer(kind, x)(images) for x in (lazy, images))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# What is refused
+
+
+def test_what_is_not_prepared_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no prepared imagenet2012/") as caught:
+        data.load("imagenet2012", data_dir=tmp_path, stream=True)
+    message = str(caught.value)
+    assert "--data_dir" in message
+    assert f"ILSVRC2012_img_val.tar in {tmp_path}/downloads/manual" in message
+    assert "\n" not in message
+    with pytest.raises(FileNotFoundError, match=r"imagenet_resized/64x64/0.1.0"):
+        data.load("imagenet_resized/64x64", data_dir=tmp_path)
+
+
+def test_more_than_the_memory_is_refused_before_it_is_read(
+    prepared, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(memory, "host", lambda: 10**5)
+    needed = 48 * 32 * 32 * 3 / 1e9
+    with pytest.raises(ValueError, match="give --stream") as caught:
+        loaded("imagenet2012", prepared, tmp_path, side=32)
+    assert f"imagenet2012 takes {needed:.1f} GB decoded" in str(caught.value)
+    loaded("imagenet2012", prepared, tmp_path, side=32, stream=True)
+
+
+def test_a_side_is_for_images_of_many_sizes(prepared, tmp_path):
+    with pytest.raises(ValueError, match="side 32 is for images of many sizes"):
+        loaded("imagenet_resized/64x64", prepared, tmp_path, side=32)
+    with pytest.raises(ValueError, match="side must be a whole number"):
+        loaded("imagenet2012", prepared, tmp_path, side=0)
+
+
+def test_only_array_record_is_read_at_random_places(prepared, tmp_path, monkeypatch):
+    find = tfds_source.find
+
+    def tfrecord(*args):
+        builder = find(*args)
+        formats = [SimpleNamespace(value="tfrecord")]
+        monkeypatch.setattr(
+            type(builder.info), "available_file_formats", lambda self: formats
+        )
+        return builder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds_source, "find", tfrecord)
+        with pytest.raises(RuntimeError, match="cannot be read at random places"):
+            loaded("imagenet2012", prepared, tmp_path, stream=True)
+
+
+def test_without_array_record_it_is_said_what_to_install(
+    prepared, tmp_path, monkeypatch
+):
+    builder = type(tfds_source.find("imagenet2012", prepared))
+
+    def missing(*args, **options):
+        raise ModuleNotFoundError("No module named 'array_record.python'")
+
+    monkeypatch.setattr(builder, "as_data_source", missing)
+    for stream in (True, False):
+        with pytest.raises(ImportError, match="pip install array_record"):
+            loaded("imagenet2012", prepared, tmp_path, stream=stream)
+
+
+# A study
+
+
+@pytest.mark.usefixtures("toy_study")
+def test_a_bottleneck_network_is_pruned_on_pictures_that_stream(
+    prepared, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(models, "create", REAL)
+    options = {"width": 2, "blocks": (1,)}
+    changes = {
+        "dataset": "imagenet2012",
+        "model": "resnet_50",
+        "data_dir": str(prepared),
+        "cache_dir": str(tmp_path / "cache"),
+        "validation": 6,
+        "methods": ("one_shot",),
+        "controls": (),
+        "optimizer": "momentum",
+        "seeds": 1,
+        "batch_size": 5,
+        "epochs": None,
+        "steps": 4,
+        "eval_every": 3,
+        "augment": True,
+        "crop": 16,
+        "hyper": {
+            "dataset.side": 20,
+            "one_shot.density": (0.5,),
+            **{f"model.{name}": value for name, value in options.items()},
+        },
+    }
+    ours, whole = (
+        studies.run(
+            "ticket_search", tmp_path / f"stream-{stream}", stream=stream, **changes
+        )
+        for stream in (True, False)
+    )
+    studies.assert_same(ours, whole)
+    assert {*ours.method} == {"dense", "one_shot"}
+
+
+def test_experiments_that_hold_data_in_memory_have_no_such_flag():
+    for name, streams in (
+        ("ticket_search", True),
+        ("continuous_sparsification", True),
+        ("jackpots", True),
+        ("instability", False),
+        ("alignment", False),
+    ):
+        fields = dataclasses.fields(studies.door(name).Config)
+        assert ("stream" in [field.name for field in fields]) == streams
