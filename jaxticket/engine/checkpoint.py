@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxticket.engine import hosts
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,10 +47,12 @@ class Folder:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
         manager, self._manager = self._manager, None
         # A program that ends cannot wait: threads that orbax would start never run.
-        if manager is not None and not sys.is_finalizing():
+        # Nor can one process among several that has failed, for the others.
+        failed = hosts.several() and kind is not None and issubclass(kind, Exception)
+        if manager is not None and not sys.is_finalizing() and not failed:
             try:
                 with self._written():
                     manager.wait_until_finished()
@@ -129,7 +133,7 @@ class Folder:
         Raises:
           ValueError: the folder holds a run of another configuration.
         """
-        if not self.path.exists():
+        if not hosts.agreed(self.path.exists()):
             return None
         ocp, manager = self._open()
         # As JSON gives them back: no tuples.
@@ -143,8 +147,11 @@ class Folder:
                 abstract = jax.tree.map(_abstract, like(step))
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 state = manager.restore(step, args=args).state if same else None
+                said = None
             except Exception as error:  # orbax raises many types for a damaged folder
-                _log.warning("checkpoint %d is unreadable: %s", step, str(error)[:200])
+                said = str(error)[:200]
+            if hosts.anyone(said is not None):
+                _log.warning("checkpoint %d is unreadable: %s", step, said)
                 damaged.append(step)
                 continue
             if not same:
@@ -167,7 +174,10 @@ class Folder:
 
     def clear(self) -> None:
         """Removes all checkpoints."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        hosts.wait()  # nobody reads them any more
+        if hosts.first():
+            shutil.rmtree(self.path, ignore_errors=True)
+        hosts.wait()
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
@@ -182,11 +192,8 @@ def _abstract(leaf: Any) -> Any:
 
 def _host(leaf: Any) -> np.ndarray:
     """A leaf as a numpy array: typed keys as their data, global arrays gathered."""
-    if isinstance(leaf, jax.Array):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        if not leaf.is_fully_addressable:
-            from jax.experimental import multihost_utils
-
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    ):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(hosts.gathered(leaf))

@@ -1,0 +1,151 @@
+"""One run in several processes: the numbers of a single one, whatever ends some."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+import studies
+
+from experiments.study import last_words
+from jaxticket.engine import hosts
+
+NEVER = "SIGKILL:0"
+FLAGS = (
+    *studies.FLAGS,
+    "--seeds=4",
+    "--methods=imp",
+    "--rounds=2",
+    "--controls=shuffle",
+    "--save_seconds=0",
+)
+SECONDS = 240  # after which one that hangs is killed
+
+
+def program(folder, devices, fault=NEVER, flags=()):
+    """A process of a study, which has so many devices."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(studies.ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PJRT_NPROC": "2",  # sums are divided among as many threads in all of them
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "STUDIES_DEVICES": "all",
+    }
+    command = [sys.executable, studies.__file__, "ticket_search", fault]
+    return subprocess.Popen(
+        [*command, f"--output_dir={folder}", *FLAGS, *flags],
+        cwd=studies.ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def two(folder, *, faults=(NEVER, NEVER)):
+    """Two processes of two devices each; what both have returned, and said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    joined = ("--distributed", f"--coordinator=localhost:{port}", "--processes=2")
+    return ended(
+        [
+            program(folder, 2, fault, (*joined, f"--process={i}"))
+            for i, fault in enumerate(faults)
+        ]
+    )
+
+
+def ended(running):
+    """Exit codes and errors of processes."""
+    with contextlib.ExitStack() as stack:
+        for each in running:
+            stack.callback(each.kill)
+        said = [each.communicate(timeout=SECONDS)[1] for each in running]
+    return [each.returncode for each in running], said
+
+
+def error(text):
+    [line] = (x for x in text.splitlines() if x.startswith("error: "))
+    assert "Traceback" not in text
+    return line
+
+
+def assert_same_tickets(ours, theirs):
+    names = sorted(path.relative_to(theirs) for path in theirs.rglob("tickets/*/*"))
+    assert names
+    for name in names:
+        with np.load(ours / name) as one, np.load(theirs / name) as other:
+            arrays = [n for n in other.files if n != "index.json"]
+            assert [n for n in one.files if n != "index.json"] == arrays
+            for array in arrays:
+                assert one[array].tobytes() == other[array].tobytes()
+
+
+def test_processes_that_die_and_come_again_in_other_numbers_change_nothing(tmp_path):
+    """Two, of which one is killed; one, which is stopped; and two again."""
+    [code], [said] = ended([program(tmp_path / "one", 1)])
+    assert code == 0, said
+    folder = tmp_path / "several"
+    codes, said = two(folder, faults=(NEVER, "SIGKILL:3"))
+    assert codes == [1, -signal.SIGKILL], said
+    assert error(said[0]) == last_words.lost("process 0 of 2")
+    assert error(said[1]).startswith("error: process 1 of 2 was killed")
+    [code], said = ended([program(folder, 2, "SIGTERM:3")])
+    assert code == 128 + signal.SIGTERM, said
+    codes, said = two(folder)
+    assert codes == [0, 0], said
+    assert not said[1], "but the first they are silent"
+    ours, theirs = (pd.read_csv(x / "results.csv") for x in (folder, tmp_path / "one"))
+    studies.assert_same(ours, theirs)
+    assert_same_tickets(folder, tmp_path / "one")
+
+
+def test_in_a_single_process_all_agree(monkeypatch):
+    def process_count():
+        raise AssertionError("no device is asked for")
+
+    monkeypatch.setattr(jax, "process_count", process_count)
+    assert hosts.first()
+    assert not hosts.several()
+    assert hosts.agreed(0.1) == 0.1
+    assert hosts.agreed(True) is True
+    assert hosts.anyone(True)
+    assert not hosts.anyone(False)
+    assert hosts.least(3 * 2**40) == 3 * 2**40
+    assert hosts.least(None) is None
+    tree = {"key": jax.random.key(1), "x": np.arange(3)}
+    found = hosts.gathered(tree)
+    assert isinstance(found["x"], np.ndarray)
+    assert (jax.random.key_data(found["key"]) == jax.random.key_data(tree["key"])).all()
+
+
+PAGES = b"Terminating process because the JAX distributed coordination service ..."
+
+
+@pytest.mark.parametrize(
+    ("told", "written", "says"),
+    [
+        ("joining\nend", PAGES, ""),
+        ("joining\nprocess 1 of 2\nend", PAGES, ""),
+        ("joining\n", PAGES, f"error: {last_words.APART}\n"),
+        ("joining\nprocess 1 of 2\n", PAGES, f"{last_words.lost('process 1 of 2')}\n"),
+        ("joining\nprocess 1 of 2\n", b"", "error: process 1 of 2 was killed, or has"),
+    ],
+)
+def test_what_is_said_of_a_process_that_has_ended(tmp_path, told, written, says):
+    with open(tmp_path / "written", "w+b") as file:
+        file.write(written)
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, "-S", last_words.__file__, str(file.fileno())],
+            input=told, capture_output=True, text=True, check=True,
+            pass_fds=[file.fileno()],
+        )  # fmt: skip
+    assert done.stderr.startswith(says)
+    assert bool(says) == bool(done.stderr)
