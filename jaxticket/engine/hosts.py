@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxticket import meshes
+
 
 def several() -> bool:
     """Whether there are other processes; asks for no device where there are none."""
@@ -66,15 +68,4 @@ def gathered(tree: Any) -> Any:
     if not several():
         return jax.device_get(tree)
     wait()  # a connection between devices, where it is new, waits for 30 seconds only
-    return jax.tree.map(_gathered, tree)
-
-
-def _gathered(leaf: Any) -> Any:
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return jax.device_get(leaf)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = _gathered(jax.random.key_data(leaf))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.tree.map(lambda leaf: jax.device_get(meshes.on_host(leaf)), tree)
