@@ -53,11 +53,21 @@ def divisible(x: jax.Array) -> bool:
 
     In a program whose arrays come from one device, and within `shard_map`, it is not.
     """
+    return devices(x) > 1
+
+
+def devices(x: jax.Array) -> int:
+    """How many devices an array may be in parts on: a multiple of any axis' parts."""
     own, ambient = jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()
-    return any(
-        n > 1 and kind != AxisType.Manual
-        for mesh in (own, ambient)
-        for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.lcm(
+        *(
+            math.prod(
+                n
+                for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+                if kind != AxisType.Manual
+            )
+            for mesh in (own, ambient)
+        )
     )
 
 

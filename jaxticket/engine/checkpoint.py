@@ -127,7 +127,9 @@ class Folder:
         """The newest intact `(step, state)`; None where there is none to go on from.
 
         Args:
-          like: step -> the state to expect, for structure, shapes, dtypes, shardings.
+          like: step -> the state to expect, of arrays or `jax.ShapeDtypeStruct`s, for
+            structure, shapes, dtypes, and the shardings that it is to have, which may
+            be others than those that were saved, on other devices.
           configs: what `save` may have been given.
 
         Raises:
