@@ -85,6 +85,7 @@ def _initialize(config: Any) -> None:
             raise ValueError(
                 f"--coordinator: there is no host {host} ({error})"
             ) from None
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM
     try:
         jax.distributed.initialize(
             config.coordinator,

@@ -48,17 +48,23 @@ class Folder:
         return self
 
     def __exit__(self, kind=None, *_):
-        manager, self._manager = self._manager, None
         # A program that ends cannot wait: threads that orbax would start never run.
-        # Nor can one process among several that has failed, for the others.
-        failed = hosts.several() and kind is not None and issubclass(kind, Exception)
-        if manager is not None and not sys.is_finalizing() and not failed:
-            try:
-                with self._written():
-                    manager.wait_until_finished()
-                manager.close()
-            finally:
+        # Nor can one process among several, which another may have left alone.
+        left = sys.is_finalizing() or (hosts.several() and kind is not None)
+        try:
+            if self._manager is not None and not left:
+                self.wait()
+                self._manager.close()
+        finally:
+            manager, self._manager = self._manager, None
+            if manager is not None:
                 logging.getLogger("absl").removeFilter(_is_not_of_orbax)
+
+    def wait(self) -> None:
+        """Until what was saved is written."""
+        if self._manager is not None:
+            with self._written():
+                self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:

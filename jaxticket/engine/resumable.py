@@ -259,6 +259,7 @@ def run(
                 checkpoints.save(index + 1, (carry, history), config)
                 saved = time.monotonic()
             if asked:
+                checkpoints.wait()
                 raise Stopped
         alive = history.alive(len(unit.plan))
         if keep and taken < len(unit.plan) and alive.any():
