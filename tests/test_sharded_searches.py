@@ -149,10 +149,17 @@ def test_by_hand_a_search_finds_the_masks_of_one_device(mesh, name):
     assert any(0 < masks.density(mask) < 1 for mask in theirs)
 
 
-@pytest.mark.parametrize("name", ["imp", "continuous_sparsification"])
+@pytest.mark.parametrize("name", ["imp", "continuous_sparsification", "rigl"])
 def test_a_whole_run_finds_the_masks_of_one_device(mesh, name):
-    """Sums over the batch are of another order, which moves no weight past another."""
+    """Sums over the batch are of another order, which moves no weight past another.
+
+    RigL is by SGD here. Adam's first step moves every weight that has just grown by one
+    learning rate, to 1e-6: they are then the smallest, and of equals the next exchange
+    drops those whose gradients were rounded down.
+    """
     search = SEARCHES[name]
+    if name == "rigl":
+        search = rigl(optax.sgd(0.1), density=0.5, every=2, stop=4)
 
     @jax.jit
     def whole(ticket, data):
