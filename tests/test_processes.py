@@ -8,15 +8,36 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 import studies
 
 from experiments.study import last_words
-from jaxticket.engine import hosts
+from jaxticket import Ticket, files, prune
+from jaxticket.engine import checkpoint, hosts
 
 NEVER = "SIGKILL:0"
+SHARDED = """
+import sys
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+import jaxticket as jt
+from jaxticket.engine import checkpoint
+
+folder, address, index = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
+cut = NamedSharding(mesh, PartitionSpec("x"))
+drawn = np.load(f"{folder}/drawn.npy")
+weights = {"w": jax.make_array_from_callback(drawn.shape, cut, drawn.__getitem__)}
+ticket = jt.Ticket(weights, jax.jit(jt.masks.full)(weights))
+ticket = jax.jit(lambda t: jt.prune(t, "magnitude", 0.25))(ticket)
+jt.files.save_ticket(f"{folder}/ticket.npz", ticket)
+with checkpoint.Folder(f"{folder}/checkpoint") as kept:
+    kept.save(1, ticket, {})
+"""
 FLAGS = (
     *studies.FLAGS,
     "--seeds=4",
@@ -30,6 +51,12 @@ SECONDS = 240  # after which one that hangs is killed
 
 def program(folder, devices, fault=NEVER, flags=()):
     """A process of a study, which has so many devices."""
+    command = [studies.__file__, "ticket_search", fault, f"--output_dir={folder}"]
+    return started([*command, *FLAGS, *flags], devices)
+
+
+def started(command, devices):
+    """A process of Python's, which has so many devices."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(studies.ROOT),
@@ -39,20 +66,23 @@ def program(folder, devices, fault=NEVER, flags=()):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "STUDIES_DEVICES": "all",
     }
-    command = [sys.executable, studies.__file__, "ticket_search", fault]
     return subprocess.Popen(
-        [*command, f"--output_dir={folder}", *FLAGS, *flags],
+        [sys.executable, *command],
         cwd=studies.ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def two(folder, *, faults=(NEVER, NEVER)):
-    """Two processes of two devices each; what both have returned, and said."""
+def address():
+    """A free port of this host."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    joined = ("--distributed", f"--coordinator=localhost:{port}", "--processes=2")
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def two(folder, *, faults=(NEVER, NEVER)):
+    """Two processes of two devices each; what both have returned, and said."""
+    joined = ("--distributed", f"--coordinator={address()}", "--processes=2")
     return ended(
         [
             program(folder, 2, fault, (*joined, f"--process={i}"))
@@ -108,6 +138,25 @@ def test_processes_that_die_and_come_again_in_other_numbers_change_nothing(tmp_p
     ours, theirs = (pd.read_csv(x / "results.csv") for x in (folder, tmp_path / "one"))
     studies.assert_same(ours, theirs)
     assert_same_tickets(folder, tmp_path / "one")
+
+
+def test_weights_cut_over_processes_are_one_ticket_and_one_checkpoint(tmp_path):
+    """That of one device, in a file, and restored where all devices are of one."""
+    drawn = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    np.save(tmp_path / "drawn.npy", drawn)
+    command = ["-c", SHARDED, str(tmp_path), address()]
+    codes, said = ended([started([*command, str(i)], 2) for i in range(2)])
+    assert codes == [0, 0], said
+    whole = Ticket({"w": jnp.asarray(drawn)}, {"w": jnp.ones(drawn.shape, bool)})
+    expected = prune(whole, "magnitude", 0.25)
+    found, _ = files.load_ticket(tmp_path / "ticket.npz", whole)
+    np.testing.assert_array_equal(found.mask["w"], expected.mask["w"])
+    kept = np.asarray(expected.mask["w"])
+    np.testing.assert_array_equal(found.weights["w"][kept], drawn[kept])
+    with checkpoint.Folder(tmp_path / "checkpoint") as folder:
+        step, state = folder.restore(lambda step: whole, [{}])
+    assert step == 1
+    assert checkpoint.digest(state) == checkpoint.digest(expected)
 
 
 def test_in_a_single_process_all_agree(monkeypatch):

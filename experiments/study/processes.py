@@ -6,6 +6,7 @@ but for what ends them.
 """
 
 import atexit
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -67,12 +68,10 @@ def join(config: Any) -> None:
             _initialize(config)
             undone.pop_all()  # it is watched from now on
     _say(f"{_name()}\n")
-    here = jax.local_device_count()
-    if (counts := hosts.each(here)).min() < counts.max():
-        raise ValueError(
-            f"processes must have as many devices each; they have "
-            f"{', '.join(f'{x:.0f}' for x in counts)}"
-        )
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len({*counts.values()}) > 1:
+        said = ", ".join(str(counts[i]) for i in sorted(counts))
+        raise ValueError(f"processes must have as many devices each; they have {said}")
     same("settings", _told(config), "give every process the same command")
 
 
