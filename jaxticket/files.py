@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import archive, masks, packing, recipes
+from jaxticket import archive, masks, meshes, packing, recipes
 from jaxticket.archive import REBUILT, WHOLE, Archive, Leaf
 from jaxticket.base import Params, Ticket
 from jaxticket.recipes import Recipe
@@ -128,6 +128,10 @@ def save_ticket(
 ) -> float:
     """Writes a ticket: its mask in few bytes, its weights, and its model state.
 
+    What is in shards, on the devices of a mesh, comes to the host leaf by leaf: there
+    is no more there at once than the largest, and what the file is to hold. Where other
+    processes have some of the shards, all of them call this, and the first writes.
+
     Args:
       path: the file, see `save`.
       ticket: what to write.
@@ -169,7 +173,10 @@ def save_ticket(
         about |= {"recipe": recipe.facts()}
     else:
         leaves = zip(names, pairs, strict=False)
-        found = [_kept(name, w, m, pruned, values) for name, (w, m) in leaves]
+        found = [
+            _kept(name, meshes.on_host(w), meshes.on_host(m), pruned, values)
+            for name, (w, m) in leaves
+        ]
         arrays, errors = map(list, zip(*found, strict=True))
         error = max(errors)
     if values is not None:
@@ -178,9 +185,17 @@ def save_ticket(
     kept = jax.tree.leaves(ticket.mask)
     arrays += map(_mask, names[len(pairs) :], kept)
     state = jax.tree.leaves(ticket.model_state)
+    state = map(meshes.on_host, state)
     arrays += map(_stored, names[len(pairs) + len(kept) :], state)
-    _write(path, arrays, about)
+    if _is_first_of(ticket):
+        _write(path, arrays, about)
     return error
+
+
+def _is_first_of(ticket: Ticket) -> bool:
+    """Whether this process is to write a ticket: one of those that have it is."""
+    arrays = [leaf for leaf in jax.tree.leaves(ticket) if isinstance(leaf, jax.Array)]
+    return all(leaf.is_fully_addressable for leaf in arrays) or not jax.process_index()
 
 
 def load_ticket(
@@ -248,7 +263,7 @@ def _kept(name: str, w: Any, m: Any, pruned: Pruned, values: Values | None) -> t
 
 
 def _mask(name: str, mask: Any) -> tuple[Leaf, np.ndarray]:
-    form, stored = packing.of_mask(np.asarray(mask))
+    form, stored = packing.of_mask(np.asarray(meshes.on_host(mask)))
     return Leaf(name, "bool", mask.shape, form=form), stored
 
 

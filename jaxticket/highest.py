@@ -18,7 +18,6 @@ from jaxticket import counts, meshes
 
 _LINES = 32  # that are counted in bytes; of more XLA makes two sweeps on CPU
 _COLUMNS = 64  # of a line, or a multiple: what vectorises
-_PARTS = 16  # into which an axis may be cut
 _SMALL = 2**16  # smaller leaves are put together on one device: less to compile
 _GUESSES = 8  # by the density of ties, before halving
 
@@ -150,8 +149,9 @@ class _Layout(NamedTuple):
 def _layout(leaf: jax.Array) -> _Layout:
     """Along the axis of which a part has most, but for the last if there are others."""
     cut = [meshes.shards(leaf, axis) for axis in range(leaf.ndim)]
+    most = meshes.devices(leaf)  # what an axis is cut into divides both
     parts = [
-        n if n > 1 else math.gcd(length, _PARTS) if meshes.divisible(leaf) else 1
+        n if n > 1 else math.gcd(length, most)
         for n, length in zip(cut, leaf.shape, strict=True)
     ]
     inner = [length // n for n, length in zip(parts, leaf.shape, strict=True)]

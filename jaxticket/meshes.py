@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
@@ -52,11 +53,21 @@ def divisible(x: jax.Array) -> bool:
 
     In a program whose arrays come from one device, and within `shard_map`, it is not.
     """
+    return devices(x) > 1
+
+
+def devices(x: jax.Array) -> int:
+    """How many devices an array may be in parts on: a multiple of any axis' parts."""
     own, ambient = jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()
-    return any(
-        n > 1 and kind != AxisType.Manual
-        for mesh in (own, ambient)
-        for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.lcm(
+        *(
+            math.prod(
+                n
+                for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+                if kind != AxisType.Manual
+            )
+            for mesh in (own, ambient)
+        )
     )
 
 
@@ -74,6 +85,27 @@ def rows(x: jax.Array, places: jax.Array) -> jax.Array:
     if sharding is None:
         return jnp.take(x, places, axis=0)
     return x.at[places].get(out_sharding=sharding)
+
+
+def on_host(x: Any) -> Any:
+    """An array in shards as one of numpy; anything else as it is.
+
+    It is not kept: JAX remembers what it has once copied of an array. Where other
+    processes have some of the shards, all of them ask for it.
+    """
+    if not isinstance(x, jax.Array) or len(x.sharding.device_set) == 1:
+        return x
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(
+            on_host(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+        )
+    if not x.is_fully_addressable:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(x, tiled=True)
+    parts = [shard.data for shard in x.addressable_shards]
+    again = jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
+    return np.asarray(again)
 
 
 def _explicit(x: Any) -> NamedSharding | None:

@@ -523,6 +523,11 @@ def keep(alive: jax.Array | counts.Count, density: ArrayLike) -> Any:
 def top(scores: Scores, mask: Mask, k: ArrayLike | counts.Count) -> Mask:
     """The mask of exactly `k` weights: those kept by `mask` with the highest scores.
 
+    Leaves may be in shards, along automatic or explicit axes of a mesh: none is
+    gathered. Within `jax.shard_map` a device has an array of its own, a whole network
+    or a part of one: it chooses within that. So leave axes that cut weights to the
+    compiler there, and map the others alone, with `axis_names`.
+
     Args:
       scores: tree of numbers; leaves where `mask` is `None` are ignored.
       mask: mask tree, which weights there are to choose from.

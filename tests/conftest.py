@@ -34,6 +34,7 @@ for name, value in {
 short_hash.hurry()
 
 SLOW = (
+    "test_processes",
     "test_faults",
     "test_unknown_values",
     "test_fuzz",

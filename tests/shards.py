@@ -6,7 +6,7 @@ import re
 import jax
 
 COLLECTIVE = re.compile(
-    r"= ([^=\n]*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
+    r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
     r"(?:-start)?\("
 )
 

@@ -56,11 +56,16 @@ def narrow(name, num_classes=10, **options):
 
 
 @contextlib.contextmanager
-def tiny():
-    """Networks are narrow and there are two devices; reports are not written."""
+def tiny(devices=2):
+    """Networks are narrow and there are two devices; reports are not written.
+
+    Args:
+      devices: as many instead; None: as there are.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "create", narrow)
-        patch.setattr(layouts.jax, "device_count", lambda: 2)
+        if devices is not None:
+            patch.setattr(layouts.jax, "device_count", lambda: devices)
         for name in ("write", "show"):
             patch.setattr(report, name, lambda folder: None)
         yield patch
@@ -206,7 +211,7 @@ def main():
     sys.argv = [name, *given]
     module = door(name)
     short_hash.hurry()
-    with tiny() as patch:
+    with tiny(None if os.environ.get("STUDIES_DEVICES") == "all" else 2) as patch:
         patch.setattr(order, "ROUNDS", 2)  # as in the tests
         faulty(patch, fault)
         command.main(module.experiment, module.Config)

@@ -3,16 +3,19 @@
 import importlib.util
 import json
 import math
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import arithmetic, inference, measure
+from experiments.benchmarks import arithmetic, inference, measure, plan
 from jaxticket import Ticket, masks, models, prune
 from jaxticket.compaction import compact
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
 QUICK = {
@@ -111,3 +114,50 @@ def test_lenet_flops():
     expected = 6 * 266_200 - 2 * 784 * 300
     flops = arithmetic.flops("lenet_300_100", 16, 8)
     assert expected <= flops < 1.02 * expected
+
+
+def test_plan_moves_counts_alone_and_its_page_has_its_numbers():
+    """Of every number in the table: what the kept file has."""
+    found = benchmark.experiment(benchmark.Config(sections=("plan",), **QUICK))
+    rows = {row.name: row for row in found}
+    assert rows["toy, pruning"].also["at once"] == 1
+    assert rows["toy, pruning"].also["bytes added"] == (16 + plan.TIES) * 4 * 9
+    assert rows["toy, state of imp"].median == pytest.approx(9, abs=0.01)
+    assert rows["toy, state of gradual"].median == pytest.approx(8, abs=0.01)
+    devices = jax.device_count()
+    assert rows["toy, moved in a step"].median * 1e9 == pytest.approx(
+        6 * rows["toy, weights"].median * 1e9 * (devices - 1) / devices
+    )
+    kept = json.loads((ROOT / "experiments/results/benchmark/plan.json").read_text())
+    kept = {row["name"]: row for row in kept["rows"]}
+    page = (ROOT / "experiments/README.md").read_text()
+    for name in ("1B", "7B", "13B", "70B"):
+        weights, pruning, step = (
+            kept[f"{name}, {what}"]
+            for what in ("weights", "pruning", "moved in a step")
+        )
+        held = [
+            f"{kept[f'{name}, {what}']['also']['GB a device']:.2f}"
+            for what in (
+                "state of imp",
+                "state of gradual",
+                "state of continuous_sparsification",
+                "state of jackpot",
+                "pruning",
+            )
+        ]
+        cells = [
+            name,
+            f"{weights['median']:.2f}",
+            f"{weights['also']['leaves']}",
+            *held,
+            f"{pruning['also']['bytes added']:,}",
+            f"{step['median']:.1f}",
+        ]
+        assert f"| {' | '.join(cells)} |" in page
+        assert pruning["also"]["at once"] == 1
+        assert f"below {step['also']['tokens a device']:,.0f} tokens" in page
+        assert weights["also"]["devices"] == 64
+    for method, said in (("IMP", "imp"), ("jackpots", "jackpot")):
+        size = kept[f"70B, state of {said}"]["median"]
+        assert re.search(rf"\b{size:.0f} (bytes a weight )?for {method}", page)

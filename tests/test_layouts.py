@@ -106,6 +106,23 @@ def test_an_earlier_layout_comes_again_on_other_devices():
         assert (layout.per_device, layout.width) == (2, 24)
 
 
+def test_every_process_has_as_many_devices_of_a_layout(memory, monkeypatch):
+    monkeypatch.setattr(layouts.jax, "process_count", lambda: 2)
+    for searches, expected in ((1, 2), (3, 4), (64, 4)):
+        assert shape(layouts.decide(None, searches, 1, Work)) == (expected, 1, 1)
+    memory(3 * 15)  # not for 4 devices, and 3 are of one process more than of another
+    assert shape(layouts.decide(None, 64, 1, Work)) == (2, 1, 1)
+    layout = layouts.again({"lanes": 1, "width": 6}, Work, 4).layout
+    assert (layout.mesh.size, layout.turns) == (2, 3)
+
+
+def test_processes_that_cannot_share_the_lanes_of_a_run_are_refused(monkeypatch):
+    monkeypatch.setattr(layouts.jax, "process_count", lambda: 3)
+    says = "3 processes cannot share the 4 searches .* 2 on a device: .* divide 2, or"
+    with pytest.raises(ValueError, match=says):
+        layouts.again({"lanes": 2, "width": 4}, Work, 3)
+
+
 def test_a_run_is_laid_out_as_an_earlier_call_has_recorded_it(memory, capsys):
     recorded = {"lanes": 2, "width": 8}
     work = layouts.laid_out(None, 100, 1, recorded, Work, devices=DEVICES)

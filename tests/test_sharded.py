@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import shards
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from jaxticket import masks, selection
+from jaxticket import highest, masks, selection
 
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 # Cut along their first axis, their last, their only one, and whole.
@@ -76,6 +76,21 @@ def test_top_adds_counts_alone_and_chooses_the_same(kind):
             assert_same(found, program(scores, mask, jnp.int32(k)))
             for name, leaf in there.items():
                 assert found[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+
+
+@pytest.mark.parametrize("devices", [4, 48, 1024])
+def test_a_part_that_is_counted_lies_on_one_device(devices):
+    """However many there are: of fewer parts, shards would be put together."""
+    parts = []
+
+    def look(leaf):
+        parts.append(highest._layout(leaf).parts)
+        return leaf
+
+    mesh = AbstractMesh((devices,), ("x",), axis_types=(AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh):
+        jax.eval_shape(look, jax.ShapeDtypeStruct((3 * 2**11, 8), jnp.float32))
+    assert parts == [devices]
 
 
 @KINDS

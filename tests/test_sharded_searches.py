@@ -1,6 +1,7 @@
 """A GPT whose weights are cut over four devices, and searches that find its tickets."""
 
 import functools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from experiments.examples import character_gpt
 from jaxticket import (
     Ticket,
     continuous_sparsification,
+    files,
     gradual,
     imp,
     jackpot,
@@ -23,6 +25,7 @@ from jaxticket import (
     rigl,
     run,
 )
+from jaxticket.engine import checkpoint
 
 pytestmark = pytest.mark.usefixtures("unoptimised", "short_shuffles")
 ADAM = optax.adam(0.01)
@@ -146,10 +149,17 @@ def test_by_hand_a_search_finds_the_masks_of_one_device(mesh, name):
     assert any(0 < masks.density(mask) < 1 for mask in theirs)
 
 
-@pytest.mark.parametrize("name", ["imp", "continuous_sparsification"])
+@pytest.mark.parametrize("name", ["imp", "continuous_sparsification", "rigl"])
 def test_a_whole_run_finds_the_masks_of_one_device(mesh, name):
-    """Sums over the batch are of another order, which moves no weight past another."""
+    """Sums over the batch are of another order, which moves no weight past another.
+
+    RigL is by SGD here. Adam's first step moves every weight that has just grown by one
+    learning rate, to 1e-6: they are then the smallest, and of equals the next exchange
+    drops those whose gradients were rounded down.
+    """
     search = SEARCHES[name]
+    if name == "rigl":
+        search = rigl(optax.sgd(0.1), density=0.5, every=2, stop=4)
 
     @jax.jit
     def whole(ticket, data):
@@ -162,3 +172,83 @@ def test_a_whole_run_finds_the_masks_of_one_device(mesh, name):
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
     assert_same(found.ticket.mask, expected.ticket.mask)
     assert 0 < masks.density(expected.ticket.mask) < 1
+
+
+def moved(mesh, *axes):
+    """array -> how it lies with its axes, the longest first, over these of the mesh."""
+
+    def sharding(leaf):
+        spec = [None] * leaf.ndim
+        if leaf.ndim > 1:
+            order = np.argsort([-n for n in leaf.shape], kind="stable")
+            for place, axis in zip(order, axes, strict=False):
+                spec[place] = axis
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return sharding
+
+
+def test_a_checkpoint_goes_on_on_other_meshes(mesh, tmp_path):
+    """On fewer devices, along another axis, on one: from the same bits to the same."""
+    search = SEARCHES["gradual"]
+
+    @jax.jit
+    def begun(ticket):
+        return search.init(KEY, ticket)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def steps(state, slopes, numbers):
+        for at in range(*numbers):
+            state = search.update(slopes, state, jnp.int32(at))
+        return state
+
+    draws = np.random.default_rng(0)
+    slopes = jax.tree.map(lambda w: np.float32(draws.normal(size=w.shape)), weights())
+    ticket = opened("gradual", cut(mesh, weights()))
+    state = steps(begun(ticket), cut(mesh, slopes), (0, 2))
+    kept = checkpoint.digest(state)
+    with checkpoint.Folder(tmp_path) as folder:
+        folder.save(1, state, {})
+    expected = search.ticket(steps(state, cut(mesh, slopes), (2, 4)))
+    assert 0 < masks.density(expected.mask) < 1
+
+    def like(sharding):
+        return lambda _: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x)),
+            state,
+        )
+
+    pair, line = (
+        shards.mesh_of(AxisType.Auto, **{name: n}) for name, n in (("p", 2), ("l", 4))
+    )
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[3])
+    for sharding in (
+        moved(pair, "p"),
+        moved(line, None, "l"),
+        lambda _: one,
+    ):
+        with checkpoint.Folder(tmp_path) as folder:
+            step, found = folder.restore(like(sharding), [{}])
+        assert (step, checkpoint.digest(found)) == (1, kept)
+        for leaf in jax.tree.leaves(found):
+            assert leaf.sharding.is_equivalent_to(sharding(leaf), leaf.ndim)
+        here = jax.device_put(slopes, jax.tree.map(sharding, slopes))
+        assert_same(search.ticket(steps(found, here, (2, 4))), expected)
+
+
+def test_a_ticket_comes_to_the_host_leaf_by_leaf(mesh, tmp_path):
+    """And does not stay there, as what JAX copies of an array does."""
+    rows = NamedSharding(mesh, PartitionSpec(("data", "model")))
+    draws = np.random.default_rng(0)
+    drawn = {f"w{i}": np.float32(draws.normal(size=(1024, 1024))) for i in range(4)}
+    size = drawn["w0"].nbytes
+    kept = jax.tree.map(lambda w: w > 2.5, drawn)
+    ticket = Ticket(*jax.device_put((drawn, kept), rows))
+    tracemalloc.start()
+    files.save_ticket(tmp_path / "ticket.npz", ticket)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * size
+    found, _ = files.load_ticket(tmp_path / "ticket.npz", Ticket(drawn, None))
+    assert_same(found.mask, kept)
+    assert_same(masks.apply(kept, found.weights), masks.apply(kept, drawn))

@@ -57,10 +57,17 @@ class Sizes:
     inference_densities: tuple[float, ...] = (0.2, 0.1, 0.05, 0.02, 0.01)
     inference_batches: tuple[int, ...] = (1, 64)
     file_densities: tuple[float, ...] = (0.2, 0.05, 0.01)
+    decoders: tuple[tuple, ...] = (  # name, words, width, depth, inner, shared
+        ("1B", 50_304, 2048, 16, 8192, 2048),
+        ("7B", 32_000, 4096, 32, 11_008, 4096),
+        ("13B", 32_000, 5120, 40, 13_824, 5120),
+        ("70B", 128_256, 8192, 80, 28_672, 1024),
+    )
     imports: tuple[str, ...] = ("jax", "jaxticket", "experiments.ticket_search")
 
 
 QUICK = Sizes(
+    decoders=(("toy", 256, 64, 2, 128, 64),),
     matrix=64,
     copy=1024,
     images=16,

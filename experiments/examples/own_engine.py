@@ -5,6 +5,9 @@ in stretches with a checkpoint between. Give the same command again after a kill
 numbers are those of a run that was left alone, to the last bit.
 
     python -m experiments.examples.own_engine
+
+In several processes call `jax.distributed.initialize` before `main`, with a folder that
+all of them see: every process then has the metrics of all seeds, the first the files.
 """
 
 from pathlib import Path
@@ -15,7 +18,7 @@ import numpy as np
 import optax
 
 import jaxticket as jt
-from jaxticket.engine import keys, lanes, programs, resumable
+from jaxticket.engine import hosts, keys, lanes, programs, resumable
 
 SEEDS = (0, 1, 2, 3)
 ROUNDS, STEPS, EVERY = 3, 60, 20
@@ -53,8 +56,8 @@ def main(
     The tickets of every seed lie in the folder, one file for each seed and round.
     """
     search = jt.imp(optax.adam(0.01), density=0.5)
-    devices = jax.devices()[: 2 if len(jax.devices()) > 1 else 1]
-    layout = lanes.layout(len(SEEDS) // len(devices), devices)
+    count = max(jax.process_count(), min(2, jax.device_count()))  # which divides SEEDS
+    layout = lanes.layout(len(SEEDS) // count, lanes.devices(count))
     program = programs.program(
         lambda settings: search, loss_fn, evaluate, ["error"], layout, batch_size=32
     )
@@ -64,14 +67,14 @@ def main(
     data = lanes.everywhere(layout, data)
 
     streams = [keys.of_seed(seed) for seed in SEEDS]
+    stream = jnp.stack([stream.search for stream in streams])
     tickets = jax.vmap(ticket)(jnp.stack([stream.init for stream in streams]))
+    round_keys = keys.of_rounds(streams)
     unit = resumable.Unit(
         name="own_engine",
         lanes=[f"seed {seed}" for seed in SEEDS],
-        begin=lambda: program.start(
-            jnp.stack([stream.search for stream in streams]), tickets, ()
-        ),
-        round_keys=keys.of_rounds(streams),
+        begin=lambda: program.start(*lanes.spread(layout, (stream, tickets, ()))),
+        round_keys=lambda round_: lanes.spread(layout, round_keys(round_)),
         plan=resumable.stretches(ROUNDS, STEPS, EVERY, promises=search.promises),
     )
     for event in resumable.run(
@@ -81,7 +84,8 @@ def main(
             found = resumable.apart(event.view.ticket)
             for seed, one in zip(SEEDS, found, strict=True):
                 name = f"seed-{seed}-round-{event.round}.npz"
-                jt.files.save_ticket(Path(folder) / name, one)
+                if hosts.first():
+                    jt.files.save_ticket(Path(folder) / name, one)
         if isinstance(event, resumable.Finished):
             return event.metrics
     raise AssertionError("a unit ends with Finished")

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,9 +15,9 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments.study import methods, own, records, signals
+from experiments.study import methods, own, processes, records, signals
 from experiments.study.settings import Settings, fallen_back, names, resolve
-from jaxticket.engine import resumable
+from jaxticket.engine import hosts, resumable
 from jaxticket.hyperparameters import Hyper
 
 DIVERGED = 3  # the exit code of a run in which seeds have diverged
@@ -82,9 +83,13 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
             message = " ".join(str(e).split()) or type(e).__name__
             if getattr(e, "errno", None) == errno.ENOSPC:
                 message += "; what was saved is kept: make room, and go on"
-            print(f"error: {message}", file=sys.stderr)
-            sys.exit(1)
+            message = processes.lost(e) or f"error: {processes.who()}{message}"
+            print(message, file=sys.stderr)
+            processes.leave(1)
         except jax.errors.JaxRuntimeError as e:
+            if line := processes.lost(e):
+                print(line, file=sys.stderr)
+                processes.leave(1)
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
             said = str(e).splitlines()[0]
@@ -94,10 +99,17 @@ def main(experiment: Callable[[Any], Any], config_class: type) -> None:
                 "--batch_size",
                 file=sys.stderr,
             )
-            sys.exit(1)
-        except (resumable.Stopped, signals.Signalled, KeyboardInterrupt):
+            processes.leave(1)
+        except (resumable.Stopped, signals.Signalled, KeyboardInterrupt) as e:
             print("stopped; the same command goes on from here", file=sys.stderr)
-            sys.exit(128 + (came or [signal.SIGINT])[0])  # by convention
+            together = isinstance(e, resumable.Stopped)  # all processes are
+            end = sys.exit if together else processes.leave
+            end(128 + (came or [signal.SIGINT])[0])  # by convention
+        except Exception:
+            if not hosts.several():
+                raise
+            traceback.print_exc()
+            processes.leave(1)
         if is_study and (lost := records.diverged(Path(config.output_dir))):
             print(f"{lost} trainings or searches have diverged, see divergence.csv")
             sys.exit(DIVERGED)
@@ -204,16 +216,26 @@ def run(
     Raises:
       ValueError: bad settings, before any training.
     """
-    from experiments import report
-    from experiments.study import densities, outputs
+    from experiments.study import outputs
 
     config = resolve(config)
+    processes.check(config)
     threads = outputs.recorded_threads(Path(config.output_dir))
     use_devices(compilation_cache=config.compilation_cache, threads=threads)
     try:
+        processes.join(config)
         jax.devices()
     except RuntimeError as error:  # of a platform that is not there
         raise ValueError(f"JAX has no device: {error}") from None
+    with processes.quiet():
+        return _reported(title, config, finish)
+
+
+def _reported(title: str, config: Settings, finish: Callable[[Any], None]) -> list:
+    """The run, with its report, which the first process alone writes."""
+    from experiments import report
+    from experiments.study import densities, outputs
+
     loss = own.loss(config.loss)  # and the network: refused before data are read
     own.model(config.model, 1, config.options("model"))
     if config.accept:
@@ -236,11 +258,13 @@ def run(
                 f"every seed has diverged, see {folder.path / 'divergence.csv'}: lower "
                 "the learning rate"
             )
-        densities.write(work)
-        finish(work)
-        report.write(folder.path)
-        report.show(folder.path)
-        print(f"report: {folder.path / 'report.html'}")
+        if hosts.first():
+            densities.write(work)
+            finish(work)
+            report.write(folder.path)
+            report.show(folder.path)
+            print(f"report: {folder.path / 'report.html'}")
+        hosts.wait()
     return work.records.rows
 
 
@@ -269,7 +293,7 @@ def _run(config: Settings, dataset, folder, facts: Mapping[str, Any]) -> Any:
             stages.run(work)
             return work
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if hosts.several() or "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             if work.layout.mesh.size > 1:
                 devices = work.layout.mesh.size // 2

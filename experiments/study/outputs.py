@@ -21,9 +21,10 @@ import numpy as np
 import optax
 
 import jaxticket
-from experiments.study import lock
+from experiments.study import lock, processes
 from experiments.study.methods import Planned
 from jaxticket import files
+from jaxticket.engine import hosts
 
 # Settings that say where and how, not what: they may change when a run is resumed.
 HOW = (
@@ -35,6 +36,8 @@ HOW = (
     "turns",
     "on_divergence",
     "accept",
+    "distributed",
+    *processes.PLACE,
 )
 GROWS = ("seeds", "rounds")  # a later call may ask for more of them
 SWITCHES = (  # of JAX, which its numbers depend on
@@ -97,7 +100,7 @@ def recorded_threads(folder: Path) -> int | None:
 
 def _device() -> str:
     """Its kind. That of a CPU is its model: what it can do decides how XLA rounds."""
-    kind = jax.devices()[0].device_kind
+    kind = jax.local_devices()[0].device_kind
     if kind != "cpu":
         return kind
     try:
@@ -167,6 +170,26 @@ class Folder:
         self.path = Path(path)
 
     def __enter__(self):
+        if not hosts.first():
+            if not hosts.agreed(True):
+                raise ValueError(f"process 0 could not take {self.path}")
+            self._see()
+            return self
+        taken = False
+        try:
+            self._take()
+            taken = True
+        finally:
+            hosts.agreed(taken)
+        try:
+            self._see()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _take(self) -> None:
+        """Makes it, and has it for this process; as the kills before have left it."""
         try:
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -184,13 +207,17 @@ class Folder:
         try:
             for leftover in self.path.rglob(".*.tmp"):  # of kills
                 leftover.unlink()
-            self.about = _read(self.path / "config.json")
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
-        return self
+
+    def _see(self) -> None:
+        processes.shared(self.path)
+        self.about = _read(self.path / "config.json")
 
     def __exit__(self, *_):
+        if not hosts.first():
+            return
         self._lock.__exit__(None, None, None)
         if self._made:
             with contextlib.suppress(OSError):  # there is something in it
@@ -204,10 +231,14 @@ class Folder:
     def check(self, config, **facts) -> None:
         """Refuses a folder that holds another run, before anything is compiled.
 
+        Processes that share a run must be alike in what its numbers depend on.
+
         Raises:
           ValueError: it holds another run, and what differs; or what this one would
             have less of.
         """
+        alike = "give it the same hardware, libraries and data"
+        processes.same("numbers", [facts, _depends()], alike)
         if self.about is None:
             return
         layout = self.about["layout"]
@@ -266,7 +297,9 @@ class Folder:
         if grown != {name: self.about[name] for name in grown}:
             self.about |= {**grown, "command": _command()}
         self.about = _json(self.about)
-        files.write(self.path / "config.json", json.dumps(self.about, indent=2) + "\n")
+        if hosts.first():
+            text = json.dumps(self.about, indent=2) + "\n"
+            files.write(self.path / "config.json", text)
         known = dict.fromkeys((identity, *self._identities()))
         parts = [
             Part(range(*part["seeds"]), tuple(part["rounds"]), first=i == 0)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxticket import files
-from jaxticket.engine import resumable
+from jaxticket.engine import hosts, resumable
 
 
 class Lane(NamedTuple):
@@ -122,8 +123,11 @@ class Records:
         self._lost: set[Lane] = set()
 
     def __enter__(self):
-        (self._folder / "divergence.csv").unlink(missing_ok=True)
-        self._log = open(self._folder / "metrics.jsonl", "w", encoding="utf-8")
+        log = Path(os.devnull)
+        if hosts.first():
+            (self._folder / "divergence.csv").unlink(missing_ok=True)
+            log = self._folder / "metrics.jsonl"
+        self._log = open(log, "w", encoding="utf-8")
         return self
 
     def __exit__(self, *_):
@@ -229,7 +233,8 @@ def write_table(path: Path, columns: Collection[str], rows: Sequence[Mapping]) -
     writer.writeheader()
     for row in rows:
         writer.writerow({k: None if x != x else x for k, x in row.items()})
-    files.write(path, text.getvalue())
+    if hosts.first():
+        files.write(path, text.getvalue())
 
 
 def _number(value) -> float | None:

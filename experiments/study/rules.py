@@ -59,6 +59,12 @@ IN_A_FOLDER = _path(
 )
 
 
+ADDRESS = Check(
+    "a host and a port, as node1:1234",
+    lambda x: [] if re.fullmatch(r"[^\s,]+:\d{1,5}", str(x)) else [x],
+)
+
+
 def _is_lanes(x) -> bool:
     return x == "auto" or (str(x).isdecimal() and not [*MANY.failing(int(x))])
 

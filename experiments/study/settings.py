@@ -236,6 +236,19 @@ class Settings:
         "what a run that goes on may have had otherwise, as jax or device: see "
         "config.json, which will say it",
     )
+    distributed: bool = setting(
+        False,
+        "this is one of several processes that share the run, each started with the "
+        "same command; SLURM, Open MPI and TPU pods tell which one, else the next "
+        "three flags do",
+    )
+    coordinator: str | None = setting(
+        None, "HOST:PORT, a free port on the host of process 0", rules.ADDRESS
+    )
+    processes: int | None = setting(None, "how many processes there are", MANY)
+    process: int | None = setting(
+        None, "which of them this one is, from 0", checks.whole(0)
+    )
     output_dir: str = setting("runs", WRITTEN, FOLDER)
     save_seconds: float = setting(
         30.0, "seconds between checkpoints within a round", checks.not_negative

@@ -12,10 +12,13 @@ from experiments.study.outputs import Claim
 from experiments.study.records import Lane
 from jaxticket import files, masks
 from jaxticket.base import Ticket
+from jaxticket.engine import hosts
 
 
 class Shelf:
     """Files of tickets, and of the weights that they start from, in an output folder.
+
+    The first process of a run writes them, and all read.
 
     A ticket's file holds what it keeps, with its model state. A control may need more:
     all weights of the step that the ticket starts from, which the tickets of a setting
@@ -36,6 +39,8 @@ class Shelf:
         about = {
             k: v for k, v in lane._asdict().items() if k != "treatment" and v != ""
         }
+        if not hosts.first():
+            return
         density = float(masks.density(ticket.mask))
         files.save_ticket(
             self._path("tickets", lane),
@@ -80,6 +85,10 @@ class Shelf:
           kinds: `tickets`, `anchors`, `trained` or `states`.
           state: what a state is like.
         """
+        there = hosts.first() and self._intact(lane, kinds, state)
+        return hosts.agreed(there)
+
+    def _intact(self, lane: Lane, kinds: Iterable[str], state: Any) -> bool:
         for kind in kinds:
             path, like = self._path(kind, lane), self.like
             read = files.load_ticket if kind == "tickets" else files.load
@@ -92,7 +101,9 @@ class Shelf:
         return True
 
     def _put(self, kind: str, lane: Lane, tree: Any) -> None:
-        files.save(self._path(kind, lane), tree, identity=self.claim.identities[0])
+        if hosts.first():
+            path = self._path(kind, lane)
+            files.save(path, tree, identity=self.claim.identities[0])
 
     def _path(self, kind: str, lane: Lane) -> Path:
         """The file of a lane: one of its `tickets`, or what all of them start from."""

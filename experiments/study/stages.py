@@ -26,7 +26,7 @@ from experiments.study.settings import Settings
 from experiments.study.study import FREEZING, TRAINING, TUNING, Study
 from jaxticket import audit, controls
 from jaxticket.base import Ticket
-from jaxticket.engine import keys, lanes, resumable
+from jaxticket.engine import hosts, keys, lanes, resumable
 from jaxticket.engine.programs import View
 from jaxticket.engine.resumable import (
     Closed,
@@ -68,12 +68,12 @@ def run(study: Study) -> None:
     Raises:
       resumable.Stopped: a signal has asked for it; what was done is saved.
     """
-    study.data = lanes.everywhere(study.layout, study.data)
+    study.place()
     todo = list(tasks(study))
     progress = Progress(sum(len(task.plan) for task in todo))
     with study.records, progress, signals.deferred():
         for task in todo:
-            if signals.asked():
+            if hosts.anyone(signals.asked()):
                 raise resumable.Stopped
             before = progress.done
             if (task := able(study, task)) is not None:
@@ -438,7 +438,8 @@ def _start(study: Study, task: Task, tickets: Sequence[Ticket], settings: Any) -
     """The carry of a task's program before its first step."""
     streams = [keys.of_seed(lane.seed).search for lane in task.lanes]
     program = study.programs[task.program]
-    return program.start(jnp.stack(streams), resumable.together(tickets), settings)
+    begun = jnp.stack(streams), resumable.together(tickets), settings
+    return program.start(*study.spread(begun))
 
 
 def _gone_on(study: Study, task: Task, carry: Any) -> Any:
@@ -447,12 +448,11 @@ def _gone_on(study: Study, task: Task, carry: Any) -> Any:
     like = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], state))
     states = [study.shelf.state(dense(lane.seed), like) for lane in task.lanes]
 
-    def together(x, *leaves):
+    def together(*leaves):
         # Random keys are no arrays of numpy's; for all else no program is needed.
-        whole = np.stack if isinstance(leaves[0], np.ndarray) else jnp.stack
-        return jax.device_put(whole(leaves), x.sharding)
+        return (np.stack if isinstance(leaves[0], np.ndarray) else jnp.stack)(leaves)
 
-    return settings, jax.tree.map(together, state, *states)
+    return settings, study.spread(jax.tree.map(together, *states))
 
 
 def _events(
@@ -494,7 +494,8 @@ def _events(
         f"note: what {task.name} has left is damaged or missing: it is made again",
         file=sys.stderr,
     )
-    shutil.rmtree(_folder(study, task))
+    if hosts.first():
+        shutil.rmtree(_folder(study, task))
     yield from _events(study, task, begin, lanes_of, progress, left=left)
 
 
@@ -575,13 +576,14 @@ def _streams(lane: Lane) -> keys.Keys:
 def _run(study, task, begin, lanes_of) -> Iterator[Event]:
     """The program of a task, driven."""
     streams = [_streams(lane) for lane in task.lanes]
-    stage = task.stage
+    stage, folder = task.stage, _folder(study, task)
     prunings = None if stage is search else [lane.prunings for lane in task.lanes]
+    of_round = keys.of_rounds(streams, prunings)
     unit = resumable.Unit(
         f"{task.name}, {'searching' if stage is search else 'training'}",
         [str(lane) for lane in lanes_of(0)],
         begin,
-        keys.of_rounds(streams, prunings),
+        lambda round_: study.spread(of_round(round_)),
         task.plan,
     )
     group = [list(lane) for lane in lanes_of(task.plan[0].round)]
@@ -591,8 +593,8 @@ def _run(study, task, begin, lanes_of) -> Iterator[Event]:
     return resumable.run(
         study.programs[task.program],
         unit,
-        study.data,
-        _folder(study, task),
+        study.placed,
+        folder,
         config=config,
         others=others,
         save_seconds=study.config.save_seconds,

@@ -31,7 +31,7 @@ from jaxticket import (
     units,
 )
 from jaxticket.base import Mask, Params, PRNGKey, Promises, Search, Ticket
-from jaxticket.engine import keys, lanes, programs, resumable
+from jaxticket.engine import hosts, keys, lanes, programs, resumable
 from jaxticket.graphs import products
 
 METRICS = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
@@ -52,6 +52,7 @@ class Study:
       config: the settings, all lengths in steps.
       layout: where the lanes are.
       data: training data, and the two sets to evaluate on.
+      placed: the same, on the devices of the layout, when it runs.
       planned: name -> method, whose hyper-parameters have values.
       programs: name -> what runs a method's searches, or trains or tunes tickets.
       records: what came out; `records.rows` are the rows of `results.csv`.
@@ -396,10 +397,21 @@ class Study:
         """Seconds that a step of all lanes takes, in the search of the first method."""
         name, program = next(iter(self.programs.items()))
         stream, everywhere = self._any_keys(), lanes.everywhere(self.layout, self.data)
-        carry = program.start(*self._any_start(name, stream))
+        carry = program.start(*self.spread(self._any_start(name, stream)))
+        stream = self.spread(stream)
         return programs.seconds_a_step(
             program, carry, stream, everywhere, most=self.config.steps
         )
+
+    def place(self) -> None:
+        """Puts the data where the lanes are."""
+        self.placed = lanes.everywhere(self.layout, self.data)
+        if not hosts.several():  # else a process cannot look at it by itself
+            self.data = self.placed
+
+    def spread(self, tree: Any) -> Any:
+        """What has a row for every lane, where the lanes are."""
+        return lanes.spread(self.layout, tree)
 
     def _like(self, name: str) -> tuple:
         """The shapes of what a program starts from."""

@@ -2,6 +2,7 @@
 
 from jaxticket.engine import (
     checkpoint,
+    hosts,
     keys,
     lanes,
     layouts,
@@ -12,6 +13,7 @@ from jaxticket.engine import (
 
 __all__ = [
     "checkpoint",
+    "hosts",
     "keys",
     "lanes",
     "layouts",

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxticket.engine import hosts
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,16 +47,24 @@ class Folder:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        manager, self._manager = self._manager, None
+    def __exit__(self, kind=None, *_):
         # A program that ends cannot wait: threads that orbax would start never run.
-        if manager is not None and not sys.is_finalizing():
-            try:
-                with self._written():
-                    manager.wait_until_finished()
-                manager.close()
-            finally:
+        # Nor can one process among several, which another may have left alone.
+        left = sys.is_finalizing() or (hosts.several() and kind is not None)
+        try:
+            if self._manager is not None and not left:
+                self.wait()
+                self._manager.close()
+        finally:
+            manager, self._manager = self._manager, None
+            if manager is not None:
                 logging.getLogger("absl").removeFilter(_is_not_of_orbax)
+
+    def wait(self) -> None:
+        """Until what was saved is written."""
+        if self._manager is not None:
+            with self._written():
+                self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -123,13 +133,15 @@ class Folder:
         """The newest intact `(step, state)`; None where there is none to go on from.
 
         Args:
-          like: step -> the state to expect, for structure, shapes, dtypes, shardings.
+          like: step -> the state to expect, of arrays or `jax.ShapeDtypeStruct`s, for
+            structure, shapes, dtypes, and the shardings that it is to have, which may
+            be others than those that were saved, on other devices.
           configs: what `save` may have been given.
 
         Raises:
           ValueError: the folder holds a run of another configuration.
         """
-        if not self.path.exists():
+        if not hosts.agreed(self.path.exists()):
             return None
         ocp, manager = self._open()
         # As JSON gives them back: no tuples.
@@ -143,8 +155,11 @@ class Folder:
                 abstract = jax.tree.map(_abstract, like(step))
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 state = manager.restore(step, args=args).state if same else None
+                said = None
             except Exception as error:  # orbax raises many types for a damaged folder
-                _log.warning("checkpoint %d is unreadable: %s", step, str(error)[:200])
+                said = str(error)[:200]
+            if hosts.anyone(said is not None):
+                _log.warning("checkpoint %d is unreadable: %s", step, said)
                 damaged.append(step)
                 continue
             if not same:
@@ -167,7 +182,10 @@ class Folder:
 
     def clear(self) -> None:
         """Removes all checkpoints."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        hosts.wait()  # nobody reads them any more
+        if hosts.first():
+            shutil.rmtree(self.path, ignore_errors=True)
+        hosts.wait()
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
@@ -182,11 +200,8 @@ def _abstract(leaf: Any) -> Any:
 
 def _host(leaf: Any) -> np.ndarray:
     """A leaf as a numpy array: typed keys as their data, global arrays gathered."""
-    if isinstance(leaf, jax.Array):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        if not leaf.is_fully_addressable:
-            from jax.experimental import multihost_utils
-
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    ):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(hosts.gathered(leaf))

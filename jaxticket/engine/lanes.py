@@ -6,6 +6,7 @@ many lanes a set has, not on how many sets or devices there are, nor on which se
 run beside it, nor on its place among them.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -52,6 +53,20 @@ def layout(
     checks.whole(1)(per_device=per_device, turns=turns)
     devices = jax.devices() if devices is None else devices
     return Layout(Mesh(np.array(devices), ("lanes",)), per_device, turns)
+
+
+def devices(count: int) -> list[jax.Device]:
+    """So many devices, of every process as many: a program needs one of each.
+
+    Args:
+      count: a multiple of the number of processes.
+    """
+    of = [[d for d in jax.devices() if d.process_index == p] for p in _processes()]
+    return [device for own in of for device in own[: count // len(of)]]
+
+
+def _processes() -> list[int]:
+    return sorted({device.process_index for device in jax.devices()})
 
 
 def mapped(
@@ -107,8 +122,35 @@ def _on_device(f, batched, per_device, turns):
 
 
 def everywhere(layout: Layout, tree: Any) -> Any:
-    """`tree` on every device of the layout."""
-    return jax.device_put(tree, NamedSharding(layout.mesh, PartitionSpec()))
+    """`tree` on every device of the layout; every process has the whole."""
+    return _put(tree, NamedSharding(layout.mesh, PartitionSpec()))
+
+
+def spread(layout: Layout, tree: Any) -> Any:
+    """`tree`, of leaves `[layout.width, ...]`, each lane on its device.
+
+    In several processes, each of which has the whole, a program of the layout takes
+    nothing else.
+    """
+    return _put(tree, NamedSharding(layout.mesh, PartitionSpec("lanes")))
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf):
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        ):
+            made = functools.partial(
+                jax.random.wrap_key_data, impl=jax.random.key_impl(leaf)
+            )
+            return jax.jit(made, out_shardings=sharding)(put(jax.random.key_data(leaf)))
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+
+    return jax.tree.map(put, tree)
 
 
 def groups(items: Sequence, width: int) -> list[list]:

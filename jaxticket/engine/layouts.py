@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 
-from jaxticket.engine import lanes, memory
+from jaxticket.engine import hosts, lanes, memory
 
 BETTER = 0.97  # of the time of half as many lanes: what twice as many must stay below
 
@@ -71,18 +71,19 @@ def decide(
 
     def fit(per_device):
         """On as many devices as memory allows: on CPU they share it."""
-        devices = jax.devices()[: _filled(searches, per_device, turns)]
+        devices = lanes.devices(_filled(searches, per_device, turns))
         work = make(lanes.layout(per_device, devices, turns=turns))
         size = work.compile()
-        for count in range(len(devices), 0, -1):
-            needs = Needs(per_device, size, memory.available(devices[:count]))
+        for count in range(len(devices), 0, -jax.process_count()):
+            needs = Needs(per_device, size, _available(count))
             if needs.free is None or needs.bytes <= needs.free:
                 break
         else:
             tried.append(needs)
             return None
         if count < len(devices):
-            work = make(lanes.layout(per_device, devices[:count], turns=turns))
+            devices = lanes.devices(count)
+            work = make(lanes.layout(per_device, devices, turns=turns))
         return work, needs
 
     if wanted == "auto":
@@ -107,12 +108,22 @@ def again(recorded: dict, make: Make, devices: int) -> AnyWork:
     """The work of an earlier call, with as many searches to a program as it had.
 
     On as many devices as there are now: what one is short of, turns make up for.
+
+    Raises:
+      ValueError: there are processes that it has no lanes for.
     """
     per_device, width = recorded["lanes"], recorded["width"]
-    sets = width // per_device
-    count = max(n for n in range(1, devices + 1) if sets % n == 0)
-    devices = jax.devices()[:count]
-    return make(lanes.layout(per_device, devices, turns=sets // count))
+    sets, each = width // per_device, jax.process_count()
+    counts = [n for n in range(each, devices + 1, each) if sets % n == 0]
+    if not counts:
+        raise ValueError(
+            f"{each} processes cannot share the {width} searches at a time that the "
+            f"run was begun with, {per_device} on a device: go on with as many "
+            f"processes as divide {sets}, or with one"
+        )
+    count = max(counts)
+    where = lanes.layout(per_device, lanes.devices(count), turns=sets // count)
+    return make(where)
 
 
 def laid_out(
@@ -141,8 +152,17 @@ def laid_out(
 
 
 def _filled(searches, per_device, turns):
-    """No more devices than the searches fill."""
-    return max(1, min(jax.device_count(), -(-searches // (per_device * turns))))
+    """No more devices than the searches fill, of every process as many."""
+    each = jax.process_count()
+    count = -(-searches // (per_device * turns * each)) * each
+    return max(each, min(jax.device_count(), count))
+
+
+def _available(count: int) -> int | None:
+    """Bytes for each of so many devices, where there are least."""
+    here = jax.process_index()
+    own = [d for d in lanes.devices(count) if d.process_index == here]
+    return hosts.least(memory.available(own))
 
 
 def _fastest(fit, most, searches):
@@ -153,7 +173,7 @@ def _fastest(fit, most, searches):
         if found is None:
             break
         groups = -(-searches // found[0].layout.width)
-        seconds = groups * found[0].trial()
+        seconds = groups * hosts.agreed(found[0].trial())
         print(f"{found[1]}: {seconds:.3g} s a step of all searches", file=sys.stderr)
         if best is not None and seconds > BETTER * best[0]:
             break

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxticket import checks, files
 from jaxticket.base import Promises, check_round
-from jaxticket.engine import checkpoint, programs
+from jaxticket.engine import checkpoint, hosts, programs
 
 _log = logging.getLogger(__name__)
 ANY = Promises()  # of a search that any round is long enough for
@@ -242,8 +242,9 @@ def run(
                 data,
                 *(np.int32(x) for x in (stretch.first, stretch.last, stretch.round)),
             )
-            metrics = {name: np.asarray(value) for name, value in metrics.items()}
-            history = _with(history, stretch, metrics, time.monotonic() - begun)
+            metrics = hosts.gathered(metrics)
+            seconds = hosts.agreed(time.monotonic() - begun)
+            history = _with(history, stretch, metrics, seconds)
             alive = history.alive(index)
             if stretch.ends:
                 yield Closed(stretch.round, program.view(carry), carry, alive)
@@ -253,17 +254,19 @@ def run(
             del view  # the next stretch is given the memory
             if index + 1 == len(unit.plan) or not alive.any():
                 break
-            asked = stop()
-            if asked or time.monotonic() - saved >= save_seconds:
+            asked = hosts.anyone(stop())
+            if asked or hosts.agreed(time.monotonic() - saved >= save_seconds):
                 checkpoints.save(index + 1, (carry, history), config)
                 saved = time.monotonic()
             if asked:
+                checkpoints.wait()
                 raise Stopped
         alive = history.alive(len(unit.plan))
         if keep and taken < len(unit.plan) and alive.any():
             checkpoints.save(len(unit.plan), (carry, history), config)
     plan = [list(stretch) for stretch in unit.plan[: len(history.seconds)]]
-    files.save(finished, history, config=config, plan=plan)
+    if hosts.first():
+        files.save(finished, history, config=config, plan=plan)
     if not keep:
         checkpoints.clear()  # the outcome stands for them now
     yield history
@@ -277,14 +280,18 @@ def _outcome(
     Raises:
       ValueError: it is the outcome of another run.
     """
-    if not path.exists():
+    if not hosts.agreed(path.exists()):
         return empty(0)
     try:
         about = files.about(path, empty(len(unit.plan)))
         history, _ = files.load(path, empty(len(about["plan"])))
+        wrong = None
     except (ValueError, KeyError, TypeError) as error:
-        _log.warning("it is made again: %s", error)
-        path.unlink()
+        wrong = error
+    if hosts.anyone(wrong is not None):
+        _log.warning("it is made again: %s", wrong)
+        if hosts.first():
+            path.unlink()
         return empty(0)
     if about["config"] not in configs:
         raise ValueError(
@@ -330,6 +337,6 @@ def together(trees: Sequence[Any]) -> Any:
 def apart(tree: Any) -> Iterator[Any]:
     """The other way round: one tree a lane, on the host."""
     # At once: every element that is taken of an array of a device is a program.
-    leaves, structure = jax.tree.flatten(jax.device_get(tree))
+    leaves, structure = jax.tree.flatten(hosts.gathered(tree))
     for i in range(len(leaves[0])):
         yield structure.unflatten([leaf[i] for leaf in leaves])
