@@ -31,7 +31,8 @@ def test_what_is_lost_doubled_and_changed_is_counted():
 
 def test_twenty_five_kills_leave_no_trace(tmp_path):
     output = tmp_path / "faults.json"
-    flags = ("--kills=25", "--doors=ticket_search", f"--output={output}")
+    doors = "--doors=ticket_search,layers,early_birds"
+    flags = ("--kills=25", doors, f"--output={output}")
     program = subprocess.run(
         [sys.executable, "-m", "experiments.faults", *flags],
         cwd=studies.ROOT,
