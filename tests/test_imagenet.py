@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import studies
 
-from jaxticket import data, models
+from jaxticket import data, machine, models
 from jaxticket.data import tfds_source
-from jaxticket.engine import memory
 
 pytest.importorskip("grain")
 toy_images = pytest.importorskip("toy_images", exc_type=ImportError)
@@ -120,7 +119,7 @@ def test_what_is_not_prepared_says_what_to_do(tmp_path):
 def test_more_than_the_memory_is_refused_before_it_is_read(
     prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(memory, "host", lambda: 10**5)
+    monkeypatch.setattr(machine, "memory", lambda: 10**5)
     needed = 48 * 32 * 32 * 3 / 1e9
     with pytest.raises(ValueError, match="give --stream") as caught:
         loaded("imagenet2012", prepared, tmp_path, side=32)

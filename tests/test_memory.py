@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxticket import machine
 from jaxticket.engine import lanes, memory
 
 SIZE = 2**20  # bytes of an argument
@@ -58,8 +59,8 @@ FIRST = {"memory.limit_in_bytes": "5000\n", "memory.usage_in_bytes": "2000\n"}
 def test_a_container_may_have_less_than_the_system(
     tmp_path, monkeypatch, line, folder, files, expected
 ):
-    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(memory, "PROCESS", tmp_path)
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "PROCESS", tmp_path)
     (tmp_path / "cgroup").write_text(f"{line}\n")
     group = tmp_path / "groups" / folder
     group.mkdir(parents=True)
@@ -71,15 +72,15 @@ def test_a_container_may_have_less_than_the_system(
 
 def test_a_limited_address_space_is_what_is_left_of_it(monkeypatch):
     left = 10**7
-    pages = int((memory.PROCESS / "statm").read_text().split()[0])
-    limit = pages * memory.resource.getpagesize() + left
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (limit, limit))
+    pages = int((machine.PROCESS / "statm").read_text().split()[0])
+    limit = pages * machine.resource.getpagesize() + left
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (limit, limit))
     assert 0 <= memory.available(jax.devices()[:1]) <= left
 
 
 def test_a_system_that_tells_nothing_is_not_guessed(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "SYSTEM", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "PROCESS", tmp_path)
+    monkeypatch.setattr(machine, "SYSTEM", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "PROCESS", tmp_path)
     assert memory.available(jax.devices()) is None
 
 

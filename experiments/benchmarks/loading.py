@@ -9,6 +9,7 @@ from PIL import Image
 
 from experiments.benchmarks import measure, trainer
 from experiments.benchmarks.bench import Bench
+from jaxticket import machine
 from jaxticket.data import streams, tfds_source
 
 SIZE = (375, 500)  # the usual image of ImageNet; of 110 kB as JPEG
@@ -50,7 +51,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     works[step], counts[step] = trainer.epoch(
         model, "fixed", seeds=1, images=2 * batch_size, batch_size=batch_size, devices=1
     )
-    cores = streams.cores()
+    cores = machine.cores()
     for workers in sorted({1, cores}):
         name = f"JPEG to {side}x{side}, workers {workers}"
         works[name] = _reading(4 * batch_size * cores, side, batch_size, workers)

@@ -23,7 +23,7 @@ import optax
 import jaxticket
 from experiments.study import lock, processes
 from experiments.study.methods import Planned
-from jaxticket import files
+from jaxticket import files, machine
 from jaxticket.engine import hosts
 
 # Settings that say where and how, not what: they may change when a run is resumed.
@@ -83,8 +83,8 @@ def threads() -> int | None:
         return None
     told = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC")
     try:
-        cores = int(told or len(os.sched_getaffinity(0)))
-    except (AttributeError, ValueError):  # the system has no affinities, or no number
+        cores = int(told or machine.cores())
+    except ValueError:  # no number
         cores = os.cpu_count() or 1
     return max(cores, len(jax.local_devices()))
 

@@ -18,7 +18,6 @@ Each element is an array, or a pytree of arrays, all of one form.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, Self
@@ -26,7 +25,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jaxticket import checks
+from jaxticket import checks, machine
 
 LOOKED_AT = 8  # elements whose form is compared with the first's before all else
 CHUNK, PART = 1024, 32  # elements that `pieces` reads at once, and one thread of them
@@ -168,7 +167,7 @@ def read(rows: np.ndarray | Rows, index: slice | np.ndarray) -> Any:
         return rows[index]
     places = np.arange(len(rows))[index]
     parts = np.array_split(places, max(1, len(places) // PART))
-    with futures.ThreadPoolExecutor(cores()) as pool:
+    with futures.ThreadPoolExecutor(machine.cores()) as pool:
         found = [*pool.map(rows.__getitem__, parts)]
     return jax.tree.map(lambda *each: np.concatenate(each), *found)
 
@@ -257,7 +256,7 @@ def stream(source: Any, *, first: int = 1, workers: int | None = None) -> Stream
       ValueError: numbers below 1, or leaves of different lengths.
     """
     library()
-    workers = workers or cores()
+    workers = workers or machine.cores()
     checks.whole(1)(first=first, workers=workers)
     reader = Reader(source, workers)
     row = sum(x.nbytes for x in jax.tree.leaves(reader(np.zeros(1, int))))
@@ -279,14 +278,6 @@ def window(stream: Stream, batch: int) -> int:
     """
     row = sum(x[:1].nbytes for x in jax.tree.leaves(stream.first))
     return max(1, min(MOST_STEPS, WINDOW_BYTES // (row * batch)))
-
-
-def cores() -> int:
-    """Cores that the process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # the system has no affinities
-        return os.cpu_count() or 1
 
 
 def library() -> Any:

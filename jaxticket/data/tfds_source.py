@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxticket import checks
+from jaxticket import checks, machine
 
 CHUNK = 1024  # examples a call; one at a time is several times slower
 SIDE = 256  # to which images of many sizes are brought: what ImageNet is tested at
@@ -100,8 +100,6 @@ def check_fits(builder: Any, splits: Sequence[str], side: int | None) -> None:
     Raises:
       ValueError: there is less memory.
     """
-    from jaxticket.engine import memory  # here: the engine needs data
-
     shape = builder.info.features["image"].shape
     shape = shape if side is None else (side, side, shape[-1])
     number = sum(
@@ -109,7 +107,7 @@ def check_fits(builder: Any, splits: Sequence[str], side: int | None) -> None:
         for name in splits
         if name in builder.info.splits
     )
-    free = memory.host()
+    free = machine.memory()
     # Twice: as they are read, and without those held out.
     if free is not None and 2 * (needed := number * math.prod(shape)) > free:
         raise ValueError(
