@@ -33,6 +33,12 @@ for name, value in {
     os.environ[name.upper()] = str(value)  # for the programs that tests start
 short_hash.hurry()
 
+# XLA's older way to emit what it fuses: a third less to compile, and as quick to run at
+# these sizes. Read when the first program is compiled, and by those that tests start.
+HURRY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+given = os.environ.get("XLA_FLAGS", "").removesuffix(HURRY).strip()
+os.environ["XLA_FLAGS"] = f"{given} {HURRY}".strip()
+
 SLOW = (
     "test_processes",
     "test_faults",

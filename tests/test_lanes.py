@@ -1,7 +1,7 @@
 """Lanes: the same numbers on any devices, and nothing said between them.
 
 All is compiled with every optimisation: without them no layout changes a bit, even
-where `lanes.SAME_BITS` is left out.
+where `lanes.SAME_BITS` is left out. Of each kind of search one is compiled as users do.
 """
 
 import functools
@@ -16,6 +16,8 @@ from programs import BATCH, each_method, lane, noisy, side_by_side, stretch
 from jaxticket import run, training
 from jaxticket.engine import lanes
 
+AS_USERS = ("imp", "l0", "jackpot", "rigl")  # the others as `conftest.HURRY` has it
+
 
 @functools.cache
 def spread(name, devices, turns=1, width=2):
@@ -28,7 +30,8 @@ def spread(name, devices, turns=1, width=2):
 
     program = lanes.mapped(layout, whole, (True, True))
     starts = side_by_side(map(lane, range(layout.width)))
-    return layout, program.lower(*starts).compile()
+    emitters = {"xla_cpu_use_fusion_emitters": name in AS_USERS}
+    return layout, program.lower(*starts).compile(emitters)
 
 
 def on(program, seeds):
