@@ -63,6 +63,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
+def pytest_collection_finish():
+    """What is imported stays: it is not looked through again when memory is freed."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forgotten():
     """Lets go of compiled programs when a file is done: they take gigabytes in all."""
