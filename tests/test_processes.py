@@ -106,17 +106,6 @@ def error(text):
     return line
 
 
-def assert_same_tickets(ours, theirs):
-    names = sorted(path.relative_to(theirs) for path in theirs.rglob("tickets/*/*"))
-    assert names
-    for name in names:
-        with np.load(ours / name) as one, np.load(theirs / name) as other:
-            arrays = [n for n in other.files if n != "index.json"]
-            assert [n for n in one.files if n != "index.json"] == arrays
-            for array in arrays:
-                assert one[array].tobytes() == other[array].tobytes()
-
-
 def test_processes_that_die_and_come_again_in_other_numbers_change_nothing(tmp_path):
     """Two are stopped by a signal to one; two lose one; one is stopped; two end it."""
     [code], [said] = ended([program(tmp_path / "one", 1)])
@@ -137,7 +126,7 @@ def test_processes_that_die_and_come_again_in_other_numbers_change_nothing(tmp_p
     assert not said[1], "but the first they are silent"
     ours, theirs = (pd.read_csv(x / "results.csv") for x in (folder, tmp_path / "one"))
     studies.assert_same(ours, theirs)
-    assert_same_tickets(folder, tmp_path / "one")
+    studies.assert_same_tickets(folder, tmp_path / "one")
 
 
 def test_weights_cut_over_processes_are_one_ticket_and_one_checkpoint(tmp_path):

@@ -1,6 +1,7 @@
 """Data that stream: the numbers of a training from memory, and what is refused."""
 
 import builtins
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -337,30 +338,29 @@ def test_a_study_of_data_that_stream_has_the_numbers_of_one_in_memory(
 
 
 def test_a_study_that_is_killed_within_an_epoch_goes_on_at_the_same_row(
-    toy_study, tmp_path, monkeypatch
+    toy_study, tmp_path
 ):
-    monkeypatch.setattr(streams, "MOST_STEPS", 6)
+    """By SIGKILL, while a thread reads: to the bits of a run in memory."""
     flags = {"methods": ("imp",), "controls": (), "rounds": 2, "eval_every": 7}
-    flags |= {"stream": True, "save_seconds": 0.0}  # an epoch has 20 steps
-    whole = studies.run("ticket_search", tmp_path / "whole", **flags)
-
-    class Killed(BaseException):
-        pass
-
+    flags |= {"save_seconds": 0.0}  # an epoch has 20 steps, a round 40
+    memory = studies.run("ticket_search", tmp_path / "memory", **flags)
+    given = ["--methods=imp", "--controls=", "--rounds=2", "--eval_every=7"]
+    given += ["--save_seconds=0", "--stream", *studies.FLAGS]
+    # The first batch read is none of training; so it is in the third stretch, whose
+    # steps are 14 to 20, of the second round.
+    killed = studies.started("ticket_search", "read:58", tmp_path / "cut", *given)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    work = tmp_path / "cut" / "work" / "imp-search-0"
+    assert not (work / "outcome.npz").exists()
+    names = {path.name for path in (work / "checkpoint").iterdir()}
+    kept = names & {"1", "2"}  # stretches: of the second it may be half written
+    assert "1" in kept
     with toy_study.context() as patch:
-        taken, real = [], resumable._with
-
-        def dies(*arguments):
-            taken.append(1)
-            if len(taken) == 9:
-                raise Killed
-            return real(*arguments)
-
-        patch.setattr(resumable, "_with", dies)
-        with pytest.raises(Killed):
-            studies.run("ticket_search", tmp_path / "killed", **flags)
-    ours = studies.run("ticket_search", tmp_path / "killed", **flags)
-    studies.assert_same(ours, whole)
+        taken = studies.stretches_taken(patch)
+        ours = studies.run("ticket_search", tmp_path / "cut", stream=True, **flags)
+    assert len(taken) == 6 - len(kept)
+    studies.assert_same(ours, memory)
+    studies.assert_same_tickets(tmp_path / "cut", tmp_path / "memory")
 
 
 def arrays():
