@@ -175,7 +175,6 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
     ("--rewind_epoch=1 --rewind_step=1", "give --rewind_step or --rewind_epoch, not"),
     ("--coordinator=localhost:1", "--coordinator goes with --distributed: give both"),
     ("--process=1", "--process goes with --distributed"),
-    ("--distributed --stream", "--stream reads for the devices of one process"),
     ("--distributed --process=1", "--coordinator and --processes missing: give"),
     ("--coordinator=localhost", "--coordinator must be a host and a port", "got 'loc"),
     (

@@ -30,7 +30,7 @@ from jaxticket import checks, machine
 LOOKED_AT = 8  # elements whose form is compared with the first's before all else
 CHUNK, PART = 1024, 32  # elements that `pieces` reads at once, and one thread of them
 FIRST_BYTES = 2**28  # of the leading rows that stay on the device
-WINDOW_BYTES, MOST_STEPS = 2**27, 64  # of a window of batches, over all lanes
+WINDOW_BYTES, MOST_STEPS = 2**27, 64  # of a window of batches, of all lanes here
 
 
 class Rows:
@@ -274,9 +274,9 @@ def window(stream: Stream, batch: int) -> int:
 
     Args:
       stream: whose rows they have.
-      batch: rows of a step, of all lanes together.
+      batch: rows of a step, of all lanes of this process together.
     """
-    row = sum(x[:1].nbytes for x in jax.tree.leaves(stream.first))
+    row = sum(x.nbytes // len(x) for x in jax.tree.leaves(stream.first))
     return max(1, min(MOST_STEPS, WINDOW_BYTES // (row * batch)))
 
 

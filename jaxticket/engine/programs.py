@@ -164,7 +164,8 @@ def program(
 class _Streaming:
     """The stretch of a program whose training data stream, window after window.
 
-    While the devices take the steps of one window, the host reads the next.
+    While the devices take the steps of one window, the host reads the next. One of
+    several processes reads for its own lanes alone.
     """
 
     def __init__(self, layout, batch_size, nothing, taken, looked_at):
@@ -183,9 +184,11 @@ class _Streaming:
     def __call__(self, carry, keys, data, first, last, round):
         reader, steps = data.train.reader, self._steps(data)
         totals = before = self._nothing(carry)
-        rows = self._rows(keys, int(first), int(last), reader.size, steps)
+        own = lanes.own(self._layout, keys)
+        rows = self._rows(own, int(first), int(last), reader.size, steps)
         begin = int(first)
         for batches in reader.windows(rows, steps) if rows.shape[1] else ():
+            batches = lanes.spread_own(self._layout, batches)
             end = min(begin + steps, int(last))
             numbers = (np.int32(x) for x in (begin, begin, end, round))
             before, (carry, totals) = (
@@ -197,11 +200,11 @@ class _Streaming:
         return carry, self._look(carry, totals, data.held_out, first, last)
 
     def _steps(self, data: Data) -> int:
-        return streaming.window(data.train, self._batch_size * self._layout.width)
+        return streaming.window(data.train, self._batch_size * self._layout.own)
 
     def _rows(self, keys, first, last, size, steps) -> np.ndarray:
         """Those of all steps of the stretch, `[lanes, steps, batch]`."""
-        found = [np.zeros((self._layout.width, 0, self._batch_size), np.int32)]
+        found = [np.zeros((self._layout.own, 0, self._batch_size), np.int32)]
         for begin in range(first, last, steps):  # of one length: one program
             positions = np.arange(begin, begin + steps, dtype=np.int32)
             rows = np.asarray(_visits(keys, positions, size, self._batch_size))
