@@ -165,10 +165,10 @@ def faulty(patch, fault):
     if kind == "read":
         reads, read = itertools.count(1), streams.Reader.__call__
 
-        def killed(reader, rows):
+        def killed(*arguments):
             if next(reads) == int(at):
                 signal.raise_signal(signal.SIGKILL)
-            return read(reader, rows)
+            return read(*arguments)
 
         patch.setattr(streams.Reader, "__call__", killed)
         return

@@ -6,6 +6,7 @@ function, or to the network of the zoo, that `--model` names.
 """
 
 import ast
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -111,6 +112,24 @@ def prepare(config: Settings, dataset: data.Dataset) -> Callable:
         )
     checks.whole(1, min(images.shape[1:3]))(**{"--crop": config.crop})
     return lambda images: normalise(data.centre_crop(images, config.crop))
+
+
+def augmented(config: Settings, train: data.Split) -> tuple[data.Split, Any]:
+    """Training data and what augments them on the device: `--augment`, with `--crop`.
+
+    Of many sizes that stream, parts are cut out of the whole image where it is decoded,
+    and the device has nothing left to do.
+    """
+    if not config.augment:
+        return train, None
+    if config.crop is None:
+        return train, data.augment
+    images, size = train.images, {"size": config.crop}
+    if isinstance(images, data.streams.Rows) and images.many_sizes:
+        vary = functools.partial(data.pictures.random_part, **size)
+        return train._replace(images=images.varied(vary)), None
+    # Of what this leaves, preparing has no more to cut off.
+    return train, functools.partial(data.random_resized_crop, **size)
 
 
 def shapes(config: Settings, init: Callable, split: data.Split) -> None:

@@ -47,7 +47,7 @@ def streaming() -> Any:
     return setting(
         False,
         "read the training data while they are trained on, through Grain, for what "
-        "does not fit the memory; changes no number",
+        "does not fit the memory; changes no number, but see --crop",
     )
 
 
@@ -128,7 +128,8 @@ class Settings:
     crop: int | None = setting(
         None,
         "pixels of each side of what the network gets of larger images: the middle, "
-        "and with --augment, in training, parts of 8 to 100% of the image, resized",
+        "and with --augment, in training, parts of 8 to 100% of the image, resized; of "
+        "images of many sizes with --stream of the whole, else of the middle square",
         COUNT,
     )
     model: str | None = setting(
