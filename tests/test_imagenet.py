@@ -237,7 +237,7 @@ def test_without_array_record_it_is_said_what_to_install(
 # A study
 
 
-def bottleneck(prepared, folder, name, **changes):
+def pictured(door, prepared, folder, name, **changes):
     """What a study of pictures that are augmented has logged, and its rows."""
     changes = {
         "stream": True,
@@ -245,20 +245,15 @@ def bottleneck(prepared, folder, name, **changes):
         "data_dir": str(prepared),
         "cache_dir": str(folder / "cache"),
         "validation": 6,
-        "methods": ("one_shot",),
         "controls": (),
-        "optimizer": "momentum",
         "seeds": 1,
-        "batch_size": 5,
-        "epochs": None,
-        "steps": 4,
-        "eval_every": 3,
+        "batch_size": 10,
+        "epochs": 2,
         "augment": True,
         "crop": 16,
-        "hyper": {"one_shot.density": (0.5,), **NARROW},
         **changes,
     }
-    rows = studies.run("ticket_search", folder / name, **changes)
+    rows = studies.run(door, folder / name, **changes)
     return (folder / name / "metrics.jsonl").read_text(), rows
 
 
@@ -268,13 +263,33 @@ def test_a_bottleneck_network_is_pruned_on_pictures_that_stream(
     """As in memory, where pictures are of one size."""
     monkeypatch.setattr(models, "create", REAL)
     (ours, rows), (whole, _) = (
-        bottleneck(
-            prepared, tmp_path, f"{x}", stream=x, dataset="imagenet_resized/64x64"
+        pictured(
+            "ticket_search",
+            prepared,
+            tmp_path,
+            f"{stream}",
+            stream=stream,
+            dataset="imagenet_resized/64x64",
+            optimizer="momentum",
+            methods=("one_shot",),
+            hyper={"one_shot.density": (0.5,), **NARROW},
         )
-        for x in (True, False)
+        for stream in (True, False)
     )
     assert ours == whole
     assert {*rows.method} == {"dense", "one_shot"}
+
+
+# By the presets, which are short here.
+PRESET = {
+    "dataset": "imagenet2012",
+    "hyper": {"dataset.side": 20, **NARROW},
+    "learning_rate": None,
+    "learning_rate_drops": None,
+    "rounds": 2,
+    "warmup_epochs": 1,
+    "rewind_epoch": 1,
+}
 
 
 def test_parts_are_those_of_a_run_in_peace_whoever_cuts_them(
@@ -289,10 +304,9 @@ def test_parts_are_those_of_a_run_in_peace_whoever_cuts_them(
         return real(image, generator, size)
 
     monkeypatch.setattr(pictures, "random_part", spied)
-    options = {"dataset": "imagenet2012", "methods": ("random",)}
-    options["hyper"] = {"dataset.side": 20, "random.density": (0.5,), **NARROW}
-    run = functools.partial(bottleneck, prepared, tmp_path, **options)
-    whole, _ = run("whole")
+    run = functools.partial(pictured, "ticket_search", prepared, tmp_path, **PRESET)
+    whole, rows = run("whole")
+    assert {*rows.method} == {"dense", "imp"}
     assert seen == {(*size, 3) for size in toy_images.SIZES}
     with monkeypatch.context() as patch:
         studies.faulty(patch, "SIGINT:1")
@@ -300,6 +314,16 @@ def test_parts_are_those_of_a_run_in_peace_whoever_cuts_them(
             run("cut")
     monkeypatch.setattr(machine, "cores", lambda: 3)
     assert run("cut")[0] == whole
+
+
+def test_gates_are_searched_on_pictures_by_the_preset(
+    toy_study, prepared, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(models, "create", REAL)
+    door = "continuous_sparsification"
+    _, rows = pictured(door, prepared, tmp_path, "run", **PRESET)
+    assert {*rows.method} == {"dense", door, "one_shot"}
+    assert "there is no preset" not in capsys.readouterr().err
 
 
 def test_experiments_that_hold_data_in_memory_have_no_such_flag():

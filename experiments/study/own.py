@@ -174,6 +174,21 @@ def loss(name: str) -> supervised.Loss:
     return named("loss", name)
 
 
+def training_loss(config: Settings) -> supervised.Loss:
+    """What training minimises: the loss of `--loss`, of labels that may be smoothed.
+
+    Raises:
+      ValueError: `--label_smoothing` of what has no classes.
+    """
+    if not config.label_smoothing:
+        return loss(config.loss)
+    if config.loss != "cross_entropy":
+        raise ValueError(
+            f"--label_smoothing is of --loss=cross_entropy; got --loss={config.loss}"
+        )
+    return supervised.smoothed(config.label_smoothing)
+
+
 def called(flag: str, name: str, options: Mapping[str, Any], *args: Any) -> Any:
     """What a function of the user's returns; its arguments with defaults are options.
 

@@ -90,7 +90,7 @@ class Study:
         self.init = _initialiser(config, dataset, model, self.image)
         self.objective = functools.partial(
             supervised.objective,
-            loss=loss,
+            loss=own.training_loss(config),
             prepare=prepare,
             augment=augment,
         )
