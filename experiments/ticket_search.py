@@ -368,15 +368,24 @@ class Config(settings.Settings):
     def filled(self) -> Self:
         if self.controls:
             settings.names("controls", self.controls, controls.__all__)
-        if self.final_density is None:
-            return self
+        hyper = dict(self.hyper)
+        if self.final_density is not None:
+            hyper["imp.density"] = self._density()
+        return dataclasses.replace(
+            self,
+            hyper=hyper,
+            # Of two ways to fall the one that was not chosen is left open.
+            learning_rate_cosine=bool(self.learning_rate_cosine),
+            learning_rate_drops=self.learning_rate_drops or (),
+        )
+
+    def _density(self) -> float:
+        """That of a pruning of IMP, of the density after the last."""
         if self.rounds < 2:
             raise ValueError("--final_density needs --rounds from 2: it prunes between")
         if self.hyper.get("imp.select") == "linear":
-            density = 1 - (1 - self.final_density) / (self.rounds - 1)
-        else:
-            density = self.final_density ** (1 / (self.rounds - 1))
-        return dataclasses.replace(self, hyper={**self.hyper, "imp.density": density})
+            return 1 - (1 - self.final_density) / (self.rounds - 1)
+        return self.final_density ** (1 / (self.rounds - 1))
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)

@@ -285,7 +285,7 @@ class Settings:
                 else self.search_epochs * epoch_steps
             )
         checks.whole(1)(**{"--search_steps": searching})
-        drops = self.learning_rate_drops or ()
+        drops = self.learning_rate_drops
         for drop in drops:
             if drop >= max(steps, 1):
                 raise checks.Refused(
