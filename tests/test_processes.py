@@ -71,6 +71,7 @@ for stream in (False, True):
     if stream:
         source = Numbers()
         train = streams.stream(streams.Rows(source), workers=1)
+        assert train.reader.like.shape == (), "what is read once, and by all"
         source.read.clear()
     data = lanes.everywhere(layout, programs.Data(train, None))
     round_keys, *start = lanes.spread(layout, (keys, keys, tickets, ()))
