@@ -245,7 +245,6 @@ def pictured(door, prepared, folder, name, **changes):
         "data_dir": str(prepared),
         "cache_dir": str(folder / "cache"),
         "validation": 6,
-        "controls": (),
         "seeds": 1,
         "batch_size": 10,
         "epochs": 2,
@@ -272,6 +271,7 @@ def test_a_bottleneck_network_is_pruned_on_pictures_that_stream(
             dataset="imagenet_resized/64x64",
             optimizer="momentum",
             methods=("one_shot",),
+            controls=(),
             hyper={"one_shot.density": (0.5,), **NARROW},
         )
         for stream in (True, False)
@@ -286,6 +286,7 @@ PRESET = {
     "hyper": {"dataset.side": 20, **NARROW},
     "learning_rate": None,
     "learning_rate_drops": None,
+    "controls": (),
     "rounds": 2,
     "warmup_epochs": 1,
     "rewind_epoch": 1,
@@ -316,13 +317,18 @@ def test_parts_are_those_of_a_run_in_peace_whoever_cuts_them(
     assert run("cut")[0] == whole
 
 
-def test_gates_are_searched_on_pictures_by_the_preset(
+def test_gates_and_jackpots_are_searched_on_pictures_by_their_presets(
     toy_study, prepared, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(models, "create", REAL)
-    door = "continuous_sparsification"
-    _, rows = pictured(door, prepared, tmp_path, "run", **PRESET)
-    assert {*rows.method} == {"dense", door, "one_shot"}
+    frozen = {name: PRESET[name] for name in ("dataset", "hyper")}
+    frozen |= {"search_epochs": 2, "tune_epochs": 1}
+    for door, changes, methods in (
+        ("continuous_sparsification", PRESET, {"one_shot"}),
+        ("jackpots", {**frozen, "learning_rate": None}, {"jackpot", "magnitude"}),
+    ):
+        _, rows = pictured(door, prepared, tmp_path, door, **changes)
+        assert methods < {*rows.method} <= {"dense", door, *methods}
     assert "there is no preset" not in capsys.readouterr().err
 
 
