@@ -49,8 +49,11 @@ TOY = (
     "--learning_rate=0.01",
     "--save_seconds=0",
 )
+STREAMING = "ticket_search --stream"
+PLAIN = ("--methods=imp,one_shot", "--rounds=3", "--one_shot.density=0.1")
 DOORS = {
-    "ticket_search": ("--methods=imp,one_shot", "--rounds=3", "--one_shot.density=0.1"),
+    "ticket_search": PLAIN,
+    STREAMING: PLAIN,
     "continuous_sparsification": ("--methods=continuous_sparsification,imp",),
     "pruning": (
         "--methods=gradual,rigl",
@@ -176,6 +179,10 @@ def plan(rng: random.Random, seconds: float) -> tuple[str, Callable[[], None]]:
     return kind, lambda: _at(when, number)
 
 
+def _module(door: str) -> str:
+    return f"experiments.{door.split()[0]}"
+
+
 def run(door: str, folder: Path, arm: Callable[[], None] = lambda: None) -> int:
     """Gives a command in a child of this process; its exit code, or minus a signal."""
     sys.stdout.flush()
@@ -188,10 +195,10 @@ def run(door: str, folder: Path, arm: Callable[[], None] = lambda: None) -> int:
         log = os.open(folder.parent / f"{folder.name}.log", os.O_CREAT | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.argv = [door, *TOY, *DOORS[door], f"--output_dir={folder}"]
+        sys.argv = [*door.split(), *TOY, *DOORS[door], f"--output_dir={folder}"]
         for name in [field.name for field in dataclasses.fields(Config)]:
             delattr(flags.FLAGS, name)  # those of this program
-        module = importlib.import_module(f"experiments.{door}")
+        module = importlib.import_module(_module(door))
         figures.drawn = lambda run: {}  # pictures take longer than the run
         arm()
         command.main(module.experiment, module.Config)
@@ -252,7 +259,7 @@ def trials(config: "Config") -> Iterator[dict[str, Any]]:
         expected |= {128 + signal.Signals[name], -signal.Signals[name]}
     with tempfile.TemporaryDirectory() as folder:
         whole, seconds = {}, {}
-        for name in [*LATE, *(f"experiments.{x}" for x in config.doors)]:
+        for name in [*LATE, *map(_module, config.doors)]:
             importlib.import_module(name)  # once, and not in every child
         for door in config.doors:
             begun = time.monotonic()

@@ -31,6 +31,13 @@ lth_lenet_sgd, lth_conv_4_dropout, lth_resnet_20 and lth_vgg_19_low:
 
     python -m experiments.ticket_search --preset=lth_conv_2
 
+ResNet-50 on ImageNet, pruned once to 30% and taken back to epoch 5 (Frankle et al.
+2020), by a published training of 100 epochs; nothing of it was run here, and it needs
+accelerators:
+
+    python -m experiments.ticket_search --dataset=imagenet2012 --model=resnet_50 \\
+        --stream --dtype=bfloat16 --seeds=1
+
 The published search on MNIST-1D (Greydanus and Kobak 2024): 100 rounds, each of which
 prunes a hundredth of every layer, the lowest of kernel and bias together, and returns
 to the initial weights; beside it the same at random. Published accuracies after the
@@ -205,6 +212,33 @@ PRESETS |= {
     ("cifar10", "resnet_20"): deep("resnet_20", 0.03, 20_000),
     ("cifar10", "vgg_19"): deep("vgg_19", 0.1, 10_000),
 }
+# ResNet-50 on ImageNet. Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted
+# Neural Network?", released code; what is known of Kusupati et al. 2020 (STR), whose
+# dense network has 77.01%, is the same: rate, momentum, smoothing, warm-up, epochs.
+IMAGENET = ANY | {
+    "optimizer": "momentum",
+    "momentum": 0.875,
+    "learning_rate": 0.256,
+    "learning_rate_cosine": True,
+    "warmup_steps": None,
+    "warmup_epochs": 5,
+    "weight_decay": 3.05e-5,
+    "label_smoothing": 0.1,
+    "augment": True,
+    "crop": 224,
+    "batch_size": 256,
+    "epochs": 100,
+}
+# Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+# prune once, to 30%, and return to epoch 5, where sub-networks have become stable. Of
+# their training this is all that is known here: 90 epochs, and 24% error.
+PRESETS["imagenet2012", "resnet_50"] = IMAGENET | {
+    "methods": ("imp",),
+    "rounds": 2,
+    "rewind_step": None,
+    "rewind_epoch": 5,
+    "hyper": {"imp.density": 0.3, "imp.select": "global_top"},
+}
 # Recipes by name, with data set and model. MNIST-1D: Greydanus and Kobak 2024.
 RECIPES = {
     "lth_lenet": lth("lenet_300_100", "lottery"),
@@ -272,6 +306,8 @@ class Config(settings.Settings):
     EXCLUSIVE: ClassVar = (
         *settings.Settings.EXCLUSIVE,
         ("rewind_step", "rewind_epoch"),
+        ("warmup_steps", "warmup_epochs"),
+        ("learning_rate_drops", "learning_rate_cosine"),
     )
 
     preset: str | None = setting(
@@ -283,6 +319,22 @@ class Config(settings.Settings):
     )
     draws: int = setting(1, "of each control, how many a ticket", rules.MANY)
     stream: bool = settings.streaming()
+    momentum: float | None = setting(
+        None, "of momentum and nesterov; default: 0.9", checks.share
+    )
+    learning_rate_cosine: bool | None = setting(
+        None,
+        "the learning rate falls on half a cosine to 0 at the end of a training, once "
+        "it has risen, in place of --learning_rate_drops",
+    )
+    warmup_epochs: int | None = setting(
+        None, "--warmup_steps in epochs", checks.whole(0)
+    )
+    label_smoothing: float | None = setting(
+        None,
+        "share of every label that lies evenly on all classes, in training",
+        checks.share,
+    )
     rounds: int | None = setting(
         None, "trainings of a search; it prunes between them", rules.MANY
     )
@@ -316,15 +368,24 @@ class Config(settings.Settings):
     def filled(self) -> Self:
         if self.controls:
             settings.names("controls", self.controls, controls.__all__)
-        if self.final_density is None:
-            return self
+        hyper = dict(self.hyper)
+        if self.final_density is not None:
+            hyper["imp.density"] = self._density()
+        return dataclasses.replace(
+            self,
+            hyper=hyper,
+            # Of two ways to fall the one that was not chosen is left open.
+            learning_rate_cosine=bool(self.learning_rate_cosine),
+            learning_rate_drops=self.learning_rate_drops or (),
+        )
+
+    def _density(self) -> float:
+        """That of a pruning of IMP, of the density after the last."""
         if self.rounds < 2:
             raise ValueError("--final_density needs --rounds from 2: it prunes between")
         if self.hyper.get("imp.select") == "linear":
-            density = 1 - (1 - self.final_density) / (self.rounds - 1)
-        else:
-            density = self.final_density ** (1 / (self.rounds - 1))
-        return dataclasses.replace(self, hyper={**self.hyper, "imp.density": density})
+            return 1 - (1 - self.final_density) / (self.rounds - 1)
+        return self.final_density ** (1 / (self.rounds - 1))
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)

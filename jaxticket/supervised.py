@@ -70,6 +70,24 @@ def _classes(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
 cross_entropy.check = _classes
 
 
+def smoothed(share: float) -> Loss:
+    """`cross_entropy`, where a share of every label lies evenly on all classes.
+
+    Reference:
+      Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016,
+      section 7.
+    """
+    checks.share(share=share)
+
+    def smoothed_cross_entropy(outputs, labels):
+        losses, right = cross_entropy(outputs, labels)
+        evenly = -jax.nn.log_softmax(outputs).mean(-1)
+        return (1 - share) * losses + share * evenly, right
+
+    smoothed_cross_entropy.check = _classes
+    return smoothed_cross_entropy
+
+
 def binary_cross_entropy(
     outputs: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -161,6 +161,15 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
             ("90,30", "got (90.0, 30.0)"),
         )
     ),
+    ("--warmup_epochs=-1", "--warmup_epochs must be", "got -1"),
+    ("--warmup_epochs=40", "--warmup_epochs must end within a training, of 300 steps"),
+    ("--warmup_epochs=1 --warmup_steps=1", "give --warmup_steps or --warmup_epochs"),
+    ("--momentum=1.5", "--momentum must be", "got 1.5"),
+    ("--label_smoothing=-1", "--label_smoothing must be", "got -1.0"),
+    ("--label_smoothing=0.1 --loss=squared_error",
+     "--label_smoothing is of --loss=cross_entropy; got --loss=squared_error"),
+    ("--learning_rate_cosine --learning_rate_drops=0.5",
+     "give --learning_rate_drops or --learning_rate_cosine, not both"),
     ("--learning_rate_drops=99999", "--learning_rate_drops must lie within a training"),
     ("--learning_rate_drops=0.9,20",
      "--learning_rate_drops must be in their order; got"),
@@ -175,7 +184,6 @@ TICKETS = [  # of `ticket_search`, to which --dataset=digits is added
     ("--rewind_epoch=1 --rewind_step=1", "give --rewind_step or --rewind_epoch, not"),
     ("--coordinator=localhost:1", "--coordinator goes with --distributed: give both"),
     ("--process=1", "--process goes with --distributed"),
-    ("--distributed --stream", "--stream reads for the devices of one process"),
     ("--distributed --process=1", "--coordinator and --processes missing: give"),
     ("--coordinator=localhost", "--coordinator must be a host and a port", "got 'loc"),
     (

@@ -11,6 +11,7 @@ runs one from a command line, with a fault on the way, see `faulty`.
 import contextlib
 import functools
 import importlib
+import itertools
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from experiments.study import command, shelf
 from experiments.study.outputs import Claim
 from jaxticket import masks, models, order
 from jaxticket.base import Ticket
+from jaxticket.data import streams
 from jaxticket.engine import keys, layouts, resumable
 from jaxticket.models.plain import MLP
 
@@ -99,6 +101,18 @@ def assert_same(ours, theirs, *, but=()):
     )
 
 
+def assert_same_tickets(ours, theirs):
+    """Files of the same arrays in two folders, to the last bit."""
+    names = sorted(path.relative_to(theirs) for path in theirs.rglob("tickets/*/*"))
+    assert names
+    for name in names:
+        with np.load(ours / name) as one, np.load(theirs / name) as other:
+            arrays = [n for n in other.files if n != "index.json"]
+            assert [n for n in one.files if n != "index.json"] == arrays
+            for array in arrays:
+                assert one[array].tobytes() == other[array].tobytes()
+
+
 def network(folder=None, prunable=masks.is_kernel):
     """The dense network of the digits, of seed 0's shapes: a ticket of all weights."""
     init = narrow("").init
@@ -143,10 +157,21 @@ def faulty(patch, fault):
 
     Args:
       patch: of pytest.
-      fault: `SIGKILL:N`, or another signal, comes in the N-th stretch of steps; `nan`
-        spoils the initial weights of all seeds, `nan:N` those of seed N.
+      fault: `SIGKILL:N`, or another signal, comes in the N-th stretch of steps;
+        `read:N` is SIGKILL while the N-th batch of what streams is read; `nan` spoils
+        the initial weights of all seeds, `nan:N` those of seed N.
     """
     kind, _, at = fault.partition(":")
+    if kind == "read":
+        reads, read = itertools.count(1), streams.Reader.__call__
+
+        def killed(*arguments):
+            if next(reads) == int(at):
+                signal.raise_signal(signal.SIGKILL)
+            return read(*arguments)
+
+        patch.setattr(streams.Reader, "__call__", killed)
+        return
     if kind == "nan":
         model = narrow("")
         chosen = keys.of_seed(int(at)).init if at else None

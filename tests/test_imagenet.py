@@ -1,6 +1,7 @@
 """ImageNet's data sets by name, on a few pictures prepared in their format."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import studies
 
 from jaxticket import data, machine, models
-from jaxticket.data import tfds_source
+from jaxticket.data import pictures, tfds_source
 
 pytest.importorskip("grain")
 toy_images = pytest.importorskip("toy_images", exc_type=ImportError)
 REAL = models.create
+NARROW = {"model.width": 2, "model.blocks": (1,)}
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +71,11 @@ def test_the_middle_of_an_image_is_taken_at_the_size_asked_for():
     for height, width in ((40, 60), (61, 40), (40, 40)):
         y, x = np.mgrid[:height, :width]
         image = np.stack([2 * y, 2 * x, 0 * x], axis=-1).astype(np.uint8)
-        whole = tfds_source.square(image, 40).astype(int)
+        whole = pictures.square(image, 40).astype(int)
         top, left = (height - 40) // 2, (width - 40) // 2
         middle = image[top : top + 40, left : left + 40]
         np.testing.assert_array_equal(whole, middle)
-        half = tfds_source.square(image, 20).astype(int)
+        half = pictures.square(image, 20).astype(int)
         # A pixel of half the size is where four of the image meet.
         where = 2 * (2 * np.arange(20) + 0.5)
         inner = slice(2, -2)
@@ -81,8 +83,75 @@ def test_the_middle_of_an_image_is_taken_at_the_size_asked_for():
         expected = where[inner] + 2 * top
         assert np.abs(rows - expected[:, None]).max() <= 3
         assert np.abs(columns - (where[inner] + 2 * left)).max() <= 3
-    grey = tfds_source.square(np.full((9, 7, 1), 5, np.uint8), 4)
+    grey = pictures.square(np.full((9, 7, 1), 5, np.uint8), 4)
     np.testing.assert_array_equal(grey, np.full((4, 4, 1), 5))
+
+
+def part(image, generator, size):
+    """As `pictures.random_part`, drawn one after another; and what it has cut out."""
+    height, width, _ = image.shape
+    draws = generator.random(23)
+    low, high = np.log(3 / 4), np.log(4 / 3)
+    tall = wide = min(height, width)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    for share, ratio in zip(draws[:10], draws[10:20], strict=True):
+        area, ratio = (0.08 + 0.92 * share) * height * width, low + (high - low) * ratio
+        wanted = (
+            round((area * np.exp(ratio)) ** 0.5),
+            round((area / np.exp(ratio)) ** 0.5),
+        )
+        if wanted[0] <= width and wanted[1] <= height:
+            wide, tall = wanted
+            top = int(draws[20] * (height - tall + 1))
+            left = int(draws[21] * (width - wide + 1))
+            break
+
+    def weights(length):  # of each pixel, by what it has of every pixel of the result
+        scale = length / size
+        centres = (np.arange(size) + 0.5) * scale - 0.5
+        away = np.abs(centres[:, None] - np.arange(length)) / max(scale, 1)
+        found = np.maximum(0, 1 - away)
+        return found / found.sum(1, keepdims=True)
+
+    cut = image[top : top + tall, left : left + wide].astype(float)
+    made = np.einsum("ih,jw,hwc->ijc", weights(tall), weights(wide), cut)
+    return made[:, ::-1] if draws[22] < 0.5 else made, (top, left, tall, wide)
+
+
+@pytest.mark.parametrize("shape", [(40, 56, 3), (64, 48, 1), (12, 90, 3)])
+def test_a_random_part_is_cut_out_of_the_whole_image(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    boxes = []
+    for seed in range(300):
+        ours = pictures.random_part(image, np.random.default_rng(seed), 16)
+        theirs, box = part(image, np.random.default_rng(seed), 16)
+        assert (ours.shape, ours.dtype) == ((16, 16, shape[2]), np.uint8)
+        assert np.abs(ours - theirs).max() < 1.6  # two roundings, each by a half
+        boxes.append(box)
+    top, left, tall, wide = np.transpose(boxes)
+    height, width, _ = shape
+    if height > 12:  # else hardly a part fits
+        assert (top.min(), left.min()) == (0, 0)
+        assert (top + tall).max() == height
+        assert (left + wide).max() == width
+        share = tall * wide / (height * width)
+        assert 0.07 < share.min() < 0.1
+        assert share.max() > 0.8
+        assert 0.7 < (wide / tall).min() < 0.8
+        assert 1.25 < (wide / tall).max() < 1.4
+
+
+def test_parts_of_pictures_that_stream_are_of_the_whole_picture(prepared, tmp_path):
+    found = loaded("imagenet2012", prepared, tmp_path, side=20, stream=True)
+    images = found.train.images
+    assert images.many_sizes
+    ours = images.varied(lambda image, _: np.array(image.shape))
+    bits = np.zeros((30, data.streams.BITS), np.uint32)
+    sizes = {(*size.tolist(),) for size in ours.visited(np.arange(30), bits)}
+    assert sizes == {(*size, 3) for size in toy_images.SIZES}
+    assert ours.shape == (30, 20, 20, 3)  # for all else
+    small = loaded("imagenet_resized/64x64", prepared, tmp_path, stream=True)
+    assert not small.train.images.many_sizes
 
 
 def test_published_constants_normalise():
@@ -168,42 +237,99 @@ def test_without_array_record_it_is_said_what_to_install(
 # A study
 
 
-@pytest.mark.usefixtures("toy_study")
-def test_a_bottleneck_network_is_pruned_on_pictures_that_stream(
-    prepared, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(models, "create", REAL)
-    options = {"width": 2, "blocks": (1,)}
+def pictured(door, prepared, folder, name, **changes):
+    """What a study of pictures that are augmented has logged, and its rows."""
     changes = {
-        "dataset": "imagenet2012",
+        "stream": True,
         "model": "resnet_50",
         "data_dir": str(prepared),
-        "cache_dir": str(tmp_path / "cache"),
+        "cache_dir": str(folder / "cache"),
         "validation": 6,
-        "methods": ("one_shot",),
-        "controls": (),
-        "optimizer": "momentum",
         "seeds": 1,
-        "batch_size": 5,
-        "epochs": None,
-        "steps": 4,
-        "eval_every": 3,
+        "batch_size": 10,
+        "epochs": 2,
         "augment": True,
         "crop": 16,
-        "hyper": {
-            "dataset.side": 20,
-            "one_shot.density": (0.5,),
-            **{f"model.{name}": value for name, value in options.items()},
-        },
+        **changes,
     }
-    ours, whole = (
-        studies.run(
-            "ticket_search", tmp_path / f"stream-{stream}", stream=stream, **changes
+    rows = studies.run(door, folder / name, **changes)
+    return (folder / name / "metrics.jsonl").read_text(), rows
+
+
+def test_a_bottleneck_network_is_pruned_on_pictures_that_stream(
+    toy_study, prepared, tmp_path, monkeypatch
+):
+    """As in memory, where pictures are of one size."""
+    monkeypatch.setattr(models, "create", REAL)
+    (ours, rows), (whole, _) = (
+        pictured(
+            "ticket_search",
+            prepared,
+            tmp_path,
+            f"{stream}",
+            stream=stream,
+            dataset="imagenet_resized/64x64",
+            optimizer="momentum",
+            methods=("one_shot",),
+            controls=(),
+            hyper={"one_shot.density": (0.5,), **NARROW},
         )
         for stream in (True, False)
     )
-    studies.assert_same(ours, whole)
-    assert {*ours.method} == {"dense", "one_shot"}
+    assert ours == whole
+    assert {*rows.method} == {"dense", "one_shot"}
+
+
+# By the presets, which are short here.
+PRESET = {
+    "dataset": "imagenet2012",
+    "hyper": {"dataset.side": 20, **NARROW},
+    "learning_rate": None,
+    "learning_rate_drops": None,
+    "controls": (),
+    "rounds": 2,
+    "warmup_epochs": 1,
+    "rewind_epoch": 1,
+}
+
+
+def test_parts_are_those_of_a_run_in_peace_whoever_cuts_them(
+    toy_study, prepared, tmp_path, monkeypatch
+):
+    """From whole pictures, after an interruption, with other threads."""
+    monkeypatch.setattr(models, "create", REAL)
+    seen, real = set(), pictures.random_part
+
+    def spied(image, generator, size):
+        seen.add(image.shape)
+        return real(image, generator, size)
+
+    monkeypatch.setattr(pictures, "random_part", spied)
+    run = functools.partial(pictured, "ticket_search", prepared, tmp_path, **PRESET)
+    whole, rows = run("whole")
+    assert {*rows.method} == {"dense", "imp"}
+    assert seen == {(*size, 3) for size in toy_images.SIZES}
+    with monkeypatch.context() as patch:
+        studies.faulty(patch, "SIGINT:1")
+        with pytest.raises(KeyboardInterrupt):
+            run("cut")
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    assert run("cut")[0] == whole
+
+
+def test_gates_and_jackpots_are_searched_on_pictures_by_their_presets(
+    toy_study, prepared, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(models, "create", REAL)
+    frozen = {name: PRESET[name] for name in ("dataset", "hyper")}
+    frozen |= {"search_epochs": 2, "tune_epochs": 1}
+    for door, changes, methods in (
+        ("continuous_sparsification", PRESET, {"one_shot"}),
+        ("jackpots", {**frozen, "learning_rate": None}, {"jackpot", "magnitude"}),
+    ):
+        _, rows = pictured(door, prepared, tmp_path, door, **changes)
+        assert methods < {*rows.method} <= {"dense", door, *methods}
+    assert "there is no preset" not in capsys.readouterr().err
 
 
 def test_experiments_that_hold_data_in_memory_have_no_such_flag():

@@ -348,6 +348,49 @@ def test_a_learning_rate_rises_and_falls():
         np.testing.assert_allclose(jax.jit(rate)(step), value, rtol=1e-6)
 
 
+def test_a_learning_rate_falls_on_a_cosine_once_it_has_risen():
+    given = {"learning_rate_cosine": True, "warmup_epochs": 2, "steps": 110}
+    config = resolved("ticket_search", **given).in_steps(5)
+    assert config.warmup_steps == 10
+    rate = optimizers.dropping(config, 0.4)
+    expected = {0: 0, 5: 0.2, 10: 0.4, 60: 0.2, 35: 0.2 + 0.1 * 2**0.5, 110: 0, 120: 0}
+    for step, value in expected.items():
+        np.testing.assert_allclose(jax.jit(rate)(step), value, atol=1e-7)
+
+
+def test_the_preset_of_imagenet_is_a_published_training():
+    options = {"dataset": "imagenet2012", "model": "resnet_50"}
+    for door, methods_ in (
+        ("ticket_search", ("imp",)),
+        ("continuous_sparsification", ("continuous_sparsification", "one_shot")),
+    ):
+        config = resolved(door, **options).in_steps(5000)
+        assert settings.fallen_back(config) is None
+        assert config.methods == methods_
+        assert (config.optimizer, config.momentum) == ("momentum", 0.875)
+        assert (config.learning_rate, config.weight_decay) == (0.256, 3.05e-5)
+        assert (config.batch_size, config.steps) == (256, 500_000)
+        assert (config.warmup_steps, config.learning_rate_cosine) == (25_000, True)
+        assert (config.label_smoothing, config.augment, config.crop) == (0.1, True, 224)
+    # Another way of falling, or of rising, takes the place of the preset's.
+    ours = resolved(door, **options, learning_rate_drops=(0.5,), warmup_steps=7)
+    ours = ours.in_steps(5000)
+    assert not ours.learning_rate_cosine
+    assert (ours.warmup_steps, ours.learning_rate_drops) == (7, (250_000,))
+    config = resolved("ticket_search", **options).in_steps(5000)
+    assert (config.rewind_step, config.rounds) == (25_000, 2)
+    assert config.hyper["imp.density"] == 0.3
+
+
+def test_momentum_is_that_of_the_settings():
+    config = resolved("ticket_search", optimizer="momentum", momentum=0.5, steps=9)
+    ours = optimizers.of_weights(config.in_steps(3))
+    state = ours.init(np.ones(1))
+    for total in (1.0, 1.5, 1.75):
+        update, state = ours.update(np.ones(1), state, np.ones(1), step=0)
+        np.testing.assert_allclose(update, -config.learning_rate * total, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", DOORS)
 def test_without_a_word_it_is_mnist1d(name):
     config = resolved(name)

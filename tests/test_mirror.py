@@ -70,7 +70,8 @@ def test_zero_stays_and_a_constant_rate_needs_no_step():
 def test_the_settings_put_it_around_the_optimiser_of_the_weights(alpha):
     config = types.SimpleNamespace(
         optimizer="sgd", learning_rate=0.2, weight_decay=0.0, warmup_steps=0,
-        learning_rate_drops=(), learning_rate_factor=0.1, ham=alpha,
+        learning_rate_drops=(), learning_rate_factor=0.1, ham=alpha, steps=10,
+        learning_rate_cosine=False, momentum=0.9,
     )  # fmt: skip
     plain = optax.sgd(0.2)
     wanted = mirror.ham(plain, 0.2, alpha=alpha) if alpha else plain

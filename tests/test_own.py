@@ -83,6 +83,18 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, what):
 # Losses.
 
 
+def test_smoothed_labels_lie_partly_on_all_classes():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 6, 3)), rng.integers(0, 3, (4, 6))
+    smooth = supervised.smoothed(0.3)
+    loss, right = smooth(jnp.asarray(logits, jnp.float32), labels)
+    wanted = 0.7 * np.eye(3)[labels] + 0.1
+    log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(loss, -(wanted * log_shares).sum(-1), rtol=1e-5)
+    np.testing.assert_array_equal(right, logits.argmax(-1) == labels)
+    assert smooth.check is supervised.cross_entropy.check
+
+
 def test_losses_and_what_they_are_tested_by():
     rng = np.random.default_rng(0)
     logits, numbers = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))

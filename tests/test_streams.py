@@ -1,6 +1,7 @@
 """Data that stream: the numbers of a training from memory, and what is refused."""
 
 import builtins
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +159,7 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_at_the_same_row(rows, tm
     source, train = stream()
     equal(ran(parts, tmp_path / "cut", train, held_out=rows), whole)
     # What was trained on before is not read again: 7 steps of two lanes.
-    looked_at = 1 + streams.LOOKED_AT + 2
+    looked_at = 1 + streams.LOOKED_AT + 3
     assert first - looked_at == 2 * 7 * BATCH
     assert len(source.read) - looked_at == 2 * (5 + 9) * BATCH
 
@@ -196,6 +197,34 @@ def test_rows_are_those_of_the_step_function(rows):
     np.testing.assert_array_equal(visits, losses({"rows": jnp.arange(size)}))
     epochs = np.sort(np.asarray(visits)[:10].reshape(2, -1))
     assert all(len({*epoch}) == 35 for epoch in epochs)
+
+
+def test_what_a_visit_draws_is_its_own_whoever_reads_it(rows, tmp_path, monkeypatch):
+    def vary(element, generator):
+        return {**element, "x": generator.integers(0, 256, 6, np.uint8)}
+
+    def stream(workers, f=vary):
+        source = streams.Rows(Elements(rows))
+        return streams.stream(source.varied(f), first=3, workers=workers)
+
+    parts = program(streamed=True)
+    monkeypatch.setattr(streams, "MOST_STEPS", 5)
+    whole = ran(parts, tmp_path / "whole", stream(1), held_out=rows)
+    assert ran(parts, tmp_path / "cut", stream(1), stop_at=1, held_out=rows) is None
+    equal(ran(parts, tmp_path / "cut", stream(1), held_out=rows), whole)
+    monkeypatch.setattr(streams, "MOST_STEPS", 1)
+    equal(ran(parts, tmp_path / "other", stream(3), held_out=rows), whole)
+    plain = ran(parts, tmp_path / "plain", stream(1, lambda x, _: x), held_out=rows)
+    assert (plain[0]["train_loss"] != whole[0]["train_loss"]).all()
+    # Of lane and step, whatever other lanes and steps there are.
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    steps = np.arange(4, dtype=np.int32)
+    _, bits = programs._visits(keys, steps, ROWS, BATCH, True)
+    assert len(np.unique(np.reshape(bits, (-1, streams.BITS)), axis=0)) == 3 * 4 * BATCH
+    alone = programs._visits(keys[1:2], steps[2:3], ROWS, BATCH, True)[1]
+    np.testing.assert_array_equal(alone[0, 0], bits[1, 2])
+    # What is looked at otherwise is as it is.
+    np.testing.assert_array_equal(stream(1).first["x"], rows["x"][:3])
 
 
 # Rows
@@ -337,30 +366,29 @@ def test_a_study_of_data_that_stream_has_the_numbers_of_one_in_memory(
 
 
 def test_a_study_that_is_killed_within_an_epoch_goes_on_at_the_same_row(
-    toy_study, tmp_path, monkeypatch
+    toy_study, tmp_path
 ):
-    monkeypatch.setattr(streams, "MOST_STEPS", 6)
+    """By SIGKILL, while a thread reads: to the bits of a run in memory."""
     flags = {"methods": ("imp",), "controls": (), "rounds": 2, "eval_every": 7}
-    flags |= {"stream": True, "save_seconds": 0.0}  # an epoch has 20 steps
-    whole = studies.run("ticket_search", tmp_path / "whole", **flags)
-
-    class Killed(BaseException):
-        pass
-
+    flags |= {"save_seconds": 0.0}  # an epoch has 20 steps, a round 40
+    memory = studies.run("ticket_search", tmp_path / "memory", **flags)
+    given = ["--methods=imp", "--controls=", "--rounds=2", "--eval_every=7"]
+    given += ["--save_seconds=0", "--stream", *studies.FLAGS]
+    # The first two that are read are none of training; so it is in the third stretch,
+    # whose steps are 14 to 20, of the second round.
+    killed = studies.started("ticket_search", "read:58", tmp_path / "cut", *given)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    work = tmp_path / "cut" / "work" / "imp-search-0"
+    assert not (work / "outcome.npz").exists()
+    names = {path.name for path in (work / "checkpoint").iterdir()}
+    kept = names & {"1", "2"}  # stretches: of the second it may be half written
+    assert "1" in kept
     with toy_study.context() as patch:
-        taken, real = [], resumable._with
-
-        def dies(*arguments):
-            taken.append(1)
-            if len(taken) == 9:
-                raise Killed
-            return real(*arguments)
-
-        patch.setattr(resumable, "_with", dies)
-        with pytest.raises(Killed):
-            studies.run("ticket_search", tmp_path / "killed", **flags)
-    ours = studies.run("ticket_search", tmp_path / "killed", **flags)
-    studies.assert_same(ours, whole)
+        taken = studies.stretches_taken(patch)
+        ours = studies.run("ticket_search", tmp_path / "cut", stream=True, **flags)
+    assert len(taken) == 6 - len(kept)
+    studies.assert_same(ours, memory)
+    studies.assert_same_tickets(tmp_path / "cut", tmp_path / "memory")
 
 
 def arrays():

@@ -10,7 +10,7 @@ from PIL import Image
 from experiments.benchmarks import measure, trainer
 from experiments.benchmarks.bench import Bench
 from jaxticket import machine
-from jaxticket.data import streams, tfds_source
+from jaxticket.data import pictures, streams
 
 SIZE = (375, 500)  # the usual image of ImageNet; of 110 kB as JPEG
 NUMBER = 16  # different ones
@@ -34,7 +34,7 @@ class Files:
 
     def __getitem__(self, row: int) -> np.ndarray:
         image = np.asarray(Image.open(io.BytesIO(self._files[row % NUMBER])))
-        return tfds_source.square(image, self._side)
+        return pictures.square(image, self._side)
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:

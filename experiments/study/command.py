@@ -237,6 +237,7 @@ def _reported(title: str, config: Settings, finish: Callable[[Any], None]) -> li
     from experiments.study import densities, outputs
 
     loss = own.loss(config.loss)  # and the network: refused before data are read
+    own.training_loss(config)
     own.model(config.model, 1, config.options("model"))
     if config.accept:
         names("accept", config.accept, outputs.environment())

@@ -17,7 +17,7 @@ from jaxticket.searches import gates
 
 
 def optimizer(
-    name: str, rate: Schedule, weight_decay: ArrayLike
+    name: str, rate: Schedule, weight_decay: ArrayLike, momentum: float = 0.9
 ) -> optax.GradientTransformation:
     """An optimiser whose learning rate follows the step within the round.
 
@@ -32,17 +32,24 @@ def optimizer(
         return optax.chain(optax.scale_by_adam(), *decay, by_step)
     if name == "sgd":
         return optax.chain(*decay, by_step)
-    momentum = optax.trace(0.9, nesterov=name == "nesterov")
-    return optax.chain(*decay, momentum, by_step)
+    passed_on = optax.trace(momentum, nesterov=name == "nesterov")
+    return optax.chain(*decay, passed_on, by_step)
 
 
 def dropping(config: Settings, learning_rate: ArrayLike) -> Schedule:
-    """A learning rate that rises from 0 at first, and falls where the settings say."""
+    """A learning rate that rises from 0 at first, and falls where the settings say.
+
+    Or on half a cosine, from where it has risen to 0 at the end of a training.
+    """
     rising = config.warmup_steps
 
     def rate(step):
         drops = sum(jnp.asarray(step) >= drop for drop in config.learning_rate_drops)
         risen = jnp.minimum(step / rising, 1.0) if rising else 1.0
+        if config.learning_rate_cosine:
+            begun = rising or 0
+            course = schedules.cosine(config.steps - begun)
+            risen *= course(jnp.maximum(step - begun, 0))
         return risen * learning_rate * config.learning_rate_factor**drops
 
     return rate
@@ -50,7 +57,9 @@ def dropping(config: Settings, learning_rate: ArrayLike) -> Schedule:
 
 def _of_weights(config: Settings, rate: Schedule) -> optax.GradientTransformation:
     """What the settings say, at this learning rate."""
-    plain = optimizer(config.optimizer, rate, config.weight_decay)
+    plain = optimizer(
+        config.optimizer, rate, config.weight_decay, momentum=config.momentum
+    )
     return mirror.ham(plain, rate, alpha=config.ham) if config.ham else plain
 
 
@@ -92,7 +101,7 @@ def of_gates(
     decay = config.weight_decay if decay_logits else 0.0
     return gates.optimizer(
         optax.set_to_zero() if freeze_weights else of_weights(config),
-        optimizer(config.optimizer, rate, decay),
+        optimizer(config.optimizer, rate, decay, momentum=config.momentum),
     )
 
 

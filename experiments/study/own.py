@@ -6,6 +6,7 @@ function, or to the network of the zoo, that `--model` names.
 """
 
 import ast
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -113,6 +114,24 @@ def prepare(config: Settings, dataset: data.Dataset) -> Callable:
     return lambda images: normalise(data.centre_crop(images, config.crop))
 
 
+def augmented(config: Settings, train: data.Split) -> tuple[data.Split, Any]:
+    """Training data and what augments them on the device: `--augment`, with `--crop`.
+
+    Of many sizes that stream, parts are cut out of the whole image where it is decoded,
+    and the device has nothing left to do.
+    """
+    if not config.augment:
+        return train, None
+    if config.crop is None:
+        return train, data.augment
+    images, size = train.images, {"size": config.crop}
+    if isinstance(images, data.streams.Rows) and images.many_sizes:
+        vary = functools.partial(data.pictures.random_part, **size)
+        return train._replace(images=images.varied(vary)), None
+    # Of what this leaves, preparing has no more to cut off.
+    return train, functools.partial(data.random_resized_crop, **size)
+
+
 def shapes(config: Settings, init: Callable, split: data.Split) -> None:
     """Tries to make the network for the data, without computing.
 
@@ -153,6 +172,21 @@ def loss(name: str) -> supervised.Loss:
     if name in supervised.LOSSES:
         return getattr(supervised, name)
     return named("loss", name)
+
+
+def training_loss(config: Settings) -> supervised.Loss:
+    """What training minimises: the loss of `--loss`, of labels that may be smoothed.
+
+    Raises:
+      ValueError: `--label_smoothing` of what has no classes.
+    """
+    if not config.label_smoothing:
+        return loss(config.loss)
+    if config.loss != "cross_entropy":
+        raise ValueError(
+            f"--label_smoothing is of --loss=cross_entropy; got --loss={config.loss}"
+        )
+    return supervised.smoothed(config.label_smoothing)
 
 
 def called(flag: str, name: str, options: Mapping[str, Any], *args: Any) -> Any:

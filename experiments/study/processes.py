@@ -44,11 +44,6 @@ def check(config: Any) -> None:
                 f"--{next(iter(given))} goes with --distributed: give both"
             )
         return
-    if config.stream:
-        raise ValueError(
-            "--stream reads for the devices of one process: leave --distributed out, "
-            "and run seeds as jobs apart, which experiments.merge joins"
-        )
     if missing := [f"--{name}" for name in PLACE if name not in given]:
         if given:
             raise ValueError(

@@ -20,6 +20,9 @@ USUAL = {  # likewise, where no recipe says more
     "seeds": 5,
     "warmup_steps": 0,
     "learning_rate_factor": 0.1,
+    "learning_rate_cosine": False,
+    "momentum": 0.9,
+    "label_smoothing": 0.0,
     "normalization": "standard",
 }
 MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
@@ -47,7 +50,7 @@ def streaming() -> Any:
     return setting(
         False,
         "read the training data while they are trained on, through Grain, for what "
-        "does not fit the memory; changes no number",
+        "does not fit the memory; changes no number, but see --crop",
     )
 
 
@@ -91,6 +94,10 @@ class Settings:
     batch_statistics: ClassVar[str] = "free"
     pretrained: ClassVar[str | None] = None
     stream: ClassVar[bool] = False
+    momentum: ClassVar[float] = 0.9
+    learning_rate_cosine: ClassVar[bool] = False
+    warmup_epochs: ClassVar[int | None] = None
+    label_smoothing: ClassVar[float] = 0.0
 
     dataset: str | None = setting(
         None,
@@ -128,7 +135,8 @@ class Settings:
     crop: int | None = setting(
         None,
         "pixels of each side of what the network gets of larger images: the middle, "
-        "and with --augment, in training, parts of 8 to 100% of the image, resized",
+        "and with --augment, in training, parts of 8 to 100% of the image, resized; of "
+        "images of many sizes with --stream of the whole, else of the middle square",
         COUNT,
     )
     model: str | None = setting(
@@ -284,11 +292,13 @@ class Settings:
                     "--learning_rate_drops",
                     f"must lie within a training, of {steps} steps; got {drop}",
                 )
-        if (self.warmup_steps or 0) >= max(steps, 1):
+        in_epochs = self.warmup_epochs is not None
+        rising = self.warmup_epochs * epoch_steps if in_epochs else self.warmup_steps
+        if (rising or 0) >= max(steps, 1):
             raise checks.Refused(
-                "--warmup_steps",
+                "--warmup_epochs" if in_epochs else "--warmup_steps",
                 f"must end within a training, of {steps} steps; got "
-                f"{self.warmup_steps}",
+                f"{self.warmup_epochs if in_epochs else rising}",
             )
         places = [round(x * steps) if x < 1 else int(x) for x in drops]
         if places != sorted(places):
@@ -302,6 +312,7 @@ class Settings:
             search_steps=searching,
             eval_every=self.eval_every or epoch_steps,
             learning_rate_drops=tuple(places),
+            warmup_steps=rising,
         )
 
     def trains(self, promises) -> bool:

@@ -72,7 +72,7 @@ class Study:
         self.config = config = config.in_steps(epoch_steps)
         self.folder = Path(config.output_dir)
         self.layout = layout
-        train = dataset.train
+        train, augment = own.augmented(config, dataset.train)
         if config.stream:
             train = data.streams.stream(train, first=supervised.IMAGES)
         self.data = programs.Data(train, (dataset.validation, dataset.test))
@@ -85,17 +85,14 @@ class Study:
         )
         loss = own.loss(config.loss)
         prepare = own.prepare(config, dataset)
-        augment = data.augment
-        if config.crop is not None:  # after which preparing has no more to cut off
-            augment = functools.partial(data.random_resized_crop, size=config.crop)
         self.model, self.prepare = model, prepare
         self.image = prepare(jnp.asarray(dataset.train.images[:1]))
         self.init = _initialiser(config, dataset, model, self.image)
         self.objective = functools.partial(
             supervised.objective,
-            loss=loss,
+            loss=own.training_loss(config),
             prepare=prepare,
-            augment=augment if config.augment else None,
+            augment=augment,
         )
         self.evaluator = functools.partial(
             supervised.evaluator, loss=loss, prepare=prepare

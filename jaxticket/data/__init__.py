@@ -6,7 +6,7 @@ iterator. Data that do not fit are read while the device trains, see `streams`. 
 in here knows about tickets.
 """
 
-from jaxticket.data import streams
+from jaxticket.data import pictures, streams
 from jaxticket.data.dataset import (
     OPTIONS,
     Dataset,
@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "normalizer",
     "of_splits",
+    "pictures",
     "random_resized_crop",
     "streams",
     "with_label_noise",

@@ -11,11 +11,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxticket import checks
-from jaxticket.data import streams
+from jaxticket.data import pictures, streams
 from jaxticket.data.dataset import Split
 
 Corruption = Literal["labels", "pixels"]
-CROP_TRIALS = 10  # of a random resized crop
 NORMALIZATIONS = ("standard", "unit", "l2")
 
 # Mean and standard deviation by channel, of what is stored, as the papers' code has
@@ -125,8 +124,8 @@ def random_resized_crop(
     images: ArrayLike,
     size: int,
     *,
-    area: tuple[float, float] = (0.08, 1.0),
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    area: tuple[float, float] = pictures.AREA,
+    aspect: tuple[float, float] = pictures.ASPECT,
     flip: bool = True,
 ) -> jax.Array:
     """Cuts a part out of every image, brings it to one size, and mirrors half of them.
@@ -163,7 +162,7 @@ def random_resized_crop(
     images = _images(images)
     count, height, width, channels = images.shape
     area_key, aspect_key, row_key, column_key, flip_key = jax.random.split(key, 5)
-    shape = (count, CROP_TRIALS)
+    shape = (count, pictures.TRIALS)
     areas = jax.random.uniform(area_key, shape, minval=area[0], maxval=area[1])
     low, high = (math.log(x) for x in aspect)
     ratios = jnp.exp(jax.random.uniform(aspect_key, shape, minval=low, maxval=high))

@@ -14,11 +14,15 @@ A source is anything with a length and elements by number: a NumPy array, one th
     train = streams.stream(streams.Rows(source))
     data = programs.Data(train, held_out)  # with programs.program(..., streams=True)
 
-Each element is an array, or a pytree of arrays, all of one form.
+Each element is an array, or a pytree of arrays, all of one form. What training draws
+anew in every visit, such as a part of an image, is `rows.varied(f)`, of
+`f(element, generator)`: the generator is the visit's own, whoever reads it and when.
 """
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, Self
 
@@ -30,7 +34,10 @@ from jaxticket import checks, machine
 LOOKED_AT = 8  # elements whose form is compared with the first's before all else
 CHUNK, PART = 1024, 32  # elements that `pieces` reads at once, and one thread of them
 FIRST_BYTES = 2**28  # of the leading rows that stay on the device
-WINDOW_BYTES, MOST_STEPS = 2**27, 64  # of a window of batches, over all lanes
+WINDOW_BYTES, MOST_STEPS = 2**27, 64  # of a window of batches, of all lanes here
+BITS = 4  # uint32, of which the generator of a visit is made
+
+Vary = Callable[[Any, np.random.Generator], Any]
 
 
 class Rows:
@@ -42,7 +49,8 @@ class Rows:
 
     Args:
       source: has a length and elements by number; `__getitems__`, of several numbers at
-        once, is used where there is one.
+        once, is used where there is one. Where it brings elements of many sizes to one,
+        `whole`, of several numbers, gives them as they were.
       name: what messages call it.
 
     Raises:
@@ -68,11 +76,11 @@ class Rows:
         self.name = name
         self._source = source
         self._rows = None  # all
+        self._vary: Vary | None = None
         self._size = size
         [first] = self._elements(np.zeros(1, int))
-        leaves, self._structure = jax.tree.flatten(first)
-        self._forms = [(leaf.shape, leaf.dtype) for leaf in leaves]
-        if not leaves:
+        self._structure, self._forms = _form(first)
+        if not self._forms:
             raise ValueError(f"{name} has elements without arrays: {first!r}")
         self[np.linspace(0, size - 1, min(size, LOOKED_AT)).astype(int)]
 
@@ -81,10 +89,45 @@ class Rows:
 
     def only(self, chosen: np.ndarray) -> Self:
         """Some of the rows, by their numbers, or by a bool each; nothing is read."""
-        ours = object.__new__(type(self))
-        ours.__dict__ |= self.__dict__
+        ours = copy.copy(self)
         ours._rows = self._all()[chosen]
         return ours
+
+    @property
+    def many_sizes(self) -> bool:
+        """Whether the source brings elements of many sizes to one."""
+        return hasattr(self._source, "whole")
+
+    @property
+    def varies(self) -> bool:
+        """Whether training is given them `varied`."""
+        return self._vary is not None
+
+    def varied(self, vary: Vary) -> Self:
+        """The rows, of which training is given `vary(element, generator)`.
+
+        All else finds them as they are. Of many sizes, `vary` is given each as it was;
+        what it returns is of one form.
+        """
+        ours = copy.copy(self)
+        ours._vary = vary
+        return ours
+
+    def visited(self, index: np.ndarray, bits: np.ndarray) -> Any:
+        """As `rows[index]`, each varied by its visit.
+
+        Args:
+          index: row numbers, of any shape.
+          bits: uint32 `[*index.shape, BITS]`.
+        """
+        rows = self._all()[index]
+        elements = self._elements(rows.ravel(), whole=self.many_sizes)
+        bits = np.ascontiguousarray(bits.reshape(-1, BITS))
+        found = []
+        for element, key in zip(elements, bits.view(np.uint64), strict=True):
+            generator = np.random.Generator(np.random.Philox(key=key))
+            found.append(jax.tree.map(_array, self._vary(element, generator)))
+        return self._together(rows, found, *_form(found[0]))
 
     def __getitem__(self, index: slice | Any) -> Any:
         rows = self._all()[index]
@@ -93,27 +136,32 @@ class Rows:
         if not rows.size:
             empty = [np.zeros((0, *shape), dtype) for shape, dtype in self._forms]
             return self._structure.unflatten(empty)
+        elements = self._elements(rows.ravel())
+        return self._together(rows, elements, self._structure, self._forms)
+
+    def _together(self, rows, elements: Sequence[Any], structure, forms) -> Any:
+        """The elements of rows `[...]`, each leaf `[..., ...]`: all must be alike."""
         columns = []
-        for row, element in zip(rows.flat, self._elements(rows.ravel()), strict=True):
-            leaves, structure = jax.tree.flatten(element)
-            forms = [(leaf.shape, leaf.dtype) for leaf in leaves]
-            if (structure, forms) != (self._structure, self._forms):
+        for row, element in zip(rows.flat, elements, strict=True):
+            if (found := _form(element)) != (structure, forms):
                 raise ValueError(
-                    f"{self.name}: element {row} is {_words(forms)} and the first "
-                    f"{_words(self._forms)}: all must be of one shape and dtype, so "
+                    f"{self.name}: element {row} is {_words(found[1])} and the first "
+                    f"{_words(forms)}: all must be of one shape and dtype, so "
                     "resize, crop or pad them in the source"
                 )
-            columns.append(leaves)
+            columns.append(jax.tree.leaves(element))
         together = map(np.stack, zip(*columns, strict=True))
         shaped = (x.reshape(*rows.shape, *x.shape[1:]) for x in together)
-        return self._structure.unflatten(shaped)
+        return structure.unflatten(shaped)
 
     def _all(self) -> np.ndarray:
         return np.arange(self._size) if self._rows is None else self._rows
 
-    def _elements(self, rows: np.ndarray) -> list[Any]:
+    def _elements(self, rows: np.ndarray, *, whole: bool = False) -> list[Any]:
         source = self._source
-        if hasattr(source, "__getitems__"):
+        if whole:
+            found = source.whole([int(row) for row in rows])
+        elif hasattr(source, "__getitems__"):
             found = source.__getitems__([int(row) for row in rows])
         else:
             found = [source[int(row)] for row in rows]
@@ -121,11 +169,11 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), *self._form[0])
+        return (len(self), *self._array_form[0])
 
     @property
     def dtype(self) -> np.dtype:
-        return self._form[1]
+        return self._array_form[1]
 
     @property
     def ndim(self) -> int:
@@ -136,7 +184,7 @@ class Rows:
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
-    def _form(self) -> tuple:
+    def _array_form(self) -> tuple:
         if self._structure != jax.tree.structure(0):
             raise AttributeError(f"{self.name} has elements of {self._structure}")
         return self._forms[0]
@@ -146,6 +194,11 @@ def _array(leaf: Any) -> np.ndarray:
     """As a device will have it: 64 bits are 32 where JAX is told nothing else."""
     array = np.asarray(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+
+def _form(element: Any) -> tuple:
+    leaves, structure = jax.tree.flatten(element)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def _words(forms: list) -> str:
@@ -179,6 +232,7 @@ class Reader:
       source: pytree of `Rows` and arrays with as many rows.
       size: how many.
       workers: threads that read and decode.
+      varies: whether visits draw, see `Rows.varied`.
     """
 
     def __init__(self, source: Any, workers: int):
@@ -187,17 +241,38 @@ class Reader:
         if len(sizes) != 1:
             raise ValueError(f"what streams must have as many rows each, got {sizes}")
         [self.size] = sizes
+        self.varies = any(map(_varies, jax.tree.leaves(source)))
 
-    def __call__(self, rows: np.ndarray) -> Any:
-        """The rows of these numbers, each leaf `[*rows.shape, ...]`."""
-        return jax.tree.map(lambda x: x[rows], self.source)
+    def __call__(self, rows: np.ndarray, bits: np.ndarray | None = None) -> Any:
+        """The rows of these numbers, each leaf `[*rows.shape, ...]`.
 
-    def windows(self, rows: np.ndarray, steps: int) -> Iterator[Any]:
+        Args:
+          rows: their numbers.
+          bits: of the visits that training pays them, where it `varies`.
+        """
+
+        def read(leaf):
+            ours = bits is not None and _varies(leaf)
+            return leaf.visited(rows, bits) if ours else leaf[rows]
+
+        return jax.tree.map(read, self.source)
+
+    @functools.cached_property
+    def like(self) -> Any:
+        """The shapes of one row, as training is given it."""
+        bits = np.zeros((1, BITS), np.uint32) if self.varies else None
+        one = self(np.zeros(1, int), bits)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), one)
+
+    def windows(
+        self, rows: np.ndarray, steps: int, bits: np.ndarray | None = None
+    ) -> Iterator[Any]:
         """The batches of some steps, window after window.
 
         Args:
           rows: int `[lanes, steps, batch]`.
           steps: of a window.
+          bits: uint32 `[lanes, steps, batch, BITS]`, where it `varies`.
 
         Yields:
           Each leaf `[lanes, steps, batch, ...]`; zeros where the last has fewer steps.
@@ -206,7 +281,7 @@ class Reader:
         length = rows.shape[1]
         batches = iter(
             grain.MapDataset.range(length)
-            .map(lambda step: self(rows[:, step]))
+            .map(lambda at: self(rows[:, at], None if bits is None else bits[:, at]))
             .to_iter_dataset(
                 grain.ReadOptions(
                     num_threads=min(self.workers, length),
@@ -226,6 +301,10 @@ class Reader:
                 return found
 
             yield jax.tree.map(window, *here)
+
+
+def _varies(leaf: np.ndarray | Rows) -> bool:
+    return isinstance(leaf, Rows) and leaf.varies
 
 
 @jax.tree_util.register_dataclass
@@ -274,9 +353,10 @@ def window(stream: Stream, batch: int) -> int:
 
     Args:
       stream: whose rows they have.
-      batch: rows of a step, of all lanes together.
+      batch: rows of a step, of all lanes of this process together.
     """
-    row = sum(x[:1].nbytes for x in jax.tree.leaves(stream.first))
+    leaves = jax.tree.leaves(stream.reader.like)
+    row = sum(x.size * x.dtype.itemsize for x in leaves)
     return max(1, min(MOST_STEPS, WINDOW_BYTES // (row * batch)))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxticket import checks, machine
+from jaxticket.data import pictures
 
 CHUNK = 1024  # examples a call; one at a time is several times slower
 SIDE = 256  # to which images of many sizes are brought: what ImageNet is tested at
@@ -138,7 +139,7 @@ def read(
     check(builder, name, split)
     images, labels = [], []
     for example in _examples(builder, split):
-        images.append(square(example["image"], side))
+        images.append(pictures.square(example["image"], side))
         labels.append(example["label"])
         if images[-1].shape != images[0].shape:
             sizes = f"{images[0].shape} and {images[-1].shape}"
@@ -171,6 +172,8 @@ class Images:
     def __init__(self, builder: Any, split: str, side: int | None):
         self._source = _at_random(builder, split)
         self._side = side
+        if side is not None:
+            self.whole = self._decoded
 
     def __len__(self) -> int:
         return len(self._source)
@@ -181,9 +184,12 @@ class Images:
 
     def __getitems__(self, rows: Sequence[int]) -> list[np.ndarray]:
         return [
-            _with_channels(square(example["image"], self._side))
-            for example in self._source.__getitems__(rows)
+            _with_channels(pictures.square(image, self._side))
+            for image in self._decoded(rows)
         ]
+
+    def _decoded(self, rows: Sequence[int]) -> list[np.ndarray]:
+        return [example["image"] for example in self._source.__getitems__(rows)]
 
 
 def labels(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -232,22 +238,6 @@ def check(builder: Any, name: str, split: str) -> None:
         raise ValueError(f"{name} has {sorted(features)}; 'image', 'label' are needed")
     if split not in splits:
         raise ValueError(f"{name} has no {split!r}, only {sorted(splits)}")
-
-
-def square(image: np.ndarray, side: int | None) -> np.ndarray:
-    """The middle square of an image whose shorter side is resized to `side`."""
-    if side is None:
-        return image
-    from PIL import Image  # only these need it here
-
-    height, width = image.shape[:2]
-    scale = side / min(height, width)
-    size = [max(side, round(x * scale)) for x in (width, height)]
-    flat = image[..., 0] if image.shape[-1] == 1 else image
-    whole = np.asarray(Image.fromarray(flat).resize(size, Image.Resampling.BILINEAR))
-    top, left = ((x - side) // 2 for x in whole.shape[:2])
-    found = whole[top : top + side, left : left + side]
-    return np.ascontiguousarray(found.reshape(side, side, image.shape[-1]))
 
 
 def _with_channels(image: np.ndarray) -> np.ndarray:

@@ -34,6 +34,11 @@ class Layout(NamedTuple):
         """Searches that one program runs."""
         return self.mesh.size * self.turns * self.per_device
 
+    @property
+    def own(self) -> int:
+        """Those of them that this process has devices for."""
+        return len(self.mesh.local_devices) * self.turns * self.per_device
+
 
 def layout(
     per_device: int = 1,
@@ -133,6 +138,28 @@ def spread(layout: Layout, tree: Any) -> Any:
     nothing else.
     """
     return _put(tree, NamedSharding(layout.mesh, PartitionSpec("lanes")))
+
+
+def spread_own(layout: Layout, tree: Any) -> Any:
+    """`spread`, of leaves on the host that have `layout.own` rows: of these lanes."""
+    sharding = NamedSharding(layout.mesh, PartitionSpec("lanes"))
+
+    def put(leaf):
+        shape = (layout.width, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(put, tree)
+
+
+def own(layout: Layout, leaf: jax.Array) -> jax.Array:
+    """The `layout.own` rows of what is spread that this process can look at."""
+    if not layout.mesh.is_multi_process:
+        return leaf
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        bits = own(layout, jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+    rows = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+    return np.concatenate([np.asarray(rows[first]) for first in sorted(rows)])
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:

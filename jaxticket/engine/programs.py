@@ -17,6 +17,7 @@ from jaxticket import masks, training
 from jaxticket.base import ModelState, Params, PRNGKey, Search, State, Ticket
 from jaxticket.data import streams as streaming
 from jaxticket.engine import lanes, memory
+from jaxticket.engine.keys import named
 
 FINITE = "finite"  # of a stretch: 1 where parameters and model state of a lane are
 TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a program is timed
@@ -164,7 +165,8 @@ def program(
 class _Streaming:
     """The stretch of a program whose training data stream, window after window.
 
-    While the devices take the steps of one window, the host reads the next.
+    While the devices take the steps of one window, the host reads the next. One of
+    several processes reads for its own lanes alone.
     """
 
     def __init__(self, layout, batch_size, nothing, taken, looked_at):
@@ -183,9 +185,11 @@ class _Streaming:
     def __call__(self, carry, keys, data, first, last, round):
         reader, steps = data.train.reader, self._steps(data)
         totals = before = self._nothing(carry)
-        rows = self._rows(keys, int(first), int(last), reader.size, steps)
+        own = lanes.own(self._layout, keys)
+        rows, bits = self._visits(own, int(first), int(last), reader, steps)
         begin = int(first)
-        for batches in reader.windows(rows, steps) if rows.shape[1] else ():
+        for batches in reader.windows(rows, steps, bits) if rows.shape[1] else ():
+            batches = lanes.spread_own(self._layout, batches)
             end = min(begin + steps, int(last))
             numbers = (np.int32(x) for x in (begin, begin, end, round))
             before, (carry, totals) = (
@@ -197,16 +201,20 @@ class _Streaming:
         return carry, self._look(carry, totals, data.held_out, first, last)
 
     def _steps(self, data: Data) -> int:
-        return streaming.window(data.train, self._batch_size * self._layout.width)
+        return streaming.window(data.train, self._batch_size * self._layout.own)
 
-    def _rows(self, keys, first, last, size, steps) -> np.ndarray:
-        """Those of all steps of the stretch, `[lanes, steps, batch]`."""
-        found = [np.zeros((self._layout.width, 0, self._batch_size), np.int32)]
+    def _visits(self, keys, first, last, reader, steps) -> tuple[np.ndarray, Any]:
+        """Rows of all steps of the stretch, `[lanes, steps, batch]`, and their bits."""
+        shape = (self._layout.own, 0, self._batch_size)
+        nothing = np.zeros((*shape, streaming.BITS), np.uint32)
+        found = [(np.zeros(shape, np.int32), nothing if reader.varies else None)]
         for begin in range(first, last, steps):  # of one length: one program
             positions = np.arange(begin, begin + steps, dtype=np.int32)
-            rows = np.asarray(_visits(keys, positions, size, self._batch_size))
-            found.append(rows[:, : last - begin])
-        return np.concatenate(found, axis=1)
+            found.append(
+                _visits(keys, positions, reader.size, self._batch_size, reader.varies)
+            )
+        visits = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *found)
+        return jax.tree.map(lambda x: x[:, : last - first], visits)
 
     def compiled(self, carry, keys, data: Data) -> tuple["_Streaming", int]:
         """With its programs compiled, and the bytes that they take, see `compiled`."""
@@ -214,8 +222,8 @@ class _Streaming:
         totals = jax.eval_shape(self._nothing, carry)
         shape = (self._layout.width, self._steps(data), self._batch_size)
         batches = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype),
-            data.train.first,
+            lambda x: jax.ShapeDtypeStruct((*shape, *x.shape), x.dtype),
+            data.train.reader.like,
         )
         take = self._take.lower(carry, totals, keys, batches, *[number] * 4).compile()
         look = self._look.lower(carry, totals, data.held_out, *[number] * 2).compile()
@@ -226,11 +234,23 @@ class _Streaming:
         return ours, max(memory.footprint(take) + another, memory.footprint(look))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "batch_size"))
-def _visits(keys, positions, size, batch_size):
-    """Those of every lane, see `training.visits`."""
-    one = functools.partial(training.visits, size=size, batch_size=batch_size)
-    return jax.vmap(one, (0, None))(keys, positions)
+@functools.partial(jax.jit, static_argnames=("size", "batch_size", "varies"))
+def _visits(keys, positions, size, batch_size, varies):
+    """Those of every lane, see `training.visits`; with bits of their own, if wanted.
+
+    The bits hang on the round's key and the step alone, as the rows do.
+    """
+
+    def of_lane(key):
+        rows = training.visits(key, positions, size=size, batch_size=batch_size)
+        if not varies:
+            return rows, None
+        key = named(key, "loader")
+        steps = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+        shape = (batch_size, streaming.BITS)
+        return rows, jax.vmap(lambda step: jax.random.bits(step, shape))(steps)
+
+    return jax.vmap(of_lane)(keys)
 
 
 def compiled(
