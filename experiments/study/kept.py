@@ -119,7 +119,8 @@ def origin(path: str | Path, **given: str | None) -> Origin:
     run = sound.of(path) or {"config": {}}
     known = {field.name for field in dataclasses.fields(settings.Told)}
     said = {name: x for name, x in run["config"].items() if x is not None}
-    values = settings.USUAL | {name: x for name, x in said.items() if name in known}
+    said = settings.USUAL | said
+    values = {name: x for name, x in said.items() if name in known}
     values |= {name: x for name, x in given.items() if x is not None}
     for name in ("model", "dataset"):
         if values.get(name) is None:
