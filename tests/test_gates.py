@@ -20,6 +20,8 @@ from jaxticket import (
 )
 from jaxticket.searches import gates
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 DRAWS = 4000
 KERNELS = ["dense", "head"]
 

@@ -14,6 +14,8 @@ from jaxticket.data import Split
 from jaxticket.models import create, from_linen
 from jaxticket.models.model import Model
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 KEY = jax.random.key(3)
 
 

@@ -28,7 +28,7 @@ from references import (
 from jaxticket import Ticket, fixed, gradual, soft_threshold
 from jaxticket.searches.slimming import shrink
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 
 
 # Gradual magnitude pruning.

@@ -14,6 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from jaxticket import masks, selection
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 few = settings(deadline=None, max_examples=40)
 top = jax.jit(selection.top)
 

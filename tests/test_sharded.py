@@ -16,6 +16,8 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jaxticket import highest, masks, selection
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 # Cut along their first axis, their last, their only one, and whole.
 LEAVES = {
