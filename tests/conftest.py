@@ -5,6 +5,7 @@ programs that they compile, on disk; in memory a process keeps those of one file
 """
 
 import ctypes
+import functools
 import gc
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 import short_hash
+from jax._src.interpreters import mlir
 
 from jaxticket import order
 
@@ -38,6 +40,9 @@ short_hash.hurry()
 HURRY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 given = os.environ.get("XLA_FLAGS", "").removesuffix(HURRY).strip()
 os.environ["XLA_FLAGS"] = f"{given} {HURRY}".strip()
+
+# What programs are written down in takes as long to make as a small one to write.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 SLOW = (
     "test_processes",
@@ -74,6 +79,7 @@ def forgotten():
     """Lets go of compiled programs when a file is done: they take gigabytes in all."""
     yield
     jax.clear_caches()
+    mlir.make_ir_context.cache_clear()  # it keeps the constants of all programs
     gc.collect()
     if hasattr(LIBC, "malloc_trim"):  # else glibc keeps what is free
         LIBC.malloc_trim(0)
