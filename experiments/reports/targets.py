@@ -70,7 +70,8 @@ def over_seeds(
 ) -> Part:
     """The mean of a number that every seed has."""
     values = np.asarray(values, float)
-    return Part(what, analysis.interval(values), low, high, f"{len(values)} seeds")
+    of = "one seed" if len(values) == 1 else f"{len(values)} seeds"
+    return Part(what, analysis.interval(values), low, high, of)
 
 
 def ticket(run: reading.Run, method: str, density: float) -> pd.DataFrame:
@@ -497,9 +498,8 @@ TARGETS = (
         "R27",
         "L0 gates of LeNet-300-100, on units, held to 20, 35, 50, 65 and 80% by a "
         "constraint: 22.8, 36.3, 50.9, 65.4 and 80.0%",
-        run="mnist_constraint",
+        run="mnist_constraint_inputs",
         measure=constrained,
-        short="3,435 of about 86,000 steps, gates on weights",
     ),
     Target(
         "R28",
