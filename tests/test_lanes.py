@@ -1,7 +1,7 @@
 """Lanes: the same numbers on any devices, and nothing said between them.
 
 All is compiled with every optimisation: without them no layout changes a bit, even
-where `lanes.SAME_BITS` is left out. Some searches are compiled as users do.
+where `lanes.SAME_BITS` is left out. Of each kind of search one is compiled as users do.
 """
 
 import functools
@@ -16,7 +16,7 @@ from programs import BATCH, each_method, lane, noisy, side_by_side, stretch
 from jaxticket import run, training
 from jaxticket.engine import lanes
 
-AS_USERS = ("imp", "l0")  # the others as `conftest.HURRY` has it
+AS_USERS = ("imp", "l0", "jackpot", "rigl")  # the others as `conftest.HURRY` has it
 
 
 @functools.cache
