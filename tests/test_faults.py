@@ -6,12 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import studies
 
 from experiments import faults
 
+HERE = Path(__file__).parent
 COUNTER = collections.Counter
+# Networks of the tests, which compile in a hurry; children are forks of this program.
+PROGRAM = """
+import short_hash
+import studies
+from experiments import faults
+from experiments.study import command
+from jaxticket import models, order
+
+short_hash.hurry()
+models.create, order.ROUNDS = studies.narrow, 2
+command.main(faults.experiment, faults.Config)
+"""
 
 
 def test_what_is_lost_doubled_and_changed_is_counted():
@@ -37,9 +51,13 @@ def test_twenty_five_kills_leave_no_trace(tmp_path):
     doors = f"--doors={search},layers,early_birds"
     flags = ("--kills=25", doors, f"--output={output}")
     program = subprocess.run(
-        [sys.executable, "-m", "experiments.faults", *flags],
+        [sys.executable, "-c", PROGRAM, *flags],
         cwd=studies.ROOT,
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(studies.ROOT), str(HERE)]),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
