@@ -1,7 +1,8 @@
 """Lanes: the same numbers on any devices, and nothing said between them.
 
-All is compiled with every optimisation: without them no layout changes a bit, even
-where `lanes.SAME_BITS` is left out. Of each kind of search one is compiled as users do.
+Searches are compiled as users do, with the emitters that `conftest.HURRY` leaves out
+and every optimisation: without these no layout changes a bit, even where
+`lanes.SAME_BITS` is left out.
 """
 
 import functools
@@ -16,7 +17,7 @@ from programs import BATCH, each_method, lane, noisy, side_by_side, stretch
 from jaxticket import run, training
 from jaxticket.engine import lanes
 
-AS_USERS = ("imp", "l0", "jackpot", "rigl")  # the others as `conftest.HURRY` has it
+AS_USERS = {"xla_cpu_use_fusion_emitters": True}
 
 
 @functools.cache
@@ -30,8 +31,7 @@ def spread(name, devices, turns=1, width=2):
 
     program = lanes.mapped(layout, whole, (True, True))
     starts = side_by_side(map(lane, range(layout.width)))
-    emitters = {"xla_cpu_use_fusion_emitters": name in AS_USERS}
-    return layout, program.lower(*starts).compile(emitters)
+    return layout, program.lower(*starts).compile(AS_USERS)
 
 
 def on(program, seeds):
