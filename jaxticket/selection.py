@@ -54,7 +54,8 @@ def kept(
       `mask -> counts`: of the mask to select from, what each layer keeps of it, by
       name, or all layers together where they share it: for `global_top`, and for
       `linear` if modules have several leaves. `None` where it depends on how a
-      program rounds (`uniform`, `erk`) or where nothing is known of a function.
+      program rounds (`uniform`, `erk`), on which weights of `blocks` were left, or
+      where nothing is known of a function.
 
     Raises:
       ValueError: a density that `n_of_m` does not have.
@@ -269,6 +270,57 @@ class _OfGroups:
             rank = jnp.argsort(order)
             kept = (ours & (rank < self.n)).reshape(*ours.shape[:-2], -1)
             return meshes.placed(jnp.moveaxis(kept, -1, self.axis), like=alive)
+
+        return jax.tree.map(layer, mask, masks.prunable_like(scores, mask))
+
+
+def blocks(inputs: int, outputs: int) -> Select:
+    """Keeps whole blocks of weights: of each layer, those whose scores add up to most.
+
+    A block is `inputs` in a row by `outputs` in a row of a kernel `[..., in, out]`, the
+    unit that block-sparse products skip. A layer keeps the fraction `density` of those
+    blocks in which a weight is left, and of these all that is left; ties go to the
+    first, and a block with a score that is NaN is lowest. A leaf of one dimension, or
+    of lengths that are not divided by a block's, is left as it is. Where a block would
+    lie in two shards, a leaf is gathered for it. Searches that move connections
+    afterwards, as `rigl`, do not keep to it.
+
+    Args:
+      inputs: length of a block along the last axis but one.
+      outputs: along the last.
+
+    Raises:
+      ValueError: a length below 1.
+    """
+    checks.whole(1)(inputs=inputs, outputs=outputs)
+    return _Blocks(inputs, outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    inputs: int
+    outputs: int
+
+    def laid(self, leaf):
+        """A leaf as `[..., rows, inputs, columns, outputs]`; None where it has none."""
+        sizes = {-2: self.inputs, -1: self.outputs}
+        if leaf.ndim < 2 or any(leaf.shape[i] % n for i, n in sizes.items()):
+            return None
+        if any(leaf.shape[i] // meshes.shards(leaf, i) % n for i, n in sizes.items()):
+            leaf = meshes.gathered(leaf)  # a block is in two shards
+        rows, columns = leaf.shape[-2] // self.inputs, leaf.shape[-1] // self.outputs
+        within = (rows, self.inputs, columns, self.outputs)
+        return leaf.reshape(*leaf.shape[:-2], *within)
+
+    def __call__(self, scores, mask, density):
+        def layer(alive, score):
+            if (ours := self.laid(alive)) is None:
+                return alive
+            there = ours.any((-3, -1))
+            total = jnp.where(ours, self.laid(score), 0).sum((-3, -1))
+            (found,) = top([total], [there], keep(masks.count([there]), density))
+            kept = (ours & found[..., :, None, :, None]).reshape(alive.shape)
+            return meshes.placed(kept, like=alive)
 
         return jax.tree.map(layer, mask, masks.prunable_like(scores, mask))
 
@@ -563,6 +615,7 @@ NAMES: dict[str, Select] = {
     "uniform": per_layer(uniform()),
     "erk": per_layer(erk),
     "two_of_four": n_of_m(2, 4),
+    "four_by_four": blocks(4, 4),
     "lottery": per_layer(lottery()),
     "lottery_conv_2": per_layer(lottery(conv=0.5)),  # and Conv-4
     "lottery_conv_6": per_layer(lottery(conv=0.75)),

@@ -628,3 +628,46 @@ def test_n_of_m_of_kernels_whose_inputs_come_last():
     mask = {"w": np.ones((2, 8), bool)}
     found = selection.n_of_m(2, 4, axis=-1)(scores, mask, 0.5)["w"]
     np.testing.assert_array_equal(found, [[False, False, True, True] * 2] * 2)
+
+
+def highest_blocks(scores, alive, inputs, outputs, density):
+    """In numpy: the blocks of the highest sums, the first of equals first."""
+    kept, where, sums = np.zeros_like(alive), [], []
+    *before, rows, columns = alive.shape
+    for index in np.ndindex(*before, rows // inputs, columns // outputs):
+        i, j = index[-2] * inputs, index[-1] * outputs
+        block = (*index[:-2], slice(i, i + inputs), slice(j, j + outputs))
+        if alive[block].any():
+            where.append(block)
+            sums.append(-scores[block][alive[block]].sum())
+    left = len(where) - int(len(where) * (1 - Fraction(density)) + Fraction(1, 2))
+    for n in np.argsort(sums, kind="stable")[:left]:
+        kept[where[n]] = alive[where[n]]
+    return kept
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (2, 1), (1, 5)])
+@pytest.mark.parametrize("shape", [(16, 20), (3, 2, 8, 20)])
+def test_blocks_stay_and_go_whole(inputs, outputs, shape):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, shape).astype(np.float32)  # with ties
+    select = jax.jit(selection.blocks(inputs, outputs))
+    whole, some = np.ones(shape, bool), rng.random(shape) < 0.3
+    for alive in (whole, some):
+        for density in (0.25, 0.5, 1.0):
+            found = select({"w": scores}, {"w": alive}, density)["w"]
+            wanted = highest_blocks(scores, alive, inputs, outputs, density)
+            np.testing.assert_array_equal(found, wanted)
+    assert select({"w": scores}, {"w": whole}, 0.25)["w"].sum() == whole.size / 4
+
+
+def test_blocks_leave_what_they_cannot_divide_and_what_is_nan_goes_first():
+    shapes = {"a": (6, 4), "b": (8,), "c": (8, 4)}
+    mask = {name: np.ones(shape, bool) for name, shape in shapes.items()}
+    scores = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    scores["c"][1, 2] = np.nan
+    found = selection.named("four_by_four")(scores, mask, 0.5)
+    assert [int(m.sum()) for m in found.values()] == [24, 8, 16]
+    assert found["c"][4:].all()
+    with pytest.raises(ValueError, match="outputs must be a whole number"):
+        selection.blocks(4, 0)

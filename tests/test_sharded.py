@@ -16,8 +16,6 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jaxticket import highest, masks, selection
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 # Cut along their first axis, their last, their only one, and whole.
 LEAVES = {
@@ -122,7 +120,7 @@ def test_lanes_on_one_axis_and_weights_on_another(kind):
         assert_same(compiled(*args), expected)
 
 
-@pytest.mark.parametrize("select", ["equal", "two_of_four"])
+@pytest.mark.parametrize("select", ["equal", "two_of_four", "four_by_four"])
 def test_selections_of_layers_add_counts_alone(select):
     mesh = shards.mesh_of(AxisType.Auto, x=4)
     select = selection.named(select)
