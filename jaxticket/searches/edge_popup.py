@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, draws, kernels, masks, selection
+from jaxticket import checks, draws, kernels, masks, selection, thresholds
 from jaxticket.base import OfScores, Search
 from jaxticket.searches import frozen
 
@@ -62,12 +62,12 @@ def edge_popup(
             masks.prunable_like(fan_in(ticket.weights), ticket.mask),
         )
         mask = select(jax.tree.map(jnp.abs, scores), ticket.mask, density)
-        return scores, mask, ticket.mask
+        return scores, mask, ticket.mask, thresholds.like(scores, mask, ticket.mask)
 
     def choose(state, step):
         del step
         ranks = jax.tree.map(jnp.abs, state.scores)
-        return selection.like(state.mask)(ranks, state.allowed, None)
+        return thresholds.highest_of_each(ranks, state.allowed, state.cuts)
 
     return frozen.search(
         optimizer,

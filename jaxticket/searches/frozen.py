@@ -24,6 +24,7 @@ from jaxticket.base import (
     owned,
     trained_by,
 )
+from jaxticket.thresholds import Cuts
 
 
 class FrozenState(NamedTuple):
@@ -37,6 +38,7 @@ class FrozenState(NamedTuple):
       optimizer: of the scores.
       key: for masks that are drawn.
       count: updates so far, int32.
+      cuts: where the layers were cut last; `None` where masks are drawn.
     """
 
     weights: Params
@@ -46,13 +48,14 @@ class FrozenState(NamedTuple):
     optimizer: State
     key: PRNGKey
     count: jax.Array
+    cuts: Cuts | None = None
 
 
 def search(
     optimizer: OfScores,
     *,
-    opened: Callable[[PRNGKey, Ticket], tuple[Scores, Mask, Mask]],
-    choose: Callable[[FrozenState, Step], Mask],
+    opened: Callable[[PRNGKey, Ticket], tuple[Scores, Mask, Mask, Cuts | None]],
+    choose: Callable[[FrozenState, Step], tuple[Mask, Cuts | None]],
     slope: Callable[[jax.Array], jax.Array],
     gain: Callable[[FrozenState], Scores] | None = None,
     through_gain: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
@@ -67,9 +70,10 @@ def search(
 
     Args:
       optimizer: trains the scores. It is given `step`, see `schedules.scale_by_step`.
-      opened: `(key, ticket) -> (scores, mask, allowed)`: what the search begins with.
-      choose: `(state, step) -> mask`, after every update of the scores; the state holds
-        the mask before it, and the key that `opened` was given.
+      opened: `(key, ticket) -> (scores, mask, allowed, cuts)`: what the search begins
+        with.
+      choose: `(state, step) -> (mask, cuts)`, after every update of the scores; the
+        state holds those before it, and the key that `opened` was given.
       slope: derivative of the smooth function.
       gain: `state -> factors` that the weights of each leaf are multiplied by: a mask
         tree of scalars.
@@ -88,10 +92,10 @@ def search(
 
     def init(key, ticket):
         masks.check(ticket.mask, ticket.weights)
-        scores, mask, allowed = opened(key, ticket)
+        scores, mask, allowed, cuts = opened(key, ticket)
         inner, zero = optimizer.init(scores), jnp.zeros((), jnp.int32)
         return owned(
-            FrozenState(ticket.weights, scores, mask, allowed, inner, key, zero)
+            FrozenState(ticket.weights, scores, mask, allowed, inner, key, zero, cuts)
         )
 
     def update(grads, state, step, **told):
@@ -115,7 +119,8 @@ def search(
             optimizer=inner,
             count=state.count + 1,
         )
-        return moved._replace(mask=choose(moved, step))
+        mask, cuts = choose(moved, step)
+        return moved._replace(mask=mask, cuts=cuts)
 
     def advance(state, evidence=NO_EVIDENCE):
         del evidence

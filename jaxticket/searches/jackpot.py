@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, meshes, schedules, selection
+from jaxticket import checks, masks, meshes, schedules, selection, thresholds
 from jaxticket.base import Mask, OfScores, Schedule, Scores, Search
 from jaxticket.searches import frozen
 
@@ -97,14 +97,15 @@ def jackpot(
             masks.prunable_like(ticket.weights, ticket.mask),
         )
         everywhere = jax.tree.map(lambda m: meshes.full_like(m, True), ticket.mask)
-        return scores, ticket.mask, everywhere
+        cuts = thresholds.like(scores, ticket.mask, everywhere)
+        return scores, ticket.mask, everywhere, cuts
 
     def choose(state, step):
         ranks = jax.tree.map(jnp.abs, state.scores) if absolute else state.scores
-        wanted = selection.like(state.mask)(ranks, state.allowed, None)
+        wanted, cuts = thresholds.highest_of_each(ranks, state.allowed, state.cuts)
         if restriction == "none":
-            return wanted
-        return swap(ranks, state.mask, wanted, restriction(step))
+            return wanted, cuts
+        return swap(ranks, state.mask, wanted, restriction(step)), cuts
 
     search = frozen.search(
         optimizer,

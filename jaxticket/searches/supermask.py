@@ -70,11 +70,12 @@ def supermask(
             lambda w: meshes.full_like(w, initial_logit),
             masks.prunable_like(ticket.weights, ticket.mask),
         )
-        return logits, draw(key, jnp.int32(0), logits, ticket.mask), ticket.mask
+        first = draw(key, jnp.int32(0), logits, ticket.mask)
+        return logits, first, ticket.mask, None
 
     def choose(state, step):
         del step
-        return draw(state.key, state.count, state.scores, state.allowed)
+        return draw(state.key, state.count, state.scores, state.allowed), None
 
     def gain(state):
         def factor(s, a, m):
