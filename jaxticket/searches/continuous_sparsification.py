@@ -113,8 +113,8 @@ def continuous_sparsification(
         """`sigmoid(beta s)`, scaled, is both the gate and what is penalised."""
 
         def soft(s, alive, scale):
-            open_ = jax.nn.sigmoid(state.temperature.astype(s.dtype) * s)
-            return jnp.where(alive, jnp.asarray(scale, s.dtype) * open_, 0)
+            beta, scale = (jnp.asarray(x, s.dtype) for x in (state.temperature, scale))
+            return gates.soft(beta * s, alive, scale)
 
         def scaled(scale):
             return jax.tree.map(lambda s, m: soft(s, m, scale), logits, state.mask)

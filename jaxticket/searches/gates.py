@@ -283,6 +283,23 @@ def realise(weights: Params, gates: Scores) -> Params:
     return jax.tree.map(lambda w, g: w if g is None else w * g, weights, gates)
 
 
+@jax.custom_jvp
+def soft(x: jax.Array, alive: jax.Array, scale: jax.Array) -> jax.Array:
+    """The gates `g = scale * sigmoid(x)` where there may be one, 0 elsewhere.
+
+    Their derivative is `g (1 - g / scale)`, of what they are themselves: the sigmoid is
+    not kept beside them, which would be one more pass over all weights.
+    """
+    return jnp.where(alive, scale * jax.nn.sigmoid(x), 0)
+
+
+soft.defjvps(
+    lambda t, g, x, alive, scale: t * (g * (1 - g * (1 / scale))),
+    None,
+    lambda t, g, x, alive, scale: t * (g * (1 / scale)),
+)
+
+
 def restarted(state: State, fresh: State) -> State:
     """An optimiser's state when a round opens: moments stay, schedules start again.
 

@@ -78,7 +78,9 @@ def iss(
 
         u = draws.uniform(state.key, state.count, logits)
         p = jax.tree.map(
-            lambda s, alive: jnp.where(alive, jax.nn.sigmoid(s), 0), logits, state.mask
+            lambda s, alive: gates.soft(s, alive, jnp.ones((), s.dtype)),
+            logits,
+            state.mask,
         )
         return jax.tree.map(straight_through, p, u, state.mask), p
 

@@ -1,6 +1,8 @@
 """L0 regularisation: hard concrete gates on weights, or on groups of them."""
 
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,46 @@ from jaxticket.searches.groups import Groups
 LOWEST, HIGHEST = math.log(1e-2), math.log(1e2)  # of the logits
 SPREAD = 0.01  # standard deviation of the first logits
 EPSILON = 1e-6  # how near the draws come to 0 and 1
+
+
+class Concrete(NamedTuple):
+    """What hard concrete gates are drawn from: temperature and ends of the stretch."""
+
+    temperature: float
+    low: float
+    high: float
+
+    def rectified(self, concrete: jax.Array) -> jax.Array:
+        """Stretched from `low` to `high`, and cut off at 0 and 1."""
+        return jnp.clip((self.high - self.low) * concrete + self.low, 0, 1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def drawn(a: jax.Array, u: jax.Array, alive: jax.Array, of: Concrete) -> jax.Array:
+    """The gates `z` where there may be one, 0 elsewhere; their slope is in `a` alone.
+
+    `sigmoid((log(u / (1 - u)) + a) / b)` is `1 / (1 + ((1 - u) / u exp(-a))^(1/b))`. At
+    the paper's temperature, 2/3, that power is a root and two products; its logarithm
+    would cost as much as all else. The slope follows from `z`, so that nothing but `z`
+    is kept until then.
+    """
+    ratio = (1 - u) / u * jnp.exp(-a.astype(u.dtype))
+    halves = 2 / of.temperature
+    if halves == round(halves):
+        power = jax.lax.integer_pow(jnp.sqrt(ratio), round(halves))
+    else:
+        power = ratio ** (1 / of.temperature)
+    z = of.rectified(1 / (1 + power))
+    return jnp.where(alive, z, 0).astype(a.dtype)
+
+
+@drawn.defjvp
+def _(of, primals, tangents):
+    z = drawn(*primals, of)
+    width = of.high - of.low
+    concrete = (z - of.low) * (1 / width)
+    slope = concrete * (1 - concrete) * (width / of.temperature)
+    return z, tangents[0] * jnp.where((z > 0) & (z < 1), slope, 0)
 
 
 def l0(
@@ -94,12 +136,11 @@ def l0(
     checks.above(1)(high=high)
     shift = temperature * math.log(-low / high)
 
-    def rectified(concrete):
-        return jnp.clip((high - low) * concrete + low, 0, 1)
+    of = Concrete(temperature, low, high)
 
     def tested(a):
         """The gate of a test."""
-        return rectified(jax.nn.sigmoid(a))
+        return of.rectified(jax.nn.sigmoid(a))
 
     def opened(key, like):
         logit_key, gate_key = jax.random.split(key)
@@ -115,18 +156,14 @@ def l0(
     def gate(logits, state):
         """The gates of this step, and how likely they are not to be zero."""
 
-        def noisy(a, u, alive):
-            noise = jnp.log(u / (1 - u))  # one logarithm, which is a pass of its own
-            z = rectified(jax.nn.sigmoid((noise + a) / temperature))
-            return jnp.where(alive, z, 0).astype(a.dtype)
-
         u = draws.uniform(state.key, state.count, logits, EPSILON, 1 - EPSILON)
         active = jax.tree.map(
-            lambda a, alive: jnp.where(alive, jax.nn.sigmoid(a - shift), 0),
+            lambda a, alive: gates.soft(a - shift, alive, jnp.ones((), a.dtype)),
             logits,
             state.mask,
         )
-        return jax.tree.map(noisy, logits, u, state.mask), active
+        z = jax.tree.map(lambda a, u, m: drawn(a, u, m, of), logits, u, state.mask)
+        return z, active
 
     search = gates.search(
         optimizer,
