@@ -35,6 +35,7 @@ from experiments.benchmarks import (
     printing,
     program,
     pytorch,
+    rivals,
     search,
     search_steps,
     selecting,
@@ -69,6 +70,7 @@ SECTIONS = {
     "files": file_sizes.rows,
     "install": installing.rows,
     "pytorch": pytorch.rows,
+    "rivals": rivals.rows,
 }
 NUMBERS = checks.each(rules.MANY)
 
@@ -109,6 +111,11 @@ class Config:
         "folder of prepared TFDS data, to search on MNIST instead of noise",
         rules.FOLDER_THERE,
     )
+    open_lth: str | None = setting(
+        None,
+        "folder of a checkout of open_lth, to run beside this library in rivals",
+        rules.FOLDER_THERE,
+    )
     quick: bool = setting(False, "toy sizes: whether it runs, not how fast")
     output: str | None = setting(
         None, "JSON file for the rows and the environment", rules.IN_A_FOLDER
@@ -138,6 +145,7 @@ def experiment(config: Config) -> list[measure.Row]:
         limit=config.limit,
         roofline=config.roofline,
         data_dir=config.data_dir,
+        open_lth=config.open_lth,
     )
     terminal = console.Console(width=None if sys.stdout.isatty() else 150)
     found = []

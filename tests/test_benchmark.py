@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
 from pathlib import Path
 
 import jax
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import arithmetic, inference, measure, plan
-from jaxticket import Ticket, masks, models, prune
+from experiments.benchmarks import arithmetic, inference, measure, plan, search
+from jaxticket import Ticket, data, masks, models, prune
 from jaxticket.compaction import compact
+from jaxticket.engine import programs
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -30,7 +32,7 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("section", benchmark.SECTIONS)
+@pytest.mark.parametrize("section", [s for s in benchmark.SECTIONS if s != "rivals"])
 def test_section_gives_rows(section, tmp_path, capsys, monkeypatch):
     # For the processes that it starts, too.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -161,3 +163,41 @@ def test_plan_moves_counts_alone_and_its_page_has_its_numbers():
     for method, said in (("IMP", "imp"), ("jackpots", "jackpot")):
         size = kept[f"70B, state of {said}"]["median"]
         assert re.search(rf"\b{size:.0f} (bytes a weight )?for {method}", page)
+
+
+def test_rivals_are_whole_processes(tmp_path, monkeypatch):
+    images = np.arange(4 * 28 * 28, dtype=np.uint8).reshape(4, 28, 28, 1)
+    split = data.Split(images, np.array([3, 1, 4, 1], np.int32))
+    monkeypatch.setattr(search, "images", lambda _: programs.Data(split, split))
+    begun = []
+
+    def run(line, *, env, cwd, **kwargs):
+        del kwargs
+        ours = "open_lth.py" not in line
+        if not ours:
+            raw = Path(env["HOME"]) / "open_lth_datasets/mnist/MNIST/raw"
+            written = (raw / "train-images-idx3-ubyte").read_bytes()
+            head = np.frombuffer(written[:16], ">i4")
+            assert (*head, written[16:]) == (2051, 4, 28, 28, images.tobytes())
+            assert (raw / "t10k-labels-idx1-ubyte").read_bytes()[8:] == b"\3\1\4\1"
+            assert cwd == tmp_path
+        begun.append((ours, line))
+        return subprocess.CompletedProcess(line, 0, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    flags = {"data_dir": str(tmp_path), "open_lth": str(tmp_path)}
+    rows = benchmark.experiment(benchmark.Config(sections=("rivals",), **QUICK | flags))
+    names = [row.name for row in rows]
+    assert names == ["open_lth", "jaxticket, seeds 1", "jaxticket, seeds 8"]
+    assert all(row.also["times open_lth"] > 0 for row in rows)
+    # Ours once more, to compile; no two runs share a folder.
+    assert [ours for ours, _ in begun] == [True] * 2 + [False, True, True] * 2
+    assert len({line[-1] for _, line in begun}) == len(begun)
+
+    def fail(line, **kwargs):
+        del kwargs
+        return subprocess.CompletedProcess(line, 1, "no\nsuch model")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(ChildProcessError, match="has failed:\nno\nsuch model"):
+        benchmark.experiment(benchmark.Config(sections=("rivals",), **QUICK | flags))

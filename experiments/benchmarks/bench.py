@@ -25,6 +25,7 @@ class Sizes:
     test_images: int = 10_000
     search_seeds: tuple[int, ...] = (1, 2, 8)
     search_batches: tuple[int, ...] = (60, 128)
+    rival_seeds: tuple[int, ...] = (1, 8)
     searches: tuple[str, ...] = tuple(  # LeNet is not normalised
         name for name in searches.__all__ if name not in ("fixed", "slimming")
     )
@@ -115,6 +116,7 @@ class Bench:
       limit: seconds after which a group of measurements is not repeated.
       roofline: whether memory traffic is set against the machine's.
       data_dir: where MNIST lies prepared, or `None`.
+      open_lth: where a checkout of it lies, or `None`.
     """
 
     sizes: Sizes
@@ -127,6 +129,7 @@ class Bench:
     limit: float
     roofline: bool
     data_dir: str | None
+    open_lth: str | None
 
     def together(
         self,

@@ -21,18 +21,18 @@ PROTOTYPE = 7.9
 def rows(bench: Bench) -> Iterator[measure.Row]:
     """By the number of seeds; and the time that the arithmetic alone would take."""
     sizes = bench.sizes
-    dataset = _data(bench)
-    what = tasks.on(dataset.train, "mnist", lenet.MODEL, sizes.batch_size)
-    steps = len(dataset.train.labels) // sizes.batch_size * sizes.epochs
+    found = images(bench)
+    what = tasks.on(found.train, "mnist", lenet.MODEL, sizes.batch_size)
+    steps = len(found.train.labels) // sizes.batch_size * sizes.epochs
     plan = resumable.stretches(sizes.rounds, steps, steps // sizes.epochs)
-    images = steps * sizes.batch_size * sizes.rounds
-    tests = len(plan) * len(dataset.held_out.labels)
+    count = steps * sizes.batch_size * sizes.rounds
+    tests = len(plan) * len(found.held_out.labels)
     # A test is a forward pass, half of a step: the first layer has no input gradient.
     training = arithmetic.flops(lenet.MODEL, sizes.images, sizes.batch_size)
-    flops = images * training + tests * training / 2
+    flops = count * training + tests * training / 2
     for seeds in sizes.search_seeds:
         devices, width = place(seeds)
-        search = Search(what, dataset, seeds, layout(devices, width))
+        search = Search(what, found, seeds, layout(devices, width))
         name = f"seeds {seeds}, devices {devices}"
         taken = measure.once(lambda search=search: search.compile(rounds=2))
         yield measure.number("search", f"{name}: compilation", "s", taken)
@@ -65,7 +65,8 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         )
 
 
-def _data(bench):
+def images(bench: Bench) -> programs.Data:
+    """MNIST where `--data_dir` has it, or noise of its shape."""
     if bench.data_dir is None:
         return programs.Data(
             tasks.random_images("mnist", bench.sizes.train_images),
