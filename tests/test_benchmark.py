@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import arithmetic, inference, measure, plan, search
+from experiments.benchmarks import (
+    arithmetic,
+    inference,
+    measure,
+    plan,
+    scaling,
+    search,
+)
 from jaxticket import Ticket, data, masks, models, prune
 from jaxticket.compaction import compact
 from jaxticket.engine import programs
@@ -201,3 +208,9 @@ def test_rivals_are_whole_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(ChildProcessError, match="has failed:\nno\nsuch model"):
         benchmark.experiment(benchmark.Config(sections=("rivals",), **QUICK | flags))
+
+
+def test_scaling_is_drawn():
+    also = {"of first": 1.0}
+    rows = [{"name": f"{n} {kind}", "also": also} for kind in "ab" for n in (1, 10)]
+    assert scaling.drawn(rows, "b").startswith(b"\x89PNG")

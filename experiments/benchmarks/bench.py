@@ -26,6 +26,9 @@ class Sizes:
     search_seeds: tuple[int, ...] = (1, 2, 8)
     search_batches: tuple[int, ...] = (60, 128)
     rival_seeds: tuple[int, ...] = (1, 8)
+    scaled_rounds: tuple[int, ...] = (2, 5, 10, 20)
+    scaled_weights: tuple[int, ...] = (10**5, 10**6, 10**7, 10**8)
+    scaled_steps: int = 20  # of a round
     searches: tuple[str, ...] = tuple(  # LeNet is not normalised
         name for name in searches.__all__ if name not in ("fixed", "slimming")
     )
@@ -92,6 +95,9 @@ QUICK = Sizes(
     resnet_images=8,
     compiled_lanes=(2,),
     compiled_rounds=(2,),
+    scaled_rounds=(2, 3),
+    scaled_weights=(1000,),
+    scaled_steps=2,
     inference_layers=((8, 6),),
     inference_densities=(0.2,),
     inference_batches=(2,),
