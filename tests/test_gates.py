@@ -19,6 +19,8 @@ from jaxticket import (
     supermask,
 )
 from jaxticket.searches import gates
+from jaxticket.searches.l0 import Concrete
+from jaxticket.searches.l0 import drawn as drawn_hard
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -261,3 +263,45 @@ def test_an_l0_ticket_has_the_gates_of_a_test(weights):
                 found.weights[name]["kernel"], expected, atol=1e-6
             )
             assert (found.weights[name]["bias"] == 1).all()
+
+
+@pytest.mark.parametrize("temperature", [2 / 3, 0.5, 0.37, 2.0])
+def test_l0_gates_and_their_slope_are_those_of_the_formula(temperature):
+    """At powers that are products of roots, and at another; slopes by differences."""
+    rng = np.random.default_rng(0)
+    a = np.concatenate([rng.normal(size=300) * 3, [-60.0, 60.0]])
+    u = rng.uniform(1e-6, 1 - 1e-6, 302)
+    alive = rng.random(302) < 0.8
+    of = Concrete(temperature, -0.1, 1.1)
+
+    def z(a):
+        concrete = 1 / (1 + np.exp(-(np.log(u / (1 - u)) + a) / temperature))
+        return np.where(alive, np.clip(1.2 * concrete - 0.1, 0, 1), 0)
+
+    args = jnp.float32(a), jnp.float32(u), alive
+    ours, pull_back = jax.vjp(lambda a: drawn_hard(a, *args[1:], of), args[0])
+    (slope,) = pull_back(jnp.ones_like(ours))
+    np.testing.assert_allclose(ours, z(a), atol=2e-6)
+    inside = (0.001 < z(a)) & (z(a) < 0.999)
+    differences = (z(a + 1e-6) - z(a - 1e-6)) / 2e-6
+    np.testing.assert_allclose(slope[inside], differences[inside], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(slope[(z(a) == 0) | (z(a) == 1)], 0)
+    assert inside.sum() > 30
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_soft_gates_and_their_slope_are_those_of_the_formula(scale):
+    s = np.concatenate([np.linspace(-8, 8, 41), [-200.0, 200.0]])
+    alive = np.arange(43) % 3 > 0
+    sigmoid = 1 / (1 + np.exp(-s))
+    args = jnp.float32(s), alive, jnp.float32(scale)
+    ours, tangent = jax.jvp(
+        lambda s, c: gates.soft(s, args[1], c),
+        (args[0], args[2]),
+        (jnp.ones(43), jnp.float32(0)),
+    )
+    np.testing.assert_allclose(ours, np.where(alive, scale * sigmoid, 0), 1e-6, 1e-30)
+    slope = np.where(alive, scale * sigmoid * (1 - sigmoid), 0)
+    np.testing.assert_allclose(tangent, slope, rtol=1e-5, atol=3e-7)
+    of_scale = jax.grad(lambda c: gates.soft(args[0], args[1], c).sum())(args[2])
+    np.testing.assert_allclose(of_scale, sigmoid[alive].sum(), rtol=1e-5)

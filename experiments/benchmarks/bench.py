@@ -25,6 +25,9 @@ class Sizes:
     test_images: int = 10_000
     search_seeds: tuple[int, ...] = (1, 2, 8)
     search_batches: tuple[int, ...] = (60, 128)
+    convolution_searches: tuple[tuple[str, str], ...] = (
+        ("resnet_20", "continuous_sparsification"),
+    )
     rival_seeds: tuple[int, ...] = (1, 8)
     scaled_rounds: tuple[int, ...] = (2, 5, 10, 20)
     scaled_weights: tuple[int, ...] = (10**5, 10**6, 10**7, 10**8)
@@ -86,6 +89,7 @@ QUICK = Sizes(
     epochs=1,
     many=2,
     convolution_models=(),
+    convolution_searches=(),
     models=("lenet_300_100",),
     jackpots=("lenet_300_100",),
     loaded=("lenet_300_100", 16),

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
 from experiments.benchmarks.bench import Bench, place
 
-MODEL = "lenet_300_100"
 STEPS = 128  # at least, of a repetition: room for the schedules of all
 COPIES = 10  # in a row, to be longer than a call takes
 
@@ -16,24 +15,31 @@ COPIES = 10  # in a row, to be longer than a call takes
 def rows(bench: Bench) -> Iterator[measure.Row]:
     """Microseconds of a step of one seed, and how many times `fixed`'s that is.
 
-    All by turns. Searches over scores train half of what `fixed` trains. A step is
-    bound by its arithmetic at the rate of sgemm, and by its state, which is read and
-    written once, at that of a copy of as many bytes: `of bound` is its time over the
-    sum of the two.
+    LeNet-300-100 with all searches, and a network of convolutions with one; those of a
+    network and batch by turns. Searches over scores train half of what `fixed` trains.
+    A step is bound by its arithmetic at the rate of sgemm, and by its state, which is
+    read and written once, at that of a copy of as many bytes: `of bound` is its time
+    over the sum of the two.
     """
-    for batch in bench.sizes.search_batches:
-        for seeds in (1, bench.sizes.many):
-            yield from _together(bench, batch, seeds)
+    sizes = bench.sizes
+    for batch in sizes.search_batches:
+        images = max(sizes.images, STEPS * batch)
+        for seeds in (1, sizes.many):
+            yield from _together(
+                bench, "lenet_300_100", sizes.searches, batch, images, seeds
+            )
+    for model, search in sizes.convolution_searches:
+        batch, images = sizes.resnet_batch, sizes.resnet_images
+        yield from _together(bench, model, (search,), batch, images, 1)
 
 
-def _together(bench, batch, seeds):
-    images = max(bench.sizes.images, STEPS * batch)
+def _together(bench, model, searches, batch, images, seeds):
     devices, width = place(seeds)
     product, product_flops = ceiling.sgemm(bench)
     works, states, steps = {ceiling.SGEMM: product}, {}, seeds * (images // batch)
-    for name in ("fixed", *bench.sizes.searches):
+    for name in ("fixed", *searches):
         work, _ = trainer.epoch(
-            MODEL,
+            model,
             name,
             seeds=seeds,
             images=images,
@@ -45,7 +51,7 @@ def _together(bench, batch, seeds):
         _, carries = work()
         states[name] = sum(x.nbytes for x in jax.tree.leaves(carries)) / seeds
         works[_copy(name)] = _copied(states[name])
-    flops = batch * arithmetic.flops(MODEL, images, batch)
+    flops = batch * arithmetic.flops(model, images, batch)
     times = bench.together(works)
     for name, state in states.items():
         timing = times[name]
@@ -58,6 +64,8 @@ def _together(bench, batch, seeds):
             "of bound": 1 / bound,
         }
         label = f"{name}, batch {batch}, seeds {seeds}"
+        if model != "lenet_300_100":
+            label = f"{model}, {label}"
         yield measure.cost("searches", label, timing, "us", steps * 1e-6, also)
 
 
