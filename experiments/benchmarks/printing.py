@@ -18,6 +18,9 @@ from experiments.study import outputs
 from jaxticket import files
 
 
+FOLDERS = {"data_dir": "$TFDS_DATA_DIR", "open_lth": "$OPEN_LTH"}  # of a machine
+
+
 def rows(title: str, rows: Sequence[measure.Row]) -> table.Table:
     """The rows of a section."""
     result = table.Table(title=title, title_justify="left", title_style="bold")
@@ -41,9 +44,16 @@ def short(value: float) -> str:
 
 
 def write(path: Path, config: dict, rows: Sequence[measure.Row]) -> None:
-    """Writes the rows, with the settings and the machine that they are of."""
+    """Writes the rows, with the settings and the machine that they are of.
+
+    The folders of that machine are not written, but what they are called in its place.
+    """
+    named = {key: FOLDERS[key] for key in FOLDERS if config.get(key) is not None}
+    command = shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])
+    for key, name in named.items():
+        command = command.replace(str(config[key]), name)
     about = {
-        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "command": command,
         "environment": {
             **outputs.environment(),
             **_others(),
@@ -53,7 +63,7 @@ def write(path: Path, config: dict, rows: Sequence[measure.Row]) -> None:
             "cores": os.cpu_count(),
             "load": os.getloadavg(),
         },
-        "config": config,
+        "config": config | named,
         "rows": [row._asdict() for row in rows],
     }
     files.write(path, json.dumps(about, indent=2) + "\n")
