@@ -114,6 +114,11 @@ def kept(
     return None
 
 
+def steady(select: Select) -> bool:
+    """Whether what it keeps of each layer hangs on mask and density, on no score."""
+    return isinstance(select, _PerLayer | _Like)
+
+
 def check_kept(select: Select, density: ArrayLike, mask: Mask) -> None:
     """Raises a `ValueError` where it is known that a density keeps no weight at all."""
     if not all(map(checks.concrete, [density, *jax.tree.leaves(mask)])):

@@ -25,7 +25,7 @@ from references import (
     some,
 )
 
-from jaxticket import Ticket, as_optax, masks, schedules, searches
+from jaxticket import Ticket, as_optax, masks, schedules, scores, searches, selection
 
 pytestmark = pytest.mark.usefixtures("x64", "unoptimised")
 SEARCHES = {"rigl": searches.rigl, "set": searches.set, "snfs": searches.snfs}
@@ -165,6 +165,23 @@ def wired(allowed, density):
 def test_neural_wirings(allowed):
     search = searches.dnw(optimizer(), density=0.6)
     check(follow(search, allowed), wired(allowed, 0.6), rtol=1e-10)
+
+
+@pytest.mark.parametrize("select", ["equal", "uniform", "global_top", "two_of_four"])
+def test_neural_wirings_by_any_selection(select):
+    """At every step the mask that it makes of the weights, from the last cut or not."""
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(size=(8, 8)) for n in ("a", "b")}
+    allowed = {n: rng.random((8, 8)) < 0.9 for n in weights}
+    search = searches.dnw(optax.sgd(0.1), density=0.5, select=select)
+    state = search.init(jax.random.key(0), Ticket(weights, allowed))
+    assert (state.cuts is not None) == (select in ("equal", "uniform"))
+    update = jax.jit(search.update)
+    for step in range(8):
+        grads = {n: rng.normal(size=(8, 8)) for n in weights}
+        state = update(grads, state, step)
+        wanted = selection.named(select)(scores.magnitude(state.weights), allowed, 0.5)
+        jax.tree.map(np.testing.assert_array_equal, state.mask, wanted)
 
 
 def test_as_released_only_rigl_takes_no_step_where_the_mask_moves():

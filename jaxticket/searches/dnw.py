@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, scores, selection
+from jaxticket import checks, masks, scores, selection, thresholds
 from jaxticket.base import (
     NO_EVIDENCE,
     Mask,
@@ -29,6 +29,7 @@ class WiringState(NamedTuple):
     mask: Mask  # of the weights that run
     allowed: Mask  # what the mask is chosen from: the starting ticket's
     optimizer: State
+    cuts: thresholds.Cuts | None  # of the layers, where a layer always keeps as many
 
 
 def dnw(
@@ -68,8 +69,12 @@ def dnw(
     select = selection.named(select)
     optimizer = optimizing(optimizer)
 
-    def chosen(weights, allowed):
-        return select(scores.magnitude(weights), allowed, density)
+    def chosen(weights, allowed, cuts):
+        found = scores.magnitude(weights)
+        if cuts is None:
+            return select(found, allowed, density), None
+        found = masks.prunable_like(found, allowed)
+        return thresholds.highest_of_each(found, allowed, cuts)
 
     def init(key, ticket):
         del key
@@ -77,7 +82,11 @@ def dnw(
         selection.check_kept(select, density, ticket.mask)
         weights, allowed = masks.apply(ticket.mask, ticket.weights), ticket.mask
         inner = optimizer.init(weights)
-        return owned(WiringState(weights, chosen(weights, allowed), allowed, inner))
+        mask, cuts = chosen(weights, allowed, None)
+        if selection.steady(select):
+            prunable = masks.prunable_like(weights, allowed)
+            cuts = thresholds.like(prunable, mask, allowed)
+        return owned(WiringState(weights, mask, allowed, inner, cuts))
 
     def update(grads, state, step, **told):
         updates, inner = trained_by(
@@ -90,8 +99,8 @@ def dnw(
         )
         weights = optax.apply_updates(state.weights, updates)
         weights = masks.apply(state.allowed, weights)
-        mask = chosen(weights, state.allowed)
-        return WiringState(weights, mask, state.allowed, inner)
+        mask, cuts = chosen(weights, state.allowed, state.cuts)
+        return WiringState(weights, mask, state.allowed, inner, cuts)
 
     def advance(state, evidence=NO_EVIDENCE):
         del evidence
