@@ -17,7 +17,6 @@ from experiments.benchmarks import measure
 from experiments.study import outputs
 from jaxticket import files
 
-
 FOLDERS = {"data_dir": "$TFDS_DATA_DIR", "open_lth": "$OPEN_LTH"}  # of a machine
 
 
