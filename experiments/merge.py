@@ -11,6 +11,10 @@ anchors. A seed depends on nothing beside it, so they are those of a single run 
 seeds. What does not belong together is refused, by name: other settings, data,
 versions, devices, or numbers of lanes; seeds that come twice, or that lack rows which
 others have. The folder is one to read: no run goes on in it.
+
+Runs of several machines or versions are joined with `--accept_differences`, where all
+settings that both have are the same: each seed then has numbers of its own run, of the
+same kind and not to the same last bit, which `config.json` says.
 """
 
 import dataclasses
@@ -42,6 +46,11 @@ class Config:
 
     runs: Sequence[str] = ()
     output_dir: str = setting("runs/merged", "where the joined run goes", rules.FOLDER)
+    accept_differences: bool = setting(
+        False,
+        "join runs of other machines, versions, layouts, or versions with other "
+        "settings, too; what differs is said, and recorded",
+    )
 
 
 def experiment(config: Config) -> None:
@@ -58,7 +67,7 @@ def experiment(config: Config) -> None:
     if to.exists() and any(to.iterdir()):
         raise ValueError(f"{to} is not empty: give another --output_dir")
     runs = sorted(map(_read, folders), key=lambda run: min(run[1]))
-    _check(runs)
+    _check(runs, config.accept_differences)
     seeds = [seed for _, theirs, _ in runs for seed in theirs]
     tables = _tables([folder for folder, *_ in runs], seeds)
     to.mkdir(parents=True, exist_ok=True)
@@ -92,17 +101,26 @@ def _read(folder: Path) -> tuple[Path, list[int], dict[str, Any]]:
         raise ValueError(f"{folder}/config.json is not a run's: {error!r}") from error
 
 
-def _check(runs) -> None:
+def _check(runs, accept: bool) -> None:
     """Raises a `ValueError` where a run does not belong to the first one."""
     first, _, expected = runs[0]
     seen: dict[int, Path] = {}
     for folder, seeds, about in runs:
         theirs, ours = map(_numbers, (about, expected))
         if theirs != ours:
-            raise ValueError(
-                f"{first} (here) does not belong to {folder} (there): "
-                f"{outputs.difference(theirs, ours)}"
-            )
+            differs = outputs.difference(theirs, ours)
+            if not accept:
+                raise ValueError(
+                    f"{first} (here) does not belong to {folder} (there): {differs}; "
+                    "--accept_differences joins runs of other machines and versions"
+                )
+            theirs, ours = _shared(theirs, ours)
+            if theirs != ours:
+                raise ValueError(
+                    f"{first} (here) has other settings than {folder} (there): "
+                    f"{outputs.difference(theirs, ours)}"
+                )
+            print(f"accepted, {first} here and {folder} there: {differs}")
         for seed in seeds:
             if seed in seen:
                 raise ValueError(f"seed {seed} is in {seen[seed]} and in {folder}")
@@ -121,10 +139,21 @@ def _numbers(about: dict[str, Any]) -> dict[str, Any]:
         "config": {k: x for k, x in config.items() if k not in SEEDS},
         "data": about.get("data"),
         "layout": {k: lanes.get(k) for k in ("lanes", "width")},
-        "environment": {
-            k: x for k, x in environment.items() if k not in outputs.VARIES
-        },
+        **{k: x for k, x in environment.items() if k not in outputs.VARIES},
     }
+
+
+def _shared(theirs, ours) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What two runs must share whatever is accepted: the settings that both have."""
+    both = theirs["config"].keys() & ours["config"].keys()
+
+    def needed(numbers):
+        config = {key: numbers["config"][key] for key in both}
+        return {key: numbers[key] for key in ("experiment", "data")} | {
+            "config": config
+        }
+
+    return needed(theirs), needed(ours)
 
 
 def _tables(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str, pd.DataFrame]:

@@ -121,3 +121,44 @@ def test_one_run_or_a_folder_with_something_in_it_is_refused(jobs, tmp_path):
         join(jobs[0], to=tmp_path / "all")
     with pytest.raises(ValueError, match="is not empty: give another --output_dir"):
         join(*jobs, to=jobs[0])
+
+
+def changed(folder, change):
+    """A run whose `config.json` says that it is of elsewhere."""
+    path = folder / "config.json"
+    about = json.loads(path.read_text())
+    change(about)
+    path.write_text(json.dumps(about))
+
+
+def test_runs_of_other_machines_and_versions_are_joined_when_asked(
+    jobs, tmp_path, capsys
+):
+    def elsewhere(about):
+        about["environment"]["device"] = "another"
+        about["layout"]["width"] += 1
+        del about["config"]["momentum"]  # as of before there was one
+
+    changed(jobs[1], elsewhere)
+    with pytest.raises(ValueError, match="device: another there.*--accept_differences"):
+        join(*jobs, to=tmp_path / "all")
+    accepted = {"accept_differences": True}
+    merge.experiment(
+        merge.Config(tuple(map(str, jobs)), str(tmp_path / "all"), **accepted)
+    )
+    assert "there: device: another there, " in capsys.readouterr().out
+    rows = reading.results(tmp_path / "all" / "results.csv")
+    assert {*rows["seed"]} == {0, 1}
+    about = json.loads((tmp_path / "all" / "config.json").read_text())
+    environments = [
+        about["environment"],
+        *(x["environment"] for x in about["accepted"]),
+    ]
+    assert {x["device"] for x in environments} > {"another"}
+
+    changed(jobs[1], lambda about: about["config"].update(learning_rate=0.5))
+    with pytest.raises(ValueError, match="other settings.*learning_rate: 0.5 there"):
+        merge.experiment(
+            merge.Config(tuple(map(str, jobs)), str(tmp_path / "two"), **accepted)
+        )
+    assert not (tmp_path / "two").exists()
