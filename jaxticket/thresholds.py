@@ -8,7 +8,6 @@ that of `highest`; where none is found in a few passes, as among ties, `highest`
 the mask itself.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,9 +47,9 @@ def like(scores: Scores, mask: Mask, allowed: Mask) -> Cuts:
         jnp.minimum(masks.count([a]), masks.count([m]))
         for a, m in zip(*map(jax.tree.leaves, (allowed, mask)), strict=True)
     ]
-    kind = jnp.promote_types(jnp.result_type(*jax.tree.leaves(scores)), jnp.float32)
+    kind = jnp.result_type(jnp.float32, *jax.tree.leaves(scores))
     unknown = jnp.full(len(kept), jnp.nan, kind)
-    return Cuts(jnp.stack(kept).astype(jnp.int32), unknown, unknown)
+    return Cuts(jnp.array(kept, jnp.int32), unknown, unknown)
 
 
 def highest_of_each(scores: Scores, allowed: Mask, cuts: Cuts) -> tuple[Mask, Cuts]:
@@ -66,21 +65,45 @@ def highest_of_each(scores: Scores, allowed: Mask, cuts: Cuts) -> tuple[Mask, Cu
       The mask, and the cuts to begin with next.
     """
     alive, tree = jax.tree.flatten(allowed)
-    ranks = [  # NaN reaches nothing
-        jnp.where(m, meshes.placed(s, like=m).astype(cuts.at.dtype), jnp.nan)
-        for s, m in zip(jax.tree.leaves(scores), alive, strict=True)
-    ]
-    found, looked = _look(ranks, cuts)
+    if not alive:
+        return allowed, cuts
     ends = [
-        _exact(r, m, found[i], jax.tree.map(lambda x, i=i: x[i], looked))
-        for i, (r, m) in enumerate(zip(ranks, alive, strict=True))
+        _layer(meshes.placed(s, like=m), m, jax.tree.map(lambda x, i=i: x[i], cuts))
+        for i, (s, m) in enumerate(zip(jax.tree.leaves(scores), alive, strict=True))
     ]
     chosen, cut = zip(*ends, strict=True)
     return tree.unflatten(chosen), jax.tree.map(lambda *x: jnp.stack(x), *cut)
 
 
+def _layer(scores: jax.Array, alive: jax.Array, cut: Cuts) -> tuple[jax.Array, Cuts]:
+    """The mask of a layer and its cut; where none was found, by `highest`.
+
+    That is a loop of no step or one: under `vmap` a branch would be taken by all lanes,
+    always.
+    """
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        scores = scores.astype(cut.at.dtype)
+    ranks = jnp.where(alive, scores, jnp.nan)  # NaN reaches nothing
+    found, cut = _look(ranks, cut)
+
+    def anew(state):
+        del state
+        (mask,) = highest.highest([ranks], [alive], counts.of(cut.kept))
+        least, most = (
+            jnp.min(ranks, initial=jnp.inf, where=mask).astype(cut.at.dtype),
+            jnp.max(ranks, initial=-jnp.inf, where=mask).astype(cut.at.dtype),
+        )
+        near = _NEAR * (most - least)
+        lower, upper = (_reached(ranks, least + x) for x in (-near, near))
+        return jnp.bool(True), mask, Cuts(cut.kept, least, (lower - upper) / (2 * near))
+
+    begun = found, _reaching(ranks, cut.at), cut
+    _, mask, cut = jax.lax.while_loop(lambda state: ~state[0], anew, begun)
+    return mask, cut
+
+
 class _Look(NamedTuple):
-    """What is known of the cuts after some passes: arrays `[layers]`.
+    """What is known of a layer's cut after some passes.
 
     Attributes:
       passes: how many there were.
@@ -95,73 +118,52 @@ class _Look(NamedTuple):
     passes: jax.Array
     open: jax.Array
     found: jax.Array
-    cuts: Cuts
+    cut: Cuts
     low: jax.Array
     high: jax.Array
     before: jax.Array
     reached: jax.Array
 
 
-def _look(ranks: Sequence[jax.Array], cuts: Cuts) -> tuple[jax.Array, Cuts]:
-    """By secants, halved where these lead out of what is known: which were found."""
+def _look(ranks: jax.Array, cut: Cuts) -> tuple[jax.Array, Cuts]:
+    """By secants, halved where these lead out of what is known; if it was found."""
 
     def narrow(look):
-        kept, at, dense = look.cuts
-        reach = jnp.stack([highest.count(r >= at[i]) for i, r in enumerate(ranks)])
-        over = reach - kept
+        kept, at, dense = look.cut
+        reached = _reached(ranks, at)
+        over = reached - kept
         low = jnp.where(over > 0, at, look.low)
         high = jnp.where(over < 0, at, look.high)
-        between = jnp.abs(reach - look.reached)
+        between = jnp.abs(reached - look.reached)
         steep = between / jnp.abs(at - look.before)  # NaN in the first pass
         dense = jnp.where((between >= _FEW) & jnp.isfinite(steep), steep, dense)
         secant = at + over / dense
         inside = (low < secant) & (secant < high)
         guess = jnp.where(inside, secant, low / 2 + high / 2)
-        open_ = look.open & (over != 0) & (low < guess) & (guess < high)
-        return _Look(
-            look.passes + 1,
-            open_,
-            over == 0,
-            Cuts(kept, jnp.where(open_, guess, at), dense),
-            low,
-            high,
-            at,
-            reach,
-        )
+        open_ = (over != 0) & (low < guess) & (guess < high)
+        cut = Cuts(kept, jnp.where(open_, guess, at), dense)
+        return _Look(look.passes + 1, open_, over == 0, cut, low, high, at, reached)
 
-    none = jnp.zeros_like(cuts.kept)
+    at = cut.at
     begun = _Look(
         jnp.int32(0),
-        none == 0,
-        none != 0,
-        cuts,
-        jnp.full_like(cuts.at, -jnp.inf),
-        jnp.full_like(cuts.at, jnp.inf),
-        jnp.full_like(cuts.at, jnp.nan),
-        none,
+        jnp.bool(True),
+        jnp.bool(False),
+        cut,
+        jnp.full_like(at, -jnp.inf),
+        jnp.full_like(at, jnp.inf),
+        jnp.full_like(at, jnp.nan),
+        jnp.int32(0),
     )
     look = jax.lax.while_loop(
-        lambda look: jnp.any(look.open) & (look.passes < _PASSES), narrow, begun
+        lambda look: look.open & (look.passes < _PASSES), narrow, begun
     )
-    return look.found, look.cuts
+    return look.found, look.cut
 
 
-def _exact(
-    ranks: jax.Array, alive: jax.Array, found: jax.Array, cut: Cuts
-) -> tuple[jax.Array, Cuts]:
-    """The mask of a layer's cut; where that was not found, by `highest`.
+def _reaching(ranks: jax.Array, at: jax.Array) -> jax.Array:
+    return ranks.astype(at.dtype) >= at
 
-    A loop of no step or one: under `vmap` a branch would be taken by all, always.
-    """
 
-    def anew(state):
-        del state
-        (mask,) = highest.highest([ranks], [alive], counts.of(cut.kept))
-        at = jnp.min(ranks, initial=jnp.inf, where=mask)
-        near = _NEAR * (jnp.max(ranks, initial=-jnp.inf, where=mask) - at)
-        lower, upper = (highest.count(ranks >= at + x) for x in (-near, near))
-        return jnp.bool(True), mask, Cuts(cut.kept, at, (lower - upper) / (2 * near))
-
-    begun = found, ranks >= cut.at, cut
-    _, mask, cut = jax.lax.while_loop(lambda state: ~state[0], anew, begun)
-    return mask, cut
+def _reached(ranks: jax.Array, at: jax.Array) -> jax.Array:
+    return highest.count(_reaching(ranks, at))

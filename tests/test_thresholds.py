@@ -63,6 +63,12 @@ def test_with_what_is_not_finite():
     followed(steps, none, allowed)
 
 
+def test_where_nothing_can_be_pruned():
+    none = {"a": None}
+    cuts = thresholds.like(none, none, none)
+    assert thresholds.highest_of_each(none, none, cuts)[0] == none
+
+
 def test_any_cut_gives_the_same_mask():
     steps, mask, allowed = walk(2)
     kept = thresholds.like(steps[0], mask, allowed).kept
