@@ -25,6 +25,7 @@ class Sizes:
     test_images: int = 10_000
     search_seeds: tuple[int, ...] = (1, 2, 8)
     search_batches: tuple[int, ...] = (60, 128)
+    search_steps: int = 128  # at least: room for the schedules of all
     convolution_searches: tuple[tuple[str, str], ...] = (
         ("resnet_20", "continuous_sparsification"),
     )
@@ -84,6 +85,7 @@ QUICK = Sizes(
     test_images=16,
     search_seeds=(2,),
     search_batches=(8,),
+    search_steps=8,
     searches=("iss",),
     rounds=2,
     epochs=1,

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
 from experiments.benchmarks.bench import Bench, place
 
-STEPS = 128  # at least, of a repetition: room for the schedules of all
 COPIES = 10  # in a row, to be longer than a call takes
 
 
@@ -23,7 +22,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     """
     sizes = bench.sizes
     for batch in sizes.search_batches:
-        images = max(sizes.images, STEPS * batch)
+        images = max(sizes.images, sizes.search_steps * batch)
         for seeds in (1, sizes.many):
             yield from _together(
                 bench, "lenet_300_100", sizes.searches, batch, images, seeds
