@@ -24,18 +24,24 @@ def sgemm(bench: Bench) -> tuple[measure.Work, float]:
 
 
 def copy(bench: Bench) -> tuple[measure.Work, float]:
-    """Reads and writes an array beyond the caches; and how many bytes that is.
+    """Reads and writes an array beyond the caches; and how many bytes that is."""
+    return copied(bench.sizes.copy), 2 * 4 * bench.sizes.copy
+
+
+def copied(floats: int, calls: int = 1) -> measure.Work:
+    """Reads and writes so many floats, so many times.
 
     The array is donated: a fresh one would cost more in page faults than the copy.
     """
-    held = [jnp.zeros(bench.sizes.copy, jnp.float32)]
+    held = [jnp.zeros(floats, jnp.float32)]
     move = jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def work():
-        held[0] = move(held[0])
+        for _ in range(calls):
+            held[0] = move(held[0])
         return held
 
-    return work, 2 * held[0].nbytes
+    return work
 
 
 def achieved(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
 from experiments.benchmarks.bench import Bench, place
@@ -49,7 +48,7 @@ def _together(bench, model, searches, batch, images, seeds):
         works[name] = work
         _, carries = work()
         states[name] = sum(x.nbytes for x in jax.tree.leaves(carries)) / seeds
-        works[_copy(name)] = _copied(states[name])
+        works[_copy(name)] = ceiling.copied(int(states[name]) // 4, COPIES)
     flops = batch * arithmetic.flops(model, images, batch)
     times = bench.together(works)
     for name, state in states.items():
@@ -70,16 +69,3 @@ def _together(bench, model, searches, batch, images, seeds):
 
 def _copy(name: str) -> str:
     return f"copy of the state of {name}"
-
-
-def _copied(state: float) -> measure.Work:
-    """Reads and writes as many bytes as a state has."""
-    held = [jnp.zeros(max(int(state) // 4, 1), jnp.float32)]
-    move = jax.jit(lambda x: x + 1, donate_argnums=0)
-
-    def work():
-        for _ in range(COPIES):
-            held[0] = move(held[0])
-        return held
-
-    return work
