@@ -154,7 +154,7 @@ def test_a_search_may_go_on_from_a_state_of_its_own(parts, whole, tmp_path):
     """From that in which round 0 closed, with a plan of what is left."""
     program, data = parts
     unit = make_unit(program)
-    begun = events(parts, tmp_path / "begun", stop_at=2)
+    begun = events(parts, tmp_path / "begun", plan=unit.plan[:3])
     (carry,) = (event.carry for event in begun if isinstance(event, Closed))
     rest = unit._replace(begin=lambda: carry, plan=unit.plan[3:])
     folder = tmp_path / "rest"
@@ -162,6 +162,55 @@ def test_a_search_may_go_on_from_a_state_of_its_own(parts, whole, tmp_path):
     assert short(opened) == (Opened, 1)
     for name, values in outcome.metrics.items():
         np.testing.assert_array_equal(values, whole[0].metrics[name][3:])
+
+
+def test_a_round_is_looked_at_beside_the_next(parts, whole, tmp_path):
+    """To the same bits; a call that ends meanwhile closes the round again."""
+    program, data = parts
+    begun = []
+
+    def stretch(carry, keys, data, first, last, round):
+        begun.append((int(round), int(first)))
+        return program.stretch(carry, keys, data, first, last, round)
+
+    told = program._replace(stretch=stretch)
+    starts = {0: (1, 3), 1: (2, 3), 2: (2, 8)}  # of the last there is no next
+    found, views = [], {}
+    for again in range(2):
+        for event in resumable.run(told, make_unit(told), data, tmp_path, config={}):
+            found.append(short(event))
+            if isinstance(event, Closed):
+                assert begun[-1] == starts[event.round]
+                assert (event.carry is None) == (event.round < 2)
+                views[event.round] = event.view
+                if again == 0:
+                    break  # as a kill would
+    assert found[:4] == [(Resumed, None), (Measured, 0), (Measured, 1), (Closed, 0)]
+    assert found.count((Closed, 0)) == 2
+    assert_equal(event.metrics, whole[0].metrics)
+    for round_, view in whole[1].items():
+        assert_equal(views[round_], view)
+
+
+def test_who_asks_while_a_round_is_looked_at_is_heard_after_the_next_stretch(
+    parts, whole, tmp_path
+):
+    program, data = parts
+    found = []
+    running = resumable.run(
+        program,
+        make_unit(program),
+        data,
+        tmp_path,
+        config={"a": 1},
+        stop=lambda: (Measured, 2) in found,
+    )
+    with pytest.raises(resumable.Stopped):
+        list(map(lambda event: found.append(short(event)), running))
+    resumed, *_ = events(parts, tmp_path)
+    assert len(resumed.history.seconds) == 4
+    outcome, _ = run(parts, tmp_path)
+    assert_equal(outcome.metrics, whole[0].metrics)
 
 
 def test_a_finished_run_is_read_and_not_done_again(parts, whole, tmp_path):

@@ -2,7 +2,8 @@
 
 `run` calls a compiled `programs.Program` stretch by stretch, and yields what happens:
 it evaluates, saves and resumes. Each stretch is the same compiled function, so a run
-that was killed and resumed gives bit-identical numbers.
+that was killed and resumed gives bit-identical numbers. What the caller does with a
+round that has closed is done beside the next one: the devices are at work by then.
 """
 
 import functools
@@ -100,7 +101,7 @@ class Opened(NamedTuple):
     """A round but the first has opened, and has not taken its first step."""
 
     round: int
-    view: programs.View
+    view: programs.View  # on the host
     alive: np.ndarray  # bool `[lanes]`: see `Finished.diverged`
 
 
@@ -121,12 +122,12 @@ class Measured(NamedTuple):
 class Closed(NamedTuple):
     """A round has taken its last step, and nothing after it has been saved.
 
-    The carry is the program's, which goes on with its memory: copy what is to stay.
+    The devices may be at the next round by now, in the memory of this one.
     """
 
     round: int
-    view: programs.View
-    carry: Any
+    view: programs.View  # on the host
+    carry: Any  # of the last round, while it is looked at; None of others
     alive: np.ndarray  # bool `[lanes]`
 
 
@@ -190,7 +191,7 @@ def run(
       save_seconds: a checkpoint is written when the last is older than this.
       keep: leave the last state beside the outcome, so that a longer plan can go on
         from it.
-      stop: asked after every stretch: whether to save and end.
+      stop: asked between stretches: whether to save and end.
 
     Yields:
       What happens, as it does: `Resumed`; of every round `Opened` (but the first),
@@ -229,33 +230,39 @@ def run(
         history = jax.tree.map(np.array, history)
         yield from _replayed(unit, history)
         saved = time.monotonic()
+
+        def due() -> bool:
+            return hosts.agreed(time.monotonic() - saved >= save_seconds)
+
+        ahead = None  # what has begun while the host looks at the round before
         for index in range(taken, len(unit.plan)):
-            begun = time.monotonic()
             stretch = unit.plan[index]
-            if stretch.round > 0 and (index == 0 or unit.plan[index - 1].ends):
-                carry = program.next_round(carry, data)
-                alive = history.alive(index)
-                yield Opened(stretch.round, program.view(carry), alive)
-            carry, metrics = program.stretch(
-                carry,
-                unit.round_keys(stretch.round),
-                data,
-                *(np.int32(x) for x in (stretch.first, stretch.last, stretch.round)),
-            )
-            metrics = hosts.gathered(metrics)
-            seconds = hosts.agreed(time.monotonic() - begun)
+            begun = ahead or _begun(program, unit, data, index, carry)
+            if begun.opened is not None:
+                yield Opened(stretch.round, begun.opened, history.alive(index))
+            carry, metrics = begun.carry, hosts.gathered(begun.metrics)
+            seconds = hosts.agreed(time.monotonic() - begun.since)
+            begun = ahead = None
             history = _with(history, stretch, metrics, seconds)
             alive = history.alive(index)
-            if stretch.ends:
-                yield Closed(stretch.round, program.view(carry), carry, alive)
-            metrics = {name: values[index] for name, values in history.metrics.items()}
+            last = index + 1 == len(unit.plan) or not alive.any()
             view = functools.partial(program.view, carry)
+            if stretch.ends:
+                closed = hosts.gathered(view())
+                view = functools.partial(_given, closed)
+                if not (last or hosts.anyone(stop()) or due()):
+                    ahead = _begun(program, unit, data, index + 1, carry)
+                yield Closed(stretch.round, closed, carry if last else None, alive)
+                del closed
+            metrics = {name: values[index] for name, values in history.metrics.items()}
             yield Measured(index, stretch, metrics, alive, view)
             del view  # the next stretch is given the memory
-            if index + 1 == len(unit.plan) or not alive.any():
+            if last:
                 break
+            if ahead:
+                continue
             asked = hosts.anyone(stop())
-            if asked or hosts.agreed(time.monotonic() - saved >= save_seconds):
+            if asked or due():
                 checkpoints.save(index + 1, (carry, history), config)
                 saved = time.monotonic()
             if asked:
@@ -270,6 +277,31 @@ def run(
     if not keep:
         checkpoints.clear()  # the outcome stands for them now
     yield history
+
+
+class _Begun(NamedTuple):
+    """A stretch that the devices are at."""
+
+    opened: programs.View | None  # of the round that it opens
+    carry: Any
+    metrics: dict[str, jax.Array]
+    since: float
+
+
+def _begun(program, unit: Unit, data, index: int, carry) -> _Begun:
+    """Opens the round of a stretch, if need be, and hands that to the devices."""
+    since, stretch, opened = time.monotonic(), unit.plan[index], None
+    if stretch.round > 0 and (index == 0 or unit.plan[index - 1].ends):
+        carry = program.next_round(carry, data)
+        opened = hosts.gathered(program.view(carry))
+    numbers = (np.int32(x) for x in (stretch.first, stretch.last, stretch.round))
+    keys = unit.round_keys(stretch.round)
+    carry, metrics = program.stretch(carry, keys, data, *numbers)
+    return _Begun(opened, carry, metrics, since)
+
+
+def _given(x: Any) -> Any:
+    return x
 
 
 def _outcome(
