@@ -24,7 +24,7 @@ after another, on one device; a run that is killed goes on after the last of the
 Outputs are otherwise those of `experiments.ticket_search`.
 
 Reference:
-  "Sparse re-basin", 2025; see `jaxticket.alignment`.
+  "Sparse re-basin", 2025; see `jaxticket.matching`.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from experiments.reports import reading
 from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.settings import setting
 from experiments.study.study import Study
-from jaxticket import alignment, checks, masks, models
+from jaxticket import checks, masks, matching, models
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 
@@ -125,11 +125,11 @@ def _of_seed(
     print(f"another network of seed {seed}: {dense:.1%} test", file=sys.stderr)
     own = study.shelf.anchor(records.dense(seed))
     images = study.prepare(jnp.asarray(study.data.train.images[:IMAGES]))
-    found = alignment.matches(study.outputs, own, theirs, images)
+    found = matching.matches(study.outputs, own, theirs, images)
     for lane in lanes:
         mask = study.shelf.ticket(lane).mask
         about = lane._asdict() | {"density": float(masks.density(mask))}
-        moved = alignment.permuted(mask, found)
+        moved = matching.permuted(mask, found)
         accuracies: dict[str, Any] = {"ticket": study.records.test_accuracy(lane)}
         for arm, m in (("aligned", moved), ("plain", mask)):
             begin = Ticket(other.weights, m, other.model_state)

@@ -34,7 +34,7 @@ from experiments import ticket_search
 from experiments.reports import mask_distances
 from experiments.study import command, records, rules, settings
 from experiments.study.settings import setting
-from jaxticket import analysis, checks, pruning, selection
+from jaxticket import analysis, checks, pruners, selection
 
 ANY = ticket_search.DENSE
 
@@ -90,7 +90,7 @@ def distances(study) -> None:
 
     @jax.jit
     def drawn(ticket, density):
-        return pruning.prune(ticket, "magnitude", density, select=select).mask
+        return pruners.prune(ticket, "magnitude", density, select=select).mask
 
     apart = jax.jit(analysis.distance)
     for seed in study.seeds:

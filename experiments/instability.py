@@ -51,7 +51,7 @@ from experiments.reports import barriers, multiplicity
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, checks, landscape, masks, pruning, searches
+from jaxticket import analysis, checks, landscape, masks, pruners, searches
 from jaxticket.base import Mask, Ticket
 from jaxticket.engine import resumable
 from jaxticket.supervised import Metrics
@@ -203,7 +203,7 @@ def _along(
 
 def _drawn(copy: Ticket, density: ArrayLike) -> Mask:
     """The mask that magnitude makes of a copy, of every layer alike."""
-    return pruning.prune(copy, "magnitude", density, select="equal").mask
+    return pruners.prune(copy, "magnitude", density, select="equal").mask
 
 
 def _overlaps(drawn: Sequence[Mask], among: Mask) -> list[analysis.Overlap]:

@@ -51,7 +51,7 @@ from jaxticket import (
 )
 from jaxticket.base import Evidence, Promises, Search, Ticket, as_optax
 from jaxticket.compaction import compact
-from jaxticket.pruning import prune, prune_by_deviation
+from jaxticket.pruners import prune, prune_by_deviation
 from jaxticket.searches import *  # noqa: F403  the public list of methods is theirs
 from jaxticket.searches import Factors, Gated
 from jaxticket.summaries import summary

@@ -27,7 +27,7 @@ from jaxticket import (
 )
 from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
 from jaxticket.engine import keys
-from jaxticket.pruning import prune, prune_by_deviation
+from jaxticket.pruners import prune, prune_by_deviation
 
 __all__ = [
     "initial",
@@ -265,7 +265,7 @@ def given(
 
 
 def deviating(*, quality: ArrayLike, weights: Network = "trained") -> Start:
-    """A network without its small weights, see `pruning.prune_by_deviation`.
+    """A network without its small weights, see `pruners.prune_by_deviation`.
 
     Args:
       quality: how many standard deviations of its layer a weight must be away from

@@ -12,7 +12,7 @@ import studies
 import jaxticket as jt
 from experiments.reports import permuted as words
 from experiments.reports import reading
-from jaxticket import alignment, masks, units
+from jaxticket import masks, matching, units
 
 IMAGES = np.random.default_rng(1).random((60, 12, 12, 3), np.float32)
 
@@ -63,8 +63,8 @@ def test_a_network_whose_units_were_permuted_gets_the_mask_permuted(name, option
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     there = ticket._replace(weights=other)
-    matches = alignment.matches(outputs(model), ticket, there, IMAGES)
-    found = alignment.permuted(ticket.mask, matches)
+    matches = matching.matches(outputs(model), ticket, there, IMAGES)
+    found = matching.permuted(ticket.mask, matches)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert masks.layer_counts(found) == masks.layer_counts(ticket.mask)
     assert float(masks.density(jax.tree.map(np.logical_and, found, ticket.mask))) < 0.2
@@ -81,8 +81,8 @@ def test_of_a_residual_network_units_within_a_block_alone_can_move():
     ticket = networks.sparse(model, IMAGES, 0.3)
     weights = jax.tree.map(lambda w: np.flip(w, -1), ticket.weights)
     there = ticket._replace(weights=weights)
-    matches = alignment.matches(outputs(model), ticket, there, IMAGES)
-    found = alignment.permuted(ticket.mask, matches)
+    matches = matching.matches(outputs(model), ticket, there, IMAGES)
+    found = matching.permuted(ticket.mask, matches)
     moved = {
         name
         for name, m in masks.named(found).items()
@@ -97,7 +97,7 @@ def test_of_a_residual_network_units_within_a_block_alone_can_move():
 def test_the_match_is_the_best_of_all_permutations():
     rng = np.random.default_rng(3)
     own, other = rng.normal(size=(2, 5, 30))
-    order = alignment.matched(own, other)
+    order = matching.matched(own, other)
 
     def total(order):
         return sum(other[i] @ own[j] for i, j in enumerate(order))

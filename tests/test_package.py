@@ -1,5 +1,6 @@
 """What is installed, what is imported, and what a type checker says."""
 
+import collections
 import configparser
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def setup():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     return config
+
+
+def test_a_name_is_that_of_one_module():
+    """What a reader looks for by its name is in one place."""
+    files = [
+        p for of in ("jaxticket", "experiments") for p in (ROOT / of).rglob("*.py")
+    ]
+    counts = collections.Counter(p.stem for p in files if p.stem != "__init__")
+    assert [name for name, times in counts.items() if times > 1] == []
 
 
 def test_the_light_install_is_a_part_of_the_whole():

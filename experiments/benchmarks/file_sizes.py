@@ -16,7 +16,7 @@ from experiments.benchmarks.bench import Bench
 from jaxticket import files, masks, models
 from jaxticket.base import Evidence, Ticket
 from jaxticket.files import Recipe
-from jaxticket.pruning import prune
+from jaxticket.pruners import prune
 
 IMAGES = {
     "mlp_1d": (40,),

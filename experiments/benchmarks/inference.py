@@ -33,7 +33,7 @@ from jaxticket import export, files, masks, models, units
 from jaxticket.base import Evidence, Ticket
 from jaxticket.compaction import compact
 from jaxticket.models import Model
-from jaxticket.pruning import prune
+from jaxticket.pruners import prune
 
 SHAPE = (28, 28, 1)
 AGAINST = {"JAX": "dense, JAX", "PyTorch": "dense, PyTorch"}  # else numpy

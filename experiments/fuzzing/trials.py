@@ -14,7 +14,7 @@ import numpy as np
 from experiments.fuzzing import mutants, zips
 from jaxticket import files, masks, models
 from jaxticket.base import Ticket
-from jaxticket.pruning import prune
+from jaxticket.pruners import prune
 from jaxticket.recipes import Recipe
 
 SECONDS, BYTES = 1.0, 50e6  # what reading a small file may take

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxticket.models import layers
+from jaxticket.models import modules
 from jaxticket.models.batch_norm import NormReLU
 
 
@@ -45,7 +45,7 @@ class Bottlenecks(nn.Module):
         layer = 0
 
         def conv(x, width, size, stride, name):
-            return layers.centred(
+            return modules.centred(
                 width, size, stride, dtype=self.dtype, impl=self.impl, name=name
             )(x)
 
@@ -78,4 +78,4 @@ class Bottlenecks(nn.Module):
                 if block == 0:
                     x = projected(x, 4 * width, stride, stage)
                 x = normed(y, 4 * width, 1, shortcut=x)
-        return layers.logits(self.num_classes, x.mean((1, 2)), dtype=self.dtype)
+        return modules.logits(self.num_classes, x.mean((1, 2)), dtype=self.dtype)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxticket.models import convolution, layers
+from jaxticket.models import convolution, modules
 
 
 class MLP(nn.Module):
@@ -26,10 +26,10 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps `[batch, ...]` to logits `[batch, num_classes]`."""
-        x = layers.hidden(
+        x = modules.hidden(
             x, self.hidden, dropout=self.dropout, dtype=self.dtype, train=train
         )
-        return layers.logits(self.num_classes, x, dtype=self.dtype)
+        return modules.logits(self.num_classes, x, dtype=self.dtype)
 
 
 class ResidualMLP(nn.Module):
@@ -58,7 +58,7 @@ class ResidualMLP(nn.Module):
         del train
 
         def layer(x, features, name):
-            return layers.dense_by_fan(features, x, dtype=self.dtype, name=name)
+            return modules.dense_by_fan(features, x, dtype=self.dtype, name=name)
 
         h = nn.relu(layer(x.reshape(x.shape[0], -1), self.width, "fc_0"))
         h = h + nn.relu(layer(h, self.width, "fc_1"))
@@ -81,11 +81,11 @@ class ConvNet(MLP):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
-        layers.check_images(x.shape, smallest=2 ** len(self.widths))
+        modules.check_images(x.shape, smallest=2 ** len(self.widths))
         for pair, width in enumerate(self.widths):
             for layer in (2 * pair, 2 * pair + 1):
                 name = f"conv_{layer}"
-                conv = layers.Conv(width, dtype=self.dtype, impl=self.impl, name=name)
+                conv = modules.Conv(width, dtype=self.dtype, impl=self.impl, name=name)
                 x = nn.relu(conv(x))
             x = convolution.max_pool(x)
         return super().__call__(x, train=train)
@@ -110,12 +110,12 @@ class LeNet5(MLP):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
-        layers.check_images(x.shape, smallest=12)
+        modules.check_images(x.shape, smallest=12)
         paddings = ("SAME", "VALID")
         for layer, (width, padding) in enumerate(
             zip(self.widths, paddings, strict=True)
         ):
-            conv = layers.Conv(
+            conv = modules.Conv(
                 width,
                 (5, 5),
                 padding=padding,

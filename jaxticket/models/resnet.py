@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxticket.models import layers
+from jaxticket.models import modules
 from jaxticket.models.batch_norm import NormReLU
 
 
@@ -52,7 +52,7 @@ class ResNet(nn.Module):
         layer = 0
 
         def conv(x, width, stride, size, name):
-            return layers.centred(
+            return modules.centred(
                 width, size, stride, dtype=self.dtype, impl=self.impl, name=name
             )(x)
 
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
                 elif stride > 1:
                     x = conv(x, width, stride, 1, f"shortcut_{stage}")
                 x = normed(y, width, shortcut=x)
-        return layers.logits(self.num_classes, x.mean((1, 2)), dtype=self.dtype)
+        return modules.logits(self.num_classes, x.mean((1, 2)), dtype=self.dtype)
 
 
 def _padded(x, width):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxticket.models import convolution, layers
+from jaxticket.models import convolution, modules
 from jaxticket.models.batch_norm import NormReLU
 
 
@@ -48,11 +48,11 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
-        layers.check_images(x.shape, smallest=2 ** len(self.widths))
+        modules.check_images(x.shape, smallest=2 ** len(self.widths))
         layer = 0
         for widths in self.widths:
             for width in widths:
-                x = layers.Conv(
+                x = modules.Conv(
                     width,
                     use_bias=self.use_bias,
                     dtype=self.dtype,
@@ -64,9 +64,9 @@ class VGG(nn.Module):
                 layer += 1
             x = convolution.max_pool(x)
         if self.hidden:
-            x = layers.hidden(
+            x = modules.hidden(
                 x, self.hidden, dropout=self.dropout, dtype=self.dtype, train=train
             )
         else:
             x = x.mean((1, 2))
-        return layers.logits(self.num_classes, x, dtype=self.dtype)
+        return modules.logits(self.num_classes, x, dtype=self.dtype)

@@ -5,8 +5,9 @@ it, and nothing else repeats it.
 """
 
 from jaxticket.searches.ac_dc import ac_dc
-from jaxticket.searches.continuous_sparsification import continuous_sparsification
+from jaxticket.searches.continuous import continuous_sparsification
 from jaxticket.searches.dnw import dnw
+from jaxticket.searches.drop_and_grow import rigl, set, snfs
 from jaxticket.searches.edge_popup import edge_popup
 from jaxticket.searches.factored import Factors, factored  # noqa: F401  as `Gated`
 from jaxticket.searches.fixed import fixed
@@ -19,7 +20,6 @@ from jaxticket.searches.l0 import l0
 from jaxticket.searches.one_shot import one_shot
 from jaxticket.searches.slimming import slimming
 from jaxticket.searches.soft_threshold import soft_threshold
-from jaxticket.searches.sparse_training import rigl, set, snfs
 from jaxticket.searches.static import static
 from jaxticket.searches.supermask import supermask
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxticket import checks, masks, pruning, scores, selection
+from jaxticket import checks, masks, pruners, scores, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     OfWeights,
@@ -78,7 +78,7 @@ def imp(
     Raises:
       ValueError: density outside (0, 1], a negative `rewind_step`, an unknown `retrain`
         or name; in `init` and `advance`, evidence that the score needs and does not
-        have, see `pruning.prune`.
+        have, see `pruners.prune`.
 
     Reference:
       Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, section 2; Frankle et
@@ -121,7 +121,7 @@ def imp(
             key=jax.random.fold_in(state.key, state.round),
         )
         trained = train.ticket(state.training)
-        pruned = pruning.prune(trained, score, density, evidence=known, select=select)
+        pruned = pruners.prune(trained, score, density, evidence=known, select=select)
         if retrain == "rewind":
             pruned = pruned._replace(weights=state.anchor)
         return state._replace(

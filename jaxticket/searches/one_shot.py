@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from jax.typing import ArrayLike
 
-from jaxticket import checks, pruning, scores, selection
+from jaxticket import checks, pruners, scores, selection
 from jaxticket.base import (
     NO_EVIDENCE,
     Evidence,
@@ -81,7 +81,7 @@ def one_shot(
         return train.params(state.training)
 
     def ticket(state):
-        return pruning.prune(
+        return pruners.prune(
             train.ticket(state.training),
             score,
             density,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxticket import calls, checks, masks, pruning, scores, selection
+from jaxticket import calls, checks, masks, pruners, scores, selection
 from jaxticket.base import NO_EVIDENCE, OfWeights, Params, Promises, Search
 from jaxticket.searches.fixed import fixed
 
@@ -102,7 +102,7 @@ def slimming(
         return penalty * sum(jnp.sum(jnp.abs(gamma)) for gamma in gammas)
 
     def cut(whole):
-        return pruning.prune(whole, score, density, select=select)
+        return pruners.prune(whole, score, density, select=select)
 
     def init(key, ticket):
         state = train.init(key, ticket)
