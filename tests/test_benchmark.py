@@ -1,6 +1,7 @@
 """The benchmark at toy sizes: that every section gives sound rows, not how fast."""
 
 import importlib.util
+import itertools
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark
+from experiments import benchmark, faults
 from experiments.benchmarks import (
     arithmetic,
     inference,
@@ -39,7 +40,13 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("section", [s for s in benchmark.SECTIONS if s != "rivals"])
+PROCESSES = ("rivals", "starting")  # sections of whole programs alone
+MEASURED = [name for name in benchmark.SECTIONS if name not in PROCESSES]
+
+
+@pytest.mark.parametrize(
+    "section", [s for s in benchmark.SECTIONS if s not in PROCESSES]
+)
 def test_section_gives_rows(section, tmp_path, capsys, monkeypatch):
     # For the processes that it starts, too.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -208,6 +215,29 @@ def test_rivals_are_whole_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(ChildProcessError, match="has failed:\nno\nsuch model"):
         benchmark.experiment(benchmark.Config(sections=("rivals",), **QUICK | flags))
+
+
+def test_experiments_are_started_to_compile_and_again(monkeypatch):
+    begun = []
+
+    def run(line, *, env, **kwargs):
+        del kwargs
+        assert "JAX_COMPILATION_CACHE_DIR" not in env
+        cache = Path(env["JAXTICKET_CACHE"])
+        begun.append((line[2], cache, line[-1]))
+        cache.mkdir(exist_ok=True)
+        (cache / f"{line[2]}-cache").touch()
+        return subprocess.CompletedProcess(line, 0, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    rows = benchmark.experiment(benchmark.Config(sections=("starting",), **QUICK))
+    assert [row.name for row in rows] == [*faults.DOORS]
+    assert all(row.also["programs"] == 1 for row in rows)
+    doors = [list(calls) for _, calls in itertools.groupby(begun, lambda x: x[1])]
+    assert len(doors) == len(faults.DOORS)  # each with a cache of its own
+    for calls in doors:
+        assert len(calls) >= 2
+        assert len({last for *_, last in calls}) == len(calls)  # no run goes on
 
 
 def test_scaling_is_drawn():

@@ -1,8 +1,12 @@
 """How everything is timed: warmed up, synchronised, side by side, with its spread."""
 
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +79,34 @@ def once(work: Work) -> float:
     begun = time.perf_counter()
     jax.block_until_ready(work())
     return time.perf_counter() - begun
+
+
+def process(
+    argv: Sequence[str], last: Iterator[str], env: Mapping[str, str], folder: Path
+) -> Work:
+    """A whole process of this Python, each time with another last argument.
+
+    Raises:
+      ChildProcessError: when it runs: it has failed, and what it has said.
+    """
+
+    ours = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+
+    def work():
+        line = [sys.executable, *argv, next(last)]
+        ended = subprocess.run(
+            line,
+            env=ours | env,  # with the programs of no other process
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if ended.returncode:
+            said = "\n".join(ended.stdout.splitlines()[-5:])
+            raise ChildProcessError(f"{' '.join(line)} has failed:\n{said}")
+
+    return work
 
 
 def compilations(work: Work) -> int:

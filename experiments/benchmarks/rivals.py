@@ -7,8 +7,6 @@ open_lth is a checkout, given by `--open_lth`, run by the same Python. It trains
 """
 
 import itertools
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -63,7 +61,7 @@ def _ours(bench, home, seeds) -> measure.Work:
     argv = (*OURS, *ROUNDS, data, f"--seeds={seeds}")
     runs = (f"--output_dir={home / f'{seeds}-{n}'}" for n in itertools.count())
     cache = {"JAXTICKET_CACHE": str(home / "programs")}
-    return _process(argv, runs, cache, Path.cwd())
+    return measure.process(argv, runs, cache, Path.cwd())
 
 
 def _theirs(bench, home) -> measure.Work:
@@ -76,27 +74,9 @@ def _theirs(bench, home) -> measure.Work:
         _write(raw / f"{name}-images-idx3-ubyte", 2051, images)
         _write(raw / f"{name}-labels-idx1-ubyte", 2049, np.uint8(split.labels))
     runs = (f"--replicate={n}" for n in itertools.count(1))
-    return _process(THEIRS, runs, {"HOME": str(home)}, Path(bench.open_lth))
+    return measure.process(THEIRS, runs, {"HOME": str(home)}, Path(bench.open_lth))
 
 
 def _write(path: Path, kind: int, values: np.ndarray) -> None:
     """As the files of MNIST are: a number for their kind, the shape, the bytes."""
     path.write_bytes(np.array([kind, *values.shape], ">i4").tobytes() + bytes(values))
-
-
-def _process(argv, runs, env, folder) -> measure.Work:
-    def work():
-        line = [sys.executable, *argv, next(runs)]
-        ended = subprocess.run(
-            line,
-            env=os.environ | env,
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if ended.returncode:
-            last = "\n".join(ended.stdout.splitlines()[-5:])
-            raise ChildProcessError(f"{' '.join(line)} has failed:\n{last}")
-
-    return work
