@@ -26,6 +26,7 @@ from experiments.benchmarks import (
     frozen_steps,
     inference,
     installing,
+    jaxpruning,
     lenet,
     loading,
     many_weights,
@@ -75,6 +76,7 @@ SECTIONS = {
     "install": installing.rows,
     "pytorch": pytorch.rows,
     "rivals": rivals.rows,
+    "jaxpruner": jaxpruning.rows,
 }
 NUMBERS = checks.each(rules.MANY)
 
@@ -120,6 +122,11 @@ class Config:
         "folder of a checkout of open_lth, to run beside this library in rivals",
         rules.FOLDER_THERE,
     )
+    jaxpruner: str | None = setting(
+        None,
+        "folder of a checkout of jaxpruner, to train with beside this library",
+        rules.FOLDER_THERE,
+    )
     quick: bool = setting(False, "toy sizes: whether it runs, not how fast")
     output: str | None = setting(
         None, "JSON file for the rows and the environment", rules.IN_A_FOLDER
@@ -150,6 +157,7 @@ def experiment(config: Config) -> list[measure.Row]:
         roofline=config.roofline,
         data_dir=config.data_dir,
         open_lth=config.open_lth,
+        jaxpruner=config.jaxpruner,
     )
     terminal = console.Console(width=None if sys.stdout.isatty() else 150)
     found = []

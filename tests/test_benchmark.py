@@ -6,6 +6,7 @@ import json
 import math
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -40,13 +41,11 @@ QUICK = {
 }
 
 
-PROCESSES = ("rivals", "starting")  # sections of whole programs alone
-MEASURED = [name for name in benchmark.SECTIONS if name not in PROCESSES]
+OTHERS = ("rivals", "starting", "jaxpruner")  # sections of whole programs, and others'
+MEASURED = [name for name in benchmark.SECTIONS if name not in OTHERS]
 
 
-@pytest.mark.parametrize(
-    "section", [s for s in benchmark.SECTIONS if s not in PROCESSES]
-)
+@pytest.mark.parametrize("section", MEASURED)
 def test_section_gives_rows(section, tmp_path, capsys, monkeypatch):
     # For the processes that it starts, too.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -238,6 +237,40 @@ def test_experiments_are_started_to_compile_and_again(monkeypatch):
     for calls in doors:
         assert len(calls) >= 2
         assert len({last for *_, last in calls}) == len(calls)  # no run goes on
+
+
+JAXPRUNER = """
+import types
+def create_updater_from_config(settings):
+    asked.append(settings)
+    return types.SimpleNamespace(
+        wrap_optax=lambda optimizer: optimizer,
+        pre_forward_update=lambda params, state: params,
+        post_gradient_update=lambda params, state: params,
+    )
+asked = []
+"""
+
+
+def test_jaxpruner_trains_beside_ours(tmp_path, monkeypatch):
+    (tmp_path / "jaxpruner.py").write_text(JAXPRUNER)
+    (tmp_path / "ml_collections.py").write_text("ConfigDict = dict")
+    monkeypatch.setattr(jax, "tree_map", None, raising=False)
+    for name in ("jaxpruner", "ml_collections"):
+        monkeypatch.setitem(sys.modules, name, None)
+    config = benchmark.Config(sections=("jaxpruner",), jaxpruner=str(tmp_path), **QUICK)
+    with pytest.raises(ImportError, match="give --jaxpruner a checkout of it"):
+        benchmark.experiment(config)
+    for name in ("jaxpruner", "ml_collections"):
+        del sys.modules[name]
+    rows = {row.name: row for row in benchmark.experiment(config)}
+    import jaxpruner
+
+    asked = [settings["algorithm"] for settings in jaxpruner.asked]
+    assert asked == ["no_prune", "static_sparse", "magnitude"]
+    for ours in ("fixed", "static", "gradual"):
+        assert rows[ours].also["times jaxpruner"] > 0
+    assert {f"jaxpruner's {name}" for name in asked} < {*rows}
 
 
 def test_scaling_is_drawn():

@@ -129,6 +129,7 @@ class Bench:
       roofline: whether memory traffic is set against the machine's.
       data_dir: where MNIST lies prepared, or `None`.
       open_lth: where a checkout of it lies, or `None`.
+      jaxpruner: the same.
     """
 
     sizes: Sizes
@@ -142,6 +143,7 @@ class Bench:
     roofline: bool
     data_dir: str | None
     open_lth: str | None
+    jaxpruner: str | None
 
     def together(
         self,
