@@ -17,7 +17,11 @@ from experiments.benchmarks import measure
 from experiments.study import outputs
 from jaxticket import files
 
-FOLDERS = {"data_dir": "$TFDS_DATA_DIR", "open_lth": "$OPEN_LTH"}  # of a machine
+FOLDERS = {  # of a machine: flag -> what is written in place of it
+    "data_dir": "$TFDS_DATA_DIR",
+    "open_lth": "$OPEN_LTH",
+    "jaxpruner": "$JAXPRUNER",
+}
 
 
 def rows(title: str, rows: Sequence[measure.Row]) -> table.Table:
