@@ -89,7 +89,7 @@ def _loop(create, algorithm, images, batch_size) -> tuple[measure.Work, int]:
     ticket = what.init(jax.random.key(0))
     data = jax.tree.map(jnp.asarray, what.train)
 
-    def step(params, state, rows, key):
+    def step(params, state, data, rows, key):
         def loss(params):
             batch = jax.tree.map(lambda x: x[rows], data)
             return what.loss_fn(params, ticket.model_state, batch, key)[0]
@@ -107,7 +107,7 @@ def _loop(create, algorithm, images, batch_size) -> tuple[measure.Work, int]:
     def work():
         order = draw.permutation(images)[: steps * batch_size].astype(np.int32)
         for rows in order.reshape(steps, batch_size):
-            now[:] = step(*now, rows, key)
+            now[:] = step(*now, data, rows, key)
         return now
 
     return work, steps * batch_size
