@@ -47,8 +47,10 @@ TOY = (
     "--eval_every=10",
     "--batch_size=32",
     "--learning_rate=0.01",
-    "--save_seconds=0",
 )
+# Seconds between checkpoints: none, or more than a run takes. Then the host looks at a
+# round that has closed while the devices are at the next.
+PAUSES = (0, 30)
 STREAMING = "ticket_search --stream"
 PLAIN = ("--methods=imp,one_shot", "--rounds=3", "--one_shot.density=0.1")
 DOORS = {
@@ -183,7 +185,9 @@ def _module(door: str) -> str:
     return f"experiments.{door.split()[0]}"
 
 
-def run(door: str, folder: Path, arm: Callable[[], None] = lambda: None) -> int:
+def run(
+    door: str, folder: Path, arm: Callable[[], None] = lambda: None, pause: int = 0
+) -> int:
     """Gives a command in a child of this process; its exit code, or minus a signal."""
     sys.stdout.flush()
     child = os.fork()
@@ -195,7 +199,8 @@ def run(door: str, folder: Path, arm: Callable[[], None] = lambda: None) -> int:
         log = os.open(folder.parent / f"{folder.name}.log", os.O_CREAT | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.argv = [*door.split(), *TOY, *DOORS[door], f"--output_dir={folder}"]
+        where = f"--output_dir={folder}", f"--save_seconds={pause}"
+        sys.argv = [*door.split(), *TOY, *DOORS[door], *where]
         for name in [field.name for field in dataclasses.fields(Config)]:
             delattr(flags.FLAGS, name)  # those of this program
         module = importlib.import_module(_module(door))
@@ -277,7 +282,8 @@ def trials(config: "Config") -> Iterator[dict[str, Any]]:
                 kind, arm = "", lambda: None
                 if not codes or rng.random() < AGAIN:
                     kind, arm = plan(rng, seconds[door])
-                codes.append(run(door, there, arm))
+                pause = 0 if kind == "checkpoint" else rng.choice(PAUSES)
+                codes.append(run(door, there, arm, pause))
                 faults += [kind] if codes[-1] != 0 else []
             struck += len(faults)
             yield {

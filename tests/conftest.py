@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """What is imported stays: it is not looked through again when memory is freed.
 
-    And that is done less often than by default, which tracing would have it done.
+    And it is looked for less often than by default: tracing makes much that stays.
     """
     gc.collect()
     gc.freeze()

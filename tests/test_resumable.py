@@ -192,27 +192,6 @@ def test_a_round_is_looked_at_beside_the_next(parts, whole, tmp_path):
         assert_equal(views[round_], view)
 
 
-def test_who_asks_while_a_round_is_looked_at_is_heard_after_the_next_stretch(
-    parts, whole, tmp_path
-):
-    program, data = parts
-    found = []
-    running = resumable.run(
-        program,
-        make_unit(program),
-        data,
-        tmp_path,
-        config={"a": 1},
-        stop=lambda: (Measured, 2) in found,
-    )
-    with pytest.raises(resumable.Stopped):
-        list(map(lambda event: found.append(short(event)), running))
-    resumed, *_ = events(parts, tmp_path)
-    assert len(resumed.history.seconds) == 4
-    outcome, _ = run(parts, tmp_path)
-    assert_equal(outcome.metrics, whole[0].metrics)
-
-
 def test_a_finished_run_is_read_and_not_done_again(parts, whole, tmp_path):
     first, _ = run(parts, tmp_path)
     assert not (tmp_path / "checkpoint").exists()
@@ -372,21 +351,23 @@ def test_where_all_have_diverged_nothing_more_is_computed(parts, tmp_path):
     assert [short(event) for event in again] == kinds
 
 
-def test_a_run_that_is_asked_to_stop_saves_first(parts, whole, tmp_path):
+@pytest.mark.parametrize("taken", [2, 3, 4])
+def test_a_run_that_is_asked_to_stop_saves_first(parts, whole, tmp_path, taken):
+    """Even where it is asked once; the third stretch ends a round."""
     program, data = parts
-    asked = itertools.count()
+    asked = itertools.count(1)
     running = resumable.run(
         program,
         make_unit(program),
         data,
         tmp_path,
         config={"a": 1},
-        stop=lambda: next(asked) == 3,
+        stop=lambda: next(asked) == taken,
     )
     with pytest.raises(resumable.Stopped):
         list(running)
     resumed, *_ = events(parts, tmp_path)
-    assert len(resumed.history.seconds) == 4
+    assert len(resumed.history.seconds) == taken
     outcome, views = run(parts, tmp_path)
     assert_equal(outcome.metrics, whole[0].metrics)
 

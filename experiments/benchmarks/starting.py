@@ -15,11 +15,10 @@ from experiments.benchmarks.bench import Bench
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
     """Seconds of a process that compiles nothing; how much longer, when it does."""
-    toy = [flag for flag in faults.TOY if not flag.startswith("--save_seconds")]
     for door, flags in faults.DOORS.items():
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
-            argv = ["-m", *f"experiments.{door}".split(), *toy, *flags]
+            argv = ["-m", *f"experiments.{door}".split(), *faults.TOY, *flags]
             runs = (f"--output_dir={home / str(n)}" for n in itertools.count())
             cache = {"JAXTICKET_CACHE": str(home / "programs")}
             work = measure.process(argv, runs, cache, Path.cwd())

@@ -171,14 +171,14 @@ def resetting(folder: Path) -> list[Part]:
     ].mean()
     gain = 100 * (of_seeds["accuracy"] - of_seeds["accuracy_on"]).to_numpy()
     steps, on = (of_seeds[name].to_numpy() for name in (STEP, f"{STEP}_on"))
-    seeds = f"{len(gain)} seeds"
+    seeds, nan = f"{len(gain)} seeds", math.nan
     shares = {
         "% of the seeds where resetting is as good": gain >= 0,
         "% where it stops no later": steps <= on,
     }
     return [
         *(
-            Part(what, analysis.Interval(100 * np.mean(x), math.nan, math.nan), 200 / 3)
+            Part(what, analysis.Interval(100 * np.mean(x), nan, nan), 200 / 3, of=seeds)
             for what, x in shares.items()
         ),
         over_seeds("points above going on", gain),

@@ -42,7 +42,7 @@ class Shelf:
         if not hosts.first():
             return
         # On the host: the devices may be at the next round.
-        kept = sum(np.count_nonzero(leaf) for leaf in jax.tree.leaves(ticket.mask))
+        kept = sum(masks.layer_counts(ticket.mask).values())
         density = float(np.float32(kept) / np.float32(masks.size(ticket.mask)))
         files.save_ticket(
             self._path("tickets", lane),

@@ -246,11 +246,11 @@ def run(
             history = _with(history, stretch, metrics, seconds)
             alive = history.alive(index)
             last = index + 1 == len(unit.plan) or not alive.any()
-            view = functools.partial(program.view, carry)
+            view, asked = functools.partial(program.view, carry), False
             if stretch.ends:
                 closed = hosts.gathered(view())
-                view = functools.partial(_given, closed)
-                if not (last or hosts.anyone(stop()) or due()):
+                view, asked = functools.partial(_given, closed), hosts.anyone(stop())
+                if not (last or asked or due()):
                     ahead = _begun(program, unit, data, index + 1, carry)
                 yield Closed(stretch.round, closed, carry if last else None, alive)
                 del closed
@@ -261,7 +261,7 @@ def run(
                 break
             if ahead:
                 continue
-            asked = hosts.anyone(stop())
+            asked = asked or hosts.anyone(stop())
             if asked or due():
                 checkpoints.save(index + 1, (carry, history), config)
                 saved = time.monotonic()
