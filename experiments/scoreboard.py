@@ -28,9 +28,10 @@ def line(target: Target) -> str:
     if target.measure is None:
         return f"| {target.id} | {target.claim} | – | – | {target.state} | – | – |"
     parts = target.measure(RESULTS / target.run)
-    missed = [part for part in parts if not part.met]
-    state = f"{len(parts) - len(missed)} of {len(parts)} parts in their bands"
-    if len(parts) == 1:
+    judged = [part for part in parts if part.judged]
+    missed = [part for part in judged if not part.met]
+    state = f"{len(judged) - len(missed)} of {len(judged)} parts in their bands"
+    if len(judged) == 1:
         state = "outside the band" if missed else "in the band"
     if target.short:
         state = f"not run at its length ({target.short}); {state}"

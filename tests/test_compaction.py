@@ -13,6 +13,8 @@ from flax import nnx
 
 import jaxticket as jt
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 IMAGES = np.random.default_rng(1).normal(size=(4, 12, 8, 3)).astype(np.float32)
 ROWS = IMAGES[:, :, 0, 0]
 

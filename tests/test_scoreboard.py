@@ -46,6 +46,7 @@ def test_a_target_is_met_by_all_its_parts_at_its_length(
         Part("of it", interval(mean), *band)
         for mean, band in zip(means, bands, strict=False)
     ]
+    parts.append(Part("beside it, not judged", interval(3.0)))
     cells = scoreboard.line(Target("X", "x", "", "r", lambda _: parts, short)).split(
         "|"
     )

@@ -38,6 +38,8 @@ from jaxticket import (
 from jaxticket.data import Split
 from jaxticket.models import Model, create
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 KEY = jax.random.key(1)
 few = settings(deadline=None, max_examples=40)
 alone = selection.per_layer(selection.equal)
