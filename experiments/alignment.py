@@ -41,7 +41,7 @@ from experiments.reports import reading
 from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.settings import setting
 from experiments.study.study import Study
-from jaxticket import checks, masks, matching, models
+from jaxticket import checks, masks, matching
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 
@@ -73,11 +73,7 @@ class Config(ticket_search.Config):
     RECIPES: ClassVar = {}
     stream: ClassVar = False  # what it looks at is in memory
 
-    model: str | None = setting(
-        "lenet_300_100",
-        f"one of {models.NAMES}, or package.module:function; its options are flags, as "
-        "--model.dropout=0.1",
-    )
+    model: str | None = settings.network("lenet_300_100")
     output_dir: str = setting("runs/alignment", settings.WRITTEN, rules.FOLDER)
 
     def filled(self) -> Self:

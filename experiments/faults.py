@@ -34,7 +34,7 @@ import pandas as pd
 from absl import flags
 
 from experiments import report
-from experiments.reports import figures
+from experiments.reports import figures, findings
 from experiments.study import command, lock, outputs, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import files
@@ -84,15 +84,7 @@ TABLES = (
     "results.csv",
     "layers.csv",
     "overlaps.csv",
-    "deletions.csv",
-    "structured.csv",
-    "flops.csv",
-    "alignment.csv",
-    "layers_reset.csv",
-    "early_birds.csv",
-    "instability.csv",
-    "multiplicity.csv",
-    "swaps.csv",
+    *(f.FILE for f in findings.FINDINGS),
 )
 CLOCKS = ("seconds", "search_seconds")
 LATE = (  # what a run imports when it needs it

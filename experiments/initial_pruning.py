@@ -47,14 +47,7 @@ from experiments.study.settings import setting
 
 AT_START = ticket_search.AT_INITIALISATION
 DENSITIES = (0.1, 0.05, 0.02, 0.01, 0.005)
-OWN = {  # what a score takes besides
-    "snip": {},
-    # At 1 GraSP keeps what makes the loss of a new network large.
-    "grasp": {"temperature": 200.0},
-    "synflow": {"iterations": 100},
-    "magnitude": {},
-    "random": {},
-}
+ARMS = ("snip", "grasp", "synflow", "magnitude", "random", "one_shot")
 CHECKS = {
     "inverted": {"inverted": True},
     "random_labels": {"corrupted": "labels"},
@@ -63,14 +56,14 @@ CHECKS = {
 METHODS = (
     ticket_search.METHODS
     | {
-        name: Method(
-            start=partial(AT_START, score=name), preset={"density": DENSITIES, **own}
+        name: ticket_search.METHODS[name]._replace(
+            preset=ticket_search.METHODS[name].preset | {"density": DENSITIES}
         )
-        for name, own in OWN.items()
+        for name in ARMS
     }
     | {
         f"{name}_{check}": Method(
-            start=partial(AT_START, score=name, **options), preset=OWN[name], base=name
+            start=partial(AT_START, score=name, **options), base=name
         )
         for check, options in CHECKS.items()
         for name in ("snip", "grasp", "synflow")
@@ -81,9 +74,6 @@ METHODS = (
             start=partial(AT_START, score="snip"),
             preset={"iterations": 100},
             base="snip",
-        ),
-        "one_shot": ticket_search.METHODS["one_shot"]._replace(
-            preset={"density": DENSITIES}
         ),
     }
     | {
@@ -96,7 +86,7 @@ METHODS = (
         )
     }
 )
-ANY = ticket_search.ANY | {"methods": (*OWN, "one_shot"), "compare": "last"}
+ANY = ticket_search.ANY | {"methods": ARMS, "compare": "last"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +101,7 @@ class Config(ticket_search.Config):
             "steps": 840,
             "hyper": {
                 "model.width": 100,
-                **{f"{name}.density": (0.2, 0.05) for name in (*OWN, "one_shot")},
+                **{f"{name}.density": (0.2, 0.05) for name in ARMS},
             },
         },
         ("mnist", "lenet_300_100"): ANY | {"learning_rate": 1.2e-3, "epochs": 5},

@@ -164,9 +164,7 @@ class Config(settings.Tuned):
         "those of normalisations move in a search (free, as released) or not: frozen",
         checks.one_of(("free", "frozen")),
     )
-    pretrained: str | None = setting(
-        None, "safetensors file of the dense network's weights, in PyTorch's names"
-    )
+    pretrained: str | None = settings.trained_elsewhere()
     output_dir: str = setting("runs/jackpots", settings.WRITTEN, rules.FOLDER)
 
 
@@ -196,7 +194,7 @@ def overlaps(study) -> None:
         key = keys.named(keys.of_seed(seed).controls, "overlaps")
         ranked = _ranked(study, dense, key)
         for planned in study.planned.values():
-            if planned.promises[0].weights != "given":
+            if planned.promises.weights != "given":
                 continue
             for label in (each.label for each in planned.settings):
                 lane = records.Lane(planned.name, "ticket", seed, 1, label)

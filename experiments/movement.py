@@ -222,9 +222,8 @@ def experiment(config: Config) -> None:
     work = opened(folder, data_dir=config.data_dir, cache_dir=config.cache_dir)
     found = look(work)
     for finding in (distances, values, adjacency):
-        if rows := found[finding.FILE]:
-            rows = [{name: row.get(name) for name in finding.COLUMNS} for row in rows]
-            records.write_table(folder / finding.FILE, finding.COLUMNS, rows)
+        rows = [{n: row.get(n) for n in finding.COLUMNS} for row in found[finding.FILE]]
+        records.write_table(folder / finding.FILE, finding.COLUMNS, rows)
     report.write(folder)
     report.show(folder)
     print(f"report: {folder / 'report.html'}")

@@ -1,8 +1,8 @@
 """Tables, figures and report.html of a study, made from the files it left.
 
-Reads ``config.json`` and ``results.csv``, and ``metrics.jsonl`` and ``overlaps.csv``
-where they are. Of searches over frozen weights it writes ``search.csv`` too. To make
-them again:
+Reads ``config.json`` and ``results.csv``, and ``metrics.jsonl`` and the other tables of
+a run where they are. Of searches over frozen weights it writes ``search.csv`` too. To
+make them again:
 
     python -m experiments.report --output_dir=runs/x
 

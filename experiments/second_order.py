@@ -77,9 +77,7 @@ class Config(settings.Tuned):
         None: ANY,
     }
 
-    pretrained: str | None = setting(
-        None, "safetensors file of the dense network's weights, in PyTorch's names"
-    )
+    pretrained: str | None = settings.trained_elsewhere()
     output_dir: str = setting("runs/second_order", settings.WRITTEN, rules.FOLDER)
 
 

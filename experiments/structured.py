@@ -59,7 +59,7 @@ from experiments.study import beside, command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from experiments.study.study import Study
-from jaxticket import checks, masks, models, searches, starts
+from jaxticket import checks, masks, searches, starts
 from jaxticket.base import Ticket
 from jaxticket.compaction import Compacted, compact
 from jaxticket.engine import keys
@@ -96,11 +96,7 @@ class Config(settings.Frozen):
         None: ANY,
     }
 
-    model: str | None = setting(
-        "lenet_300_100",
-        f"one of {models.NAMES}, or package.module:function; its options are flags, as "
-        "--model.dropout=0.1",
-    )
+    model: str | None = settings.network("lenet_300_100")
     tune_share: float = setting(
         0.25,
         "steps of the fine-tuning, as a share of those of the training",

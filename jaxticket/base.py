@@ -1,4 +1,4 @@
-"""The two types that everything here is made of, and the bridge to optax."""
+"""The types that everything here is made of, and the bridge to optax."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -204,6 +204,9 @@ def of_each(
       change: `(leaf of the state, leaf of the tree) -> leaf`.
       state: of the optimiser.
       tree: like the parameters; where it is `None` nothing is changed.
+
+    Raises:
+      ValueError: optax does not know what of the state belongs to single weights.
     """
 
     def own(leaf, of_tree):
@@ -211,13 +214,20 @@ def of_each(
         same = shape is not None and shape == getattr(of_tree, "shape", None)
         return change(leaf, of_tree) if same else leaf
 
-    return optax.tree_map_params(
-        optimizer,
-        own,
-        state,
-        tree,
-        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
-    )
+    try:
+        return optax.tree_map_params(
+            optimizer,
+            own,
+            state,
+            tree,
+            is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+        )
+    except (ValueError, TypeError, IndexError) as error:
+        raise checks.Refused(
+            "optimizer",
+            "must have a state of which optax.tree_map_params finds what belongs to "
+            f"single weights, which is changed here: {' '.join(str(error).split())}",
+        ) from error
 
 
 def trained_by(
@@ -248,6 +258,9 @@ def trained_by(
 
     Returns:
       `(updates, state)`.
+
+    Raises:
+      ValueError: it needs a `value_fn`, and there is none.
     """
     known = dict(told)
     loss = known.pop("value_fn", None)
@@ -259,7 +272,21 @@ def trained_by(
         known["value_fn"] = calls.naming(of_trained, "step", *sorted(known))
     if "value" in known:
         known |= {"value": known["value"] + added(trained), "grad": grads}
-    return calls.told(optimizer.update, grads, state, trained, step=step, **known)
+    try:
+        return calls.told(optimizer.update, grads, state, trained, step=step, **known)
+    except TypeError as error:
+        if "value_fn" in known or "value_fn" not in str(error):
+            raise
+        raise checks.Refused(
+            "optimizer",
+            "asks for value_fn, as line searches do: "
+            + (
+                "this search has none, since what the network runs with does not "
+                "follow smoothly what is trained"
+                if realise is None
+                else "pass the loss, a function of the network's parameters"
+            ),
+        ) from error
 
 
 def owned(state: State) -> State:

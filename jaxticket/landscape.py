@@ -73,7 +73,8 @@ def change(
     before, grads = jax.value_and_grad(loss)(masks.apply(mask, weights))
 
     def gain(m, o, w, g):
-        return jnp.sum(w * g * (jnp.asarray(o, w.dtype) - m))
+        wide = jnp.promote_types(w.dtype, jnp.float32)
+        return jnp.sum(w.astype(wide) * g * (jnp.asarray(o, wide) - m))
 
     ours = (masks.prunable_like(tree, mask) for tree in (weights, grads))
     predicted = sum(jax.tree.leaves(jax.tree.map(gain, mask, other, *ours)))

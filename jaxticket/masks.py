@@ -231,6 +231,12 @@ def count(mask: Mask) -> jax.Array | counts.Count:
     return counts.total(jnp.stack(of_leaves))
 
 
+def check_some(mask: Mask) -> None:
+    """Raises a `ValueError` for a mask of no weights at all."""
+    if not size(mask):
+        raise ValueError("the mask covers no leaf: there is nothing to keep")
+
+
 def check_sizes(mask: Mask) -> None:
     """Raises a `ValueError` for a leaf that has more weights than can be counted."""
     if size(mask) < counts.ONE_WORD:
@@ -263,7 +269,12 @@ def size(mask: Mask) -> int:
 
 
 def density(mask: Mask) -> jax.Array:
-    """The fraction of prunable weights that is kept: float32 scalar in [0, 1]."""
+    """The fraction of prunable weights that is kept: float32 scalar in [0, 1].
+
+    Raises:
+      ValueError: there are none.
+    """
+    check_some(mask)
     return count(mask) / size(mask)
 
 

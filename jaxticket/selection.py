@@ -475,7 +475,9 @@ def erk(mask: Mask, density: ArrayLike) -> Scores:
     Reference:
       Evci et al., "Rigging the Lottery", 2020, section 3.
     """
-    raw = [sum(leaf.shape) / max(leaf.size, 1) for leaf in jax.tree.leaves(mask)]
+    raw = [  # a number by itself is a layer of one weight
+        (sum(leaf.shape) or 1) / max(leaf.size, 1) for leaf in jax.tree.leaves(mask)
+    ]
     return _proportional(mask, density, raw, whole=[])
 
 
@@ -535,6 +537,7 @@ def _proportional(
     A layer that would keep more than it has keeps all, and the factor is solved again,
     until there is none.
     """
+    masks.check_some(mask)
     leaves, tree = jax.tree.flatten(mask)
     alive = jnp.stack([masks.count([leaf]) for leaf in leaves]).astype(jnp.float32)
     share = jnp.array([r * leaf.size for r, leaf in zip(raw, leaves, strict=True)])
@@ -598,8 +601,7 @@ def top(scores: Scores, mask: Mask, k: ArrayLike | counts.Count) -> Mask:
         is known and cannot be.
     """
     alive, tree = jax.tree.flatten(mask)
-    if not alive:
-        raise ValueError("the mask covers no leaf: there is nothing to keep")
+    masks.check_some(mask)
     masks.check_sizes(mask)
     if not isinstance(k, counts.Count) and all(map(checks.concrete, [k, *alive])):
         checks.whole(0, sum(int(np.count_nonzero(leaf)) for leaf in alive))(k=k)

@@ -350,8 +350,7 @@ def evidence(
                 added = _squares(network, lambda x: loss(x, label)[0].mean(), params)
                 return jax.tree.map(jnp.add, total, added), None
 
-            nothing = jax.tree.map(jnp.zeros_like, params)
-            total, _ = jax.lax.scan(add, nothing, first)
+            total, _ = jax.lax.scan(add, _nothing(params), first)
             return jax.tree.map(lambda x: x / rows(first), total)
 
         return Evidence(loss=mean_loss, forward=forward, curvature=curvature)
@@ -371,8 +370,18 @@ def _squares(
     def add(total, pair):
         value, vector = pair
         (grads,) = pulled(vector.reshape(outputs.shape))
-        return jax.tree.map(lambda t, g: t + value * g**2, total, grads), None
+        return jax.tree.map(
+            lambda t, g: t + value.astype(t.dtype) * g.astype(t.dtype) ** 2,
+            total,
+            grads,
+        ), None
 
     values, vectors = jnp.linalg.eigh(curve)
-    nothing = jax.tree.map(jnp.zeros_like, params)
-    return jax.lax.scan(add, nothing, (values, vectors.T))[0]
+    return jax.lax.scan(add, _nothing(params), (values, vectors.T))[0]
+
+
+def _nothing(params: Params) -> Params:
+    """Zeros in which much is summed: of float32 at least."""
+    return jax.tree.map(
+        lambda w: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)), params
+    )

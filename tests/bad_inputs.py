@@ -41,7 +41,7 @@ from jaxticket import (
 from jaxticket.engine import keys, lanes, resumable
 
 NAN, INF = float("nan"), float("inf")
-SGD = optax.sgd(0.1)
+SGD, LINE = optax.sgd(0.1), optax.lbfgs()
 KEY = jax.random.key(0)
 
 
@@ -390,6 +390,17 @@ def opened(name: str, optimizer: Any, **options: Any) -> Callable[[], Any]:
     return lambda: getattr(searches, name)(optimizer, **options).init(KEY, ticket())
 
 
+def stepped(search: Any) -> None:
+    """A step by hand, that tells nothing of the loss."""
+    search.update(weights(), search.init(KEY, ticket()), 0)
+
+
+def emptied(search: Any) -> None:
+    """The ticket of a search over a network of which nothing can be pruned."""
+    mask = jax.tree.map(lambda w: None, weights())
+    search.ticket(search.init(KEY, ticket()._replace(mask=mask)))
+
+
 def weights() -> Any:
     return toy.ticket().weights
 
@@ -578,6 +589,22 @@ CALLS = [
     ("run", trained(given=weights()), "ticket must be a Ticket", "got dict"),
     ("run", trained(lambda: searches.fixed(0.1)),
      "optimizer must be an optax.GradientTransformation", "got 0.1"),
+    *(
+        ("run", trained(functools.partial(cases.CASES[name].make, optimizer=LINE)),
+         "optimizer asks for value_fn, as line searches do: this search has none")
+        for name in ("dnw", "edge_popup", "jackpot", "supermask")
+    ),
+    ("run", trained(lambda: searches.rigl(LINE, every=1, stop=2)),
+     "optimizer must have a state of which optax.tree_map_params finds"),
+    ("update", lambda: stepped(searches.fixed(LINE)),
+     "optimizer asks for value_fn, as line searches do: pass the loss"),
+    *(
+        ("empty", functools.partial(emptied, search), "the mask covers no leaf")
+        for search in (
+            searches.iss(SGD), searches.static(SGD, density=0.5),
+            searches.rigl(SGD, density=0.5, every=1, stop=2),
+        )
+    ),
     ("run", trained(data={}), "the data hold no arrays"),
     ("run", trained(data=np.float32(1)), "leaf '' of the data is a scalar"),
     ("run", trained(data={"x": np.ones(26), "y": np.float32(1)}),

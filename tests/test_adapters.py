@@ -138,6 +138,30 @@ def test_equinox_as_it_is_called_by_hand():
     np.testing.assert_array_equal(model.apply(params, moved, X)[0], expected)
 
 
+class EquinoxStrict(eqx.Module):
+    """Its key by name alone, and a key that a call must have."""
+
+    output: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, *, key):
+        self.output = eqx.nn.Linear(5, 2, key=key)
+        self.dropout = eqx.nn.Dropout(0.5)
+
+    def __call__(self, x, key):
+        return self.dropout(self.output(x), key=key)
+
+
+def test_equinox_with_keys_that_must_be_given():
+    model = models.adapted(EquinoxStrict)
+    params, state = model.init(KEY, X)
+    module, keys = EquinoxStrict(key=KEY), jax.random.split(KEY, len(X))
+    found, _ = model.apply(params, state, X, train=True, key=KEY)
+    np.testing.assert_array_equal(found, jax.vmap(module)(X, keys))
+    found, _ = model.apply(params, state, X)
+    np.testing.assert_array_equal(found, jax.vmap(module.output)(X))
+
+
 PLAIN = {
     "linen": lambda: models.from_linen(nn.Dense(2)),
     "linen sequence": lambda: models.from_linen(nn.Sequential([nn.Dense(3), nn.relu])),

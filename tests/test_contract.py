@@ -303,6 +303,12 @@ def test_a_mask_that_does_not_fit_is_refused_by_its_name(name, kernel, message):
         CASES[name].make().init(key, ticket._replace(mask=mask))
 
 
+@each_method
+def test_what_is_no_optimiser_is_refused(name):
+    with pytest.raises(ValueError, match=r"must be an optax.GradientTransformation"):
+        CASES[name].make(optimizer=0.1)
+
+
 def test_steps_of_a_round_need_no_length_of_it():
     kept = gradual(cases.ADAMW, every=2, start=1, stop=5).promises.kept
     assert kept({"w": np.ones((4, 5), bool)}) == {"w": 2}

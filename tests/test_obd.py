@@ -151,6 +151,19 @@ def test_a_temperature_and_fewer_images():
     close(flat(known.curvature(params)), np.diag(matrix))
 
 
+@pytest.mark.usefixtures("x64")
+def test_of_halves_it_is_summed_in_floats():
+    model, split = NETWORKS["mlp"](), Split(images(), LABELS["cross_entropy"])
+    params, state = drawn(model, split.images[:1])
+    halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    floats = jax.tree.map(lambda w: w.astype(jnp.float32), halves)
+    of = supervised.evidence(model, split)(state).curvature
+    ours, exact = of(halves), of(floats)
+    assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype("float32")}
+    largest = np.abs(flat(exact)).max()
+    np.testing.assert_allclose(flat(ours), flat(exact), atol=0.03 * largest)
+
+
 def test_its_memory_does_not_depend_on_the_number_of_images():
     model = create("mlp", 10, hidden=(200,))
 

@@ -251,6 +251,18 @@ def test_what_was_pruned_in_the_next_round(between, logit, gate):
         np.testing.assert_allclose(gates, gate, atol=1e-3)
 
 
+def test_logits_that_were_pruned_long_ago_stay_finite():
+    """Every round multiplies them by 200; a weight decay would make NaN of -inf."""
+    search = released()
+    s = {name: np.full(SHAPES[name], -1.0) for name in KERNELS}
+    state = gated_state(search, draw(), s)
+    for _ in range(200):  # 200 ** 200 is more than a double holds
+        state = search.advance(state._replace(temperature=jnp.float32(200)))
+    for name in KERNELS:
+        assert (state.gated.logits[name] == np.finfo(np.float64).min).all()
+        assert not search.params(state)[name].any()
+
+
 @pytest.mark.filterwarnings("ignore:the ticket keeps no weight")
 def test_the_ticket_is_read_before_the_round_ends():
     """Afterwards no logit is above `s0`, and with `s0 <= 0` nothing is left."""

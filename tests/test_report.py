@@ -17,6 +17,7 @@ from scipy import stats
 from experiments import report
 from experiments.reports import (
     against,
+    costs,
     drawings,
     figures,
     findings,
@@ -858,6 +859,16 @@ def test_overlaps_in_table_and_figure(tmp_path):
     path.write_text("method,seed\n")
     with pytest.raises(ValueError, match=r"overlaps.csv: it lacks the columns"):
         reading.read(tmp_path)
+
+
+def test_of_what_has_all_diverged_nothing_is_said(tmp_path):
+    """A finding without rows leaves no file, and takes the one of before away."""
+    folder = make_run(tmp_path, make_ladder([0.01, 0.0]))
+    path = folder / costs.FILE
+    records.write_table(path, costs.COLUMNS, [dict.fromkeys(costs.COLUMNS, 1)])
+    records.write_table(path, costs.COLUMNS, [])
+    assert not path.exists()
+    assert [*findings.of(folder)] == []
 
 
 # Layers and inputs.

@@ -63,8 +63,7 @@ def tickets(keys):
 def make_unit(program, seeds=(0, 1), plan=None, settings=(), tickets=tickets):
     keys = jax.vmap(jax.random.key)(jnp.array(seeds))
     return resumable.Unit(
-        "toy",
-        [f"seed {seed}" for seed in seeds],
+        len(seeds),
         lambda: program.start(keys, tickets(keys), settings),
         lambda round_: jax.vmap(lambda key: jax.random.fold_in(key, round_))(keys),
         plan or resumable.stretches(3, 10, 4, resume=3),

@@ -181,6 +181,19 @@ def test_scores_keep_the_types_of_weights_and_can_be_mapped(name):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(mapped))
 
 
+def test_random_scores_of_halves_are_as_many_as_those_of_floats():
+    """Ties would go to the first rows of the first layer."""
+    mask = {"a": np.ones((300, 200), bool), "b": np.ones((300, 200), bool)}
+    for kinds in ((jnp.bfloat16, jnp.bfloat16), (jnp.float16, jnp.float32)):
+        weights = {n: jnp.ones((300, 200), k) for n, k in zip("ab", kinds, strict=True)}
+        random = Evidence(key=jax.random.key(0))
+        found = prune(Ticket(weights, mask), "random", 0.01, evidence=random).mask
+        kept = masks.layer_counts(found)
+        assert abs(kept["a"] - 600) < 4 * math.sqrt(300)  # of 1200, each here or there
+        rows = np.nonzero(found["a"])[0]
+        assert abs(rows.mean() - 149.5) < 4 * 300 / math.sqrt(12 * len(rows))
+
+
 def test_random_scores_come_from_their_key():
     weights = toy.ticket().weights
     one, again, other = (

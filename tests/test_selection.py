@@ -537,6 +537,14 @@ def test_erdos_renyi_densities_of_lenet(density, expected):
     assert abs(total / masks.size(LENET_MASK) - density) < 1e-6
 
 
+def test_a_number_by_itself_is_a_layer_of_one_weight():
+    mask = {"gate": np.ones((), bool), "w": np.ones((4, 4), bool)}
+    found = selection.erk(mask, 0.5)
+    factor = 0.5 * 17 / (1 + 8)
+    np.testing.assert_allclose(found["gate"], factor, rtol=1e-6)
+    np.testing.assert_allclose(found["w"], factor / 2, rtol=1e-6)
+
+
 def smart_ratios(sizes, density, last):
     """Su et al. 2020, layer by layer: what one cannot keep, the next ones do."""
     after = [len(sizes) - i + 1 for i in range(1, len(sizes) + 1)]

@@ -85,8 +85,7 @@ def unit(made):
     seen = jnp.zeros((2, BATCH))
     tickets = Ticket(weights, jax.vmap(masks.full)(weights), {"seen": seen})
     return resumable.Unit(
-        "toy",
-        ["seed 0", "seed 1"],
+        2,
         lambda: made.start(keys, tickets, ()),
         lambda round_: jax.vmap(lambda key: jax.random.fold_in(key, round_))(keys),
         PLAN,

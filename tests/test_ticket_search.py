@@ -9,7 +9,7 @@ import studies
 
 from experiments import report
 from experiments.reports import reading
-from experiments.study import kept
+from experiments.study import kept, sound
 from experiments.study.records import Lane
 from jaxticket import data, files, masks, searches
 
@@ -81,6 +81,19 @@ def test_files_are_complete_and_tickets_can_be_read(done):
         ticket = shelf.ticket(Lane(row.method, "ticket", row.seed, row.prunings))
         assert float(masks.density(ticket.mask)) == pytest.approx(row.density)
         assert ticket.model_state == {}
+
+
+def test_a_later_ticket_is_verified_against_the_one_before(done):
+    """By what its search has promised, whatever flags it was made with."""
+    folder, _ = done
+    for name, promised in {
+        "imp": ["nested in seed-0-prunings-1.npz", "weights as there"],
+        "imp_continued": ["nested in seed-0-prunings-1.npz", "weights as there"],
+        "fine_tuning": ["nested in seed-0-prunings-1.npz"],
+        CS: [],
+    }.items():
+        path = folder / "tickets" / name / "seed-0-prunings-2.npz"
+        assert [*sound.checked(path, kept.read)][4:] == promised, name
 
 
 def test_its_report_is_one_page(done, monkeypatch):

@@ -45,6 +45,7 @@ def put(folder, number, ticket, **facts):
     path = folder / "tickets" / "imp" / f"seed-0-prunings-{number}.npz"
     density = float(masks.density(ticket.mask))
     about = {"method": "imp", "seed": 0, "prunings": number, "density": density}
+    about["promised"] = ["nested", "anchored"]
     files.save_ticket(path, ticket, **{**about, "identity": "ours", **facts})
     return path
 

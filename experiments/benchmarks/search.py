@@ -111,8 +111,7 @@ class Search:
             return jax.vmap(jax.random.fold_in, (0, None))(keys, round_)
 
         unit = resumable.Unit(
-            "search",
-            [f"seed {seed}" for seed in group],
+            len(group),
             lambda: self.program.start(keys, self.init(keys), ()),
             round_keys,
             plan,

@@ -71,8 +71,7 @@ def main(
     tickets = jax.vmap(ticket)(jnp.stack([stream.init for stream in streams]))
     round_keys = keys.of_rounds(streams)
     unit = resumable.Unit(
-        name="own_engine",
-        lanes=[f"seed {seed}" for seed in SEEDS],
+        lanes=len(SEEDS),
         begin=lambda: program.start(*lanes.spread(layout, (stream, tickets, ()))),
         round_keys=lambda round_: lanes.spread(layout, round_keys(round_)),
         plan=resumable.stretches(ROUNDS, STEPS, EVERY, promises=search.promises),

@@ -63,8 +63,7 @@ def main(
     seeds = [keys.of_seed(seed) for seed in SEEDS]
     tickets = jax.vmap(own_engine.ticket)(jnp.stack([seed.init for seed in seeds]))
     unit = resumable.Unit(
-        name="streaming",
-        lanes=[f"seed {seed}" for seed in SEEDS],
+        lanes=len(SEEDS),
         begin=lambda: program.start(
             jnp.stack([seed.search for seed in seeds]), tickets, ()
         ),

@@ -95,6 +95,6 @@ def drawn(rows: pd.DataFrame) -> Figures:
     )
     caption = (
         "Test accuracy of small networks that are built from pruned ones, after "
-        "training in four ways; bars are intervals over the seeds."
+        "training in four ways; bands are intervals over the seeds."
     )
     return {"structured": (drawing, caption)}

@@ -46,10 +46,8 @@ def write(study: Study) -> None:
                 {"method": method, "density": density, "row": i, "column": j, "kept": x}
                 for (i, j), x in np.ndenumerate(np.mean(kept, axis=0))
             ]
-    if rows:
-        records.write_table(study.folder / "layers.csv", records.LAYERS, rows)
-    if inputs:
-        records.write_table(study.folder / "inputs.csv", records.INPUTS, inputs)
+    records.write_table(study.folder / "layers.csv", records.LAYERS, rows)
+    records.write_table(study.folder / "inputs.csv", records.INPUTS, inputs)
 
 
 def _effective(study: Study, ticket: Ticket) -> dict[str, float]:

@@ -98,10 +98,12 @@ class Setting(NamedTuple):
     Attributes:
       label: what tells it apart, as "density=0.2"; empty where there is only one.
       swept: the numbers that lanes differ by, which a program traces.
+      promises: those of its search.
     """
 
     label: str
     swept: dict[str, np.float32]
+    promises: Promises
 
 
 class Planned(NamedTuple):
@@ -114,7 +116,6 @@ class Planned(NamedTuple):
       follows: whether `--rounds` says how many.
       search: numbers of a setting, traced or not -> the search.
       start: the same -> what it starts from.
-      promises: those of the search of every setting.
       resumed: the step of the schedule that trainings of its tickets begin with.
     """
 
@@ -124,13 +125,17 @@ class Planned(NamedTuple):
     follows: bool
     search: Callable[[Mapping[str, Any]], Search] | None
     start: Callable[[Mapping[str, Any]], starts.Start]
-    promises: tuple[Promises, ...]
     resumed: int
+
+    @property
+    def promises(self) -> Promises:
+        """Those of the first setting: but for numbers they are those of all."""
+        return self.settings[0].promises
 
     @property
     def opens_given(self) -> bool:
         """Whether the first round trains what the search starts from."""
-        return self.promises[0].opens_given
+        return self.promises.opens_given
 
     def prunings(self, rounds: int | None = None) -> range:
         """How often the tickets that it finds have been pruned.
@@ -138,7 +143,7 @@ class Planned(NamedTuple):
         Args:
           rounds: in so many rounds, where `--rounds` decides; default: in all.
         """
-        if self.opens_given and not self.promises[0].rounds:
+        if self.opens_given and not self.promises.rounds:
             return range(1)  # it trains what it is given, and there is no other ticket
         rounds = rounds if rounds and self.follows else self.rounds
         return range(1, max(rounds, 1) + (not self.opens_given))
@@ -166,10 +171,9 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
     values = {h.name: _value(config, name, method, h) for h in of_method(method)}
     rounds = values.pop("rounds", None)
     several = {k: x for k, x in values.items() if isinstance(x, tuple)}
-    every = epoch_steps if config.schedules_every == "epoch" else 1
     given = {k: x for k, x in values.items() if k not in several} | {
         "steps": config.search_steps,
-        "epoch_steps": every,
+        "epoch_steps": epoch_steps if config.schedules_every == "epoch" else 1,
         "rewind_step": config.rewind_step or 0,
     }
 
@@ -177,14 +181,13 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         return _call(method.start, given | swept)
 
     def search(swept):
-        optimizer = _call(_optimizer(method), given | swept, config, every)
+        optimizer = _call(_optimizer(method), given | swept, config)
         return _call(method.search, given | swept, optimizer)
 
     combinations = [
         dict(zip(several, combination, strict=True))
         for combination in itertools.product(*several.values())
     ]
-    settings = [Setting(_label(each), _numbers(each)) for each in combinations]
     try:
         for each in combinations:  # numbers of Python, which are checked
             start(each)
@@ -196,12 +199,12 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         raise checks.Refused(_flag(config, name, error.name), error.why) from None
     except ValueError as error:
         raise ValueError(f"--{name}.*: {error}") from None
-    # Numbers of the program, which may round otherwise.
-    promises = [
-        search(setting.swept).promises if method.search else STARTED
-        for setting in settings
-    ]
-    first = promises[0]
+    settings = []
+    for each in combinations:
+        swept = _numbers(each)  # of the program, which may round otherwise
+        promises = search(swept).promises if method.search else STARTED
+        settings.append(Setting(_label(each), swept, promises))
+    first = settings[0].promises
     resumes = config.resume_schedule
     if resumes is None:
         resumes = first.opens_given
@@ -210,9 +213,9 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         rounds = config.rounds if follows else 1
     else:
         MANY(**{_flag(config, name, "rounds"): rounds})
-    for setting, each in zip(settings, promises, strict=True):
+    for setting in settings:
         try:
-            base.check_round(each, config.search_steps)
+            base.check_round(setting.promises, config.search_steps)
         except ValueError as error:
             raise ValueError(f"--{name}.* {setting.label}: {error}") from None
     return Planned(
@@ -222,7 +225,6 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         follows,
         search if method.search else None,
         start,
-        tuple(promises),
         first.rewind_step if resumes else 0,
     )
 
@@ -242,7 +244,8 @@ def check_kept(config: Settings, planned: Planned, mask: Mask) -> None:
     where = ", ".join(f"--{flag}={x}" for flag, x in given.items())
     sizes = {name: np.size(leaf) for name, leaf in masks.named(mask).items()}
     largest = max(sizes, key=sizes.__getitem__)
-    for setting, promises in zip(planned.settings, planned.promises, strict=True):
+    for setting in planned.settings:
+        promises = setting.promises
         left = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), mask)
         times = len(planned.prunings()) if promises.rounds else not promises.opens_given
         laws = [planned.start(setting.swept).kept, *[promises.kept] * times]

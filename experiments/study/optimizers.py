@@ -63,21 +63,21 @@ def _of_weights(config: Settings, rate: Schedule) -> optax.GradientTransformatio
     return mirror.ham(plain, rate, alpha=config.ham) if config.ham else plain
 
 
-def of_weights(config: Settings, every: int = 1) -> optax.GradientTransformation:
+def of_weights(config: Settings) -> optax.GradientTransformation:
     """What trains weights."""
-    del every
     return _of_weights(config, dropping(config, config.learning_rate))
 
 
-def of_longer(config: Settings, every: int = 1) -> optax.GradientTransformation:
+def of_longer(
+    config: Settings, *, epoch_steps: int = 1
+) -> optax.GradientTransformation:
     """What trains weights further, on the cosine that scores are searched on."""
-    course = schedules.cosine(config.search_steps, epoch_steps=every)
+    course = schedules.cosine(config.search_steps, epoch_steps=epoch_steps)
     return _of_weights(config, lambda step: config.learning_rate * course(step))
 
 
 def of_gates(
     config: Settings,
-    every: int = 1,
     *,
     logit_learning_rate: ArrayLike | None = None,
     decay_logits: bool = False,
@@ -87,12 +87,10 @@ def of_gates(
 
     Args:
       config: the settings.
-      every: steps that share one value of a schedule.
       logit_learning_rate: learning rate of the logits; by default that of the weights.
       decay_logits: decay the logits as the weights are.
       freeze_weights: train the logits alone.
     """
-    del every
     if logit_learning_rate is None:
         logit_learning_rate = config.learning_rate
     else:
@@ -107,8 +105,8 @@ def of_gates(
 
 def of_scores(
     config: Settings,
-    every: int = 1,
     *,
+    epoch_steps: int = 1,
     score_learning_rate: ArrayLike = 0.1,
     score_decay: ArrayLike = 5e-4,
     score_schedule: Literal["cosine", "constant"] = "cosine",
@@ -117,7 +115,7 @@ def of_scores(
 
     Args:
       config: the settings.
-      every: steps that share one value of a schedule.
+      epoch_steps: steps that share one value of a schedule.
       score_learning_rate: learning rate of the scores.
       score_decay: weight decay of the scores, through the momentum, as in PyTorch: then
         it shrinks scores ten times as much.
@@ -125,7 +123,7 @@ def of_scores(
     """
     checks.positive(score_learning_rate=score_learning_rate)
     checks.not_negative(score_decay=score_decay)
-    course = schedules.cosine(config.search_steps, epoch_steps=every)
+    course = schedules.cosine(config.search_steps, epoch_steps=epoch_steps)
     if score_schedule == "constant":
         course = jnp.ones_like
     return optimizer(

@@ -227,14 +227,21 @@ def diverged(folder: Path) -> int:
 
 
 def write_table(path: Path, columns: Collection[str], rows: Sequence[Mapping]) -> None:
-    """Writes a CSV file in one move; NaN and None are empty cells."""
+    """Writes a CSV file in one move; NaN and None are empty cells.
+
+    Of no rows there is no file: where all that it would say has diverged.
+    """
+    if not hosts.first():
+        return
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: None if x != x else x for k, x in row.items()})
-    if hosts.first():
-        files.write(path, text.getvalue())
+    files.write(path, text.getvalue())
 
 
 def _number(value) -> float | None:

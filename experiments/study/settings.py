@@ -54,6 +54,23 @@ def streaming() -> Any:
     )
 
 
+def network(default: str | None = None) -> Any:
+    """The field of a configuration that says which network is trained."""
+    return setting(
+        default,
+        f"one of {models.NAMES}, or package.module:function; its options are flags, as "
+        "--model.dropout=0.1",
+        rules.named(models.NAMES),
+    )
+
+
+def trained_elsewhere() -> Any:
+    """The field of a configuration whose dense network may come from a file."""
+    return setting(
+        None, "safetensors file of the dense network's weights, in PyTorch's names"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What every experiment can be told. `None`: what suits data set and model.
@@ -79,7 +96,6 @@ class Settings:
     VERDICTS: ClassVar[bool] = True
     # What only some experiments can be told.
     preset: ClassVar[str | None] = None
-    compare: ClassVar[str] = "last"
     controls: ClassVar[Sequence[str]] = ()
     rounds: ClassVar[int] = 1
     rewind_step: ClassVar[int] = 0
@@ -139,12 +155,7 @@ class Settings:
         "images of many sizes with --stream of the whole, else of the middle square",
         COUNT,
     )
-    model: str | None = setting(
-        None,
-        f"one of {models.NAMES}, or package.module:function; its options are flags, as "
-        "--model.dropout=0.1",
-        rules.named(models.NAMES),
-    )
+    model: str | None = network()
     loss: str = setting(
         "cross_entropy",
         f"one of {supervised.LOSSES}, or package.module:function of outputs and labels",

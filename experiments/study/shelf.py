@@ -1,6 +1,6 @@
 """Where a study keeps its tickets, and the weights that they start from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ class Shelf:
         self.like = like
         self.claim = claim
 
-    def put_ticket(self, lane: Lane, ticket: Ticket) -> None:
+    def put_ticket(
+        self, lane: Lane, ticket: Ticket, promised: Sequence[str] = ()
+    ) -> None:
+        """Keeps a ticket, with what its search promises of it and the one before."""
         about = {
             k: v for k, v in lane._asdict().items() if k != "treatment" and v != ""
         }
@@ -49,6 +52,7 @@ class Shelf:
             ticket,
             **about,
             density=density,
+            promised=list(promised),
             identity=self.claim.identities[0],
             **outputs.environment(),
         )

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+from experiments.study.last_words import SIGNALS
 
 _came: list[int] = []  # see `handled`
 _waits = False
@@ -54,7 +54,7 @@ def handled() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came  # only the main thread hears of signals
         return
-    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
     global _came, _raised
     _came, _raised = came, False

@@ -7,11 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
-from experiments import ticket_search
 from jaxticket import audit, masks
-from jaxticket.base import Promises, Ticket
+from jaxticket.base import Ticket
 
 Read = Callable[[Path], tuple[Ticket, dict]]
 
@@ -26,7 +24,7 @@ def checked(path: Path, read: Read) -> Iterator[str]:
     Raises:
       OSError: there is no file.
       ValueError: it is damaged, or not as it says.
-      AssertionError: it breaks a promise of its search.
+      AssertionError: it breaks a promise of its search that its file says.
     """
     ticket, about = read(path)
     yield "digests"
@@ -46,17 +44,17 @@ def checked(path: Path, read: Read) -> Iterator[str]:
     if about.get("identity") not in known:
         raise ValueError("it is of another run than the one that it lies in")
     yield "run"
-    number, promises = about.get("prunings"), _promises(str(about.get("method")), run)
-    if promises is None or not isinstance(number, int):
+    number, promised = about.get("prunings"), about.get("promised")
+    if not (isinstance(number, int) and isinstance(promised, list)):
         return
     name = path.name.replace(f"prunings-{number}", f"prunings-{number - 1}")
     if name == path.name or not (path.parent / name).exists():
         return
     before, _ = read(path.parent / name)
-    if promises.nested:
+    if "nested" in promised:
         audit.nested(str(path), ticket.mask, before.mask)
         yield f"nested in {name}"
-    if promises.weights == "anchor" and promises.scale == 1.0:
+    if "anchored" in promised:
         both = jax.tree.map(np.logical_and, ticket.mask, before.mask)
         trees = (masks.apply(both, each.weights) for each in (ticket, before))
         audit.same(str(path), *trees)
@@ -79,20 +77,3 @@ def of(path: str | Path) -> dict[str, Any] | None:
                 pass
             raise ValueError(f"{file} holds no settings of a run")
     return None
-
-
-def _promises(name: str, run: dict[str, Any]) -> Promises | None:
-    """What the search of a ticket promises, where its name and flags say it."""
-    method = ticket_search.METHODS.get(name)
-    if method is None or method.search is None:
-        return None
-    owner = f"{method.base or name}."
-    flags = run["config"].get("hyper", {}).items()
-    given = {k.removeprefix(owner): x for k, x in flags if k.startswith(owner)}
-    given |= {k: x for k, x in run["config"].items() if k == "rewind_step"}
-    # Of several values side by side any will do: none decides what is asked here.
-    given = {k: x[0] if isinstance(x, list) and x else x for k, x in given.items()}
-    try:
-        return method.search(optax.identity(), **given).promises
-    except (TypeError, ValueError):  # of what a flag does not say
-        return None

@@ -103,7 +103,7 @@ def _of_method(study: Study, planned: Planned, part) -> Iterator[Task]:
     config = study.config
     if planned.search:
         yield from _searches(study, planned, part)
-    own = ["ticket"] if config.trains(planned.promises[0]) else []
+    own = ["ticket"] if config.trains(planned.promises) else []
     for name, prunings in part.prunings(planned):
         name = f"{planned.name}{name}"
         find = functools.partial(tickets, study, planned, part.seeds, prunings)
@@ -185,7 +185,7 @@ def _searches(study: Study, planned: Planned, part) -> Iterator[Task]:
         config.search_steps,
         min(config.eval_every, config.search_steps),
         resume=planned.resumed if planned.opens_given else 0,
-        look=planned.promises[0].weights == "given",
+        look=planned.promises.weights == "given",
     )
     if name in study.sharing:
         plan = [stretch for stretch in plan if stretch.round > 0]
@@ -290,7 +290,7 @@ def start(study: Study, task: Task, progress: Progress) -> None:
 def search(study: Study, task: Task, progress: Progress) -> None:
     """Runs searches; audits the ticket that each round leaves, and keeps it."""
     planned, promises = task.planned, study.promises
-    own = not study.config.trains(planned.promises[0])
+    own = not study.config.trains(planned.promises)
     opened = functools.cache(
         lambda: [study.opened(planned, lane) for lane in task.lanes]
     )
@@ -423,7 +423,11 @@ def keep(study: Study, lane: Lane, view, given: Ticket) -> None:
         anchor=None if promises.weights == "trained" else anchor,
     )
     note_empty_layer(lane, ticket)
-    study.shelf.put_ticket(lane, ticket)
+    promised = {
+        "nested": promises.nested,
+        "anchored": promises.weights == "anchor" and promises.scale == 1.0,
+    }
+    study.shelf.put_ticket(lane, ticket, [k for k, v in promised.items() if v])
 
 
 def note_empty_layer(lane: Lane, ticket: Ticket) -> None:
@@ -580,8 +584,7 @@ def _run(study, task, begin, lanes_of) -> Iterator[Event]:
     prunings = None if stage is search else [lane.prunings for lane in task.lanes]
     of_round = keys.of_rounds(streams, prunings)
     unit = resumable.Unit(
-        f"{task.name}, {'searching' if stage is search else 'training'}",
-        [str(lane) for lane in lanes_of(0)],
+        len(task.lanes),
         begin,
         lambda round_: study.spread(of_round(round_)),
         task.plan,
@@ -598,7 +601,7 @@ def _run(study, task, begin, lanes_of) -> Iterator[Event]:
         config=config,
         others=others,
         save_seconds=study.config.save_seconds,
-        keep=stage is search and task.planned.promises[0].rounds,
+        keep=stage is search and task.planned.promises.rounds,
         stop=signals.asked,
     )
 

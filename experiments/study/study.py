@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.study import methods, optimizers, own, settings
-from experiments.study.methods import Planned
+from experiments.study.methods import Planned, Setting
 from experiments.study.outputs import Claim
 from experiments.study.records import Lane, Records, dense
 from experiments.study.settings import Settings
@@ -285,14 +285,15 @@ class Study:
 
     def promises(self, lane: Lane) -> Promises:
         """What the search of a lane may be held to."""
-        planned = self.planned[lane.method]
-        labels = [setting.label for setting in planned.settings]
-        return planned.promises[labels.index(lane.setting)]
+        return self._setting(lane).promises
 
     def swept(self, lane: Lane) -> dict[str, np.float32]:
         """The numbers that tell a lane from others of its method and seed."""
+        return self._setting(lane).swept
+
+    def _setting(self, lane: Lane) -> Setting:
         settings = self.planned[lane.method].settings
-        return next(s.swept for s in settings if s.label == lane.setting)
+        return next(x for x in settings if x.label == lane.setting)
 
     @functools.cached_property
     def sharing(self) -> tuple[str, ...]:
@@ -308,7 +309,7 @@ class Study:
             for name, planned in self.planned.items()
             if planned.search
             and planned.opens_given
-            and planned.promises[0].rounds  # else there is nothing to go on to
+            and planned.promises.rounds  # else there is nothing to go on to
             and self.config.METHODS[name].start is starts.initial
         ]
 
@@ -344,7 +345,7 @@ class Study:
         return searches.fixed(optimizers.optimizer("momentum", lambda _: rate, 0.0))
 
     def _searching(self, planned: Planned) -> programs.Program:
-        promises = planned.promises[0]
+        promises = planned.promises
         options = {}
         if promises.hard and promises.weights == "given":
             options = {"names": ("changed",), "observe": _changed}

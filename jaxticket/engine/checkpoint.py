@@ -37,7 +37,7 @@ def digest(tree: Any) -> str:
 class Folder:
     """A folder of checkpoints, of which the newest two are kept; a context manager.
 
-    Orbax is imported, and the folder made, with the first save.
+    Orbax is imported when it is needed, and the folder made with the first save.
     """
 
     def __init__(self, path: str | Path):

@@ -53,7 +53,7 @@ def decide(
     turns: int,
     make: Make,
 ) -> tuple[AnyWork, Needs]:
-    """The work on a layout that fits, compiled.
+    """The work on a layout that fits.
 
     Args:
       wanted: lanes on a device; "auto": what is fastest in a short trial; `None`: the

@@ -83,15 +83,13 @@ class Unit(NamedTuple):
     """One group of lanes to run to its end.
 
     Attributes:
-      name: what messages and files call it.
-      lanes: what each lane is called in messages, one string a lane.
+      lanes: how many there are.
       begin: `() -> carry`, from `Program.start`, or of a search that goes on.
       round_keys: `round -> keys` of the data order and noise, `[lanes]`.
       plan: the stretches. One that begins with a later round opens it first.
     """
 
-    name: str
-    lanes: Sequence[str]
+    lanes: int
     begin: Callable[[], tuple]
     round_keys: Callable[[int], jax.Array]
     plan: Sequence[Stretch]
@@ -204,7 +202,7 @@ def run(
       ValueError: the folder holds another run.
     """
     folder, finished = Path(folder), Path(folder) / "outcome.npz"
-    width = len(unit.lanes)
+    width = unit.lanes
     configs = [json.loads(json.dumps(each)) for each in (config, *others)]
 
     def empty(taken: int) -> Finished:

@@ -122,9 +122,10 @@ def from_equinox(constructor: Callable, *, axis_name: str = "batch") -> Model:
     """Adapts an `equinox` module, with its batch statistics if it has any.
 
     Args:
-      constructor: `key -> eqx.Module`, which is called on one example: `module(x)`, and
-        with those of `state` and `key` that it takes. One that keeps a state returns it
-        too: `module(x, state) -> (y, state)`.
+      constructor: `key -> eqx.Module`, given it by that name where it has it. The
+        module is called on one example: `module(x)`, and with those of `state` and
+        `key` that it takes; outside of training a `key` that it must have is `None`.
+        One that keeps a state returns it too: `module(x, state) -> (y, state)`.
       axis_name: of the batch, as `eqx.nn.BatchNorm` in the module names it.
 
     Returns:
@@ -134,10 +135,16 @@ def from_equinox(constructor: Callable, *, axis_name: str = "batch") -> Model:
     """
     import equinox as eqx
 
-    make = eqx.nn.make_with_state(constructor)
+    named = "key" in inspect.signature(constructor).parameters
+    stated = eqx.nn.make_with_state(constructor)
+
+    def make(key):
+        return stated(key=key) if named else stated(key)
+
     module, empty = make(jax.random.key(0))
     static = eqx.partition(module, eqx.is_inexact_array)[1]
     takes = inspect.signature(module.__call__).parameters
+    must = "key" in takes and takes["key"].default is inspect.Parameter.empty
     tree = jax.tree.structure(empty)
     stateful = tree.num_leaves > 0
 
@@ -159,7 +166,7 @@ def from_equinox(constructor: Callable, *, axis_name: str = "batch") -> Model:
         keys = jax.random.split(key, len(x)) if draws else None
 
         def one(x, key):
-            told = {} if key is None else {"key": key}
+            told = {} if key is None and not must else {"key": key}
             if stateful:
                 return module(x, state=tree.unflatten(state), **told)
             return module(x, **told), ()

@@ -38,10 +38,18 @@ def small_init(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
 
 @needs("key")
 def random(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
-    """Uniform in [0, 1), independent of the weights."""
+    """Uniform in [0, 1), independent of the weights.
+
+    In float32 at least: of the few numbers of a smaller type the ties would go to the
+    first weights.
+    """
     leaves, tree = jax.tree.flatten(weights)
     draws = [
-        jax.random.uniform(jax.random.fold_in(evidence.key, i), leaf.shape, leaf.dtype)
+        jax.random.uniform(
+            jax.random.fold_in(evidence.key, i),
+            leaf.shape,
+            jnp.promote_types(leaf.dtype, jnp.float32),
+        )
         for i, leaf in enumerate(leaves)
     ]
     return tree.unflatten(draws)

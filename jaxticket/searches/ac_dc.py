@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from jaxticket import checks, masks, schedules, scores, selection
@@ -14,6 +13,7 @@ from jaxticket.base import (
     OfWeights,
     Promises,
     Search,
+    optimizing,
     owned,
 )
 from jaxticket.searches.fixed import FixedState, fixed
@@ -84,7 +84,7 @@ def ac_dc(
             f"stop={turning}, final={last}"
         )
     select = selection.named(select)
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = optimizing(optimizer)
     train = fixed(optimizer)
 
     def compressed(step):

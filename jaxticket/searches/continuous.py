@@ -123,15 +123,17 @@ def continuous_sparsification(
         return found, found if density is None else scaled(1.0)
 
     def reset(state):
-        """`min(beta s, s0)`."""
+        """`min(beta s, s0)`, and finite: a weight decay makes no number of -inf."""
         ended = state.temperature
         beta = ended if between == "paper" else jnp.ones_like(ended)
-        return jax.tree.map(
-            lambda s: jnp.minimum(beta.astype(s.dtype) * s, initial_logit).astype(
+
+        def opening(s):
+            low = jnp.finfo(s.dtype).min
+            return jnp.clip(beta.astype(s.dtype) * s, low, initial_logit).astype(
                 s.dtype
-            ),
-            state.gated.logits,
-        )
+            )
+
+        return jax.tree.map(opening, state.gated.logits)
 
     return gates.search(
         optimizer,
