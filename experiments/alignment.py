@@ -90,16 +90,12 @@ class Config(ticket_search.Config):
 def matched(study: Study) -> None:
     """Writes `alignment.csv`, a row a training."""
     path = study.folder / words.FILE
-    table = reading.table(path, words.COLUMNS) if path.exists() else None
-    rows = [] if table is None else table.to_dict("records")
     names = ("method", "setting", "prunings", "seed")
-    done = {tuple(row[name] for name in names) for row in rows}
+    rows, done = reading.resumed(path, words.COLUMNS, names)
     train = jax.jit(beside.trained(study, study.config, study.model))
     for planned in study.planned.values():
         lanes = [x for x in stages.found(study, planned) if x.prunings]
-        for seed in study.seeds:
-            if study.records.lost(records.dense(seed)):
-                continue  # there is nothing to match
+        for seed in study.trained_seeds:
             ours = [x for x in lanes if x.seed == seed and _whose(x) not in done]
             for arms in _of_seed(study, seed, ours, train) if ours else ():
                 rows += [{name: row[name] for name in words.COLUMNS} for row in arms]

@@ -93,9 +93,7 @@ def distances(study) -> None:
         return pruners.prune(ticket, "magnitude", density, select=select).mask
 
     apart = jax.jit(analysis.distance)
-    for seed in study.seeds:
-        if study.records.lost(records.dense(seed)):
-            continue
+    for seed in study.trained_seeds:
         then = [records.at_step(seed, step) for step in config.keep_steps]
         looks = [study.shelf.anchor(x) for x in (*then, records.dense(seed))]
         for density in config.densities:

@@ -96,7 +96,7 @@ METHODS = methods.registry() | {
         searches.fixed, starts.trained, optimizer=optimizers.of_longer
     ),
 }
-ANY = {
+ANY = ticket_search.DENSE | {
     "methods": (
         "jackpot",
         "jackpot_restricted",
@@ -106,14 +106,8 @@ ANY = {
         "random",
         "dense_longer",
     ),
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "learning_rate_drops": (),
-    "weight_decay": 0.0,
-    "augment": False,
     "prunable": "hidden",
     "batch_size": 128,
-    "epochs": 10,
     "search_epochs": 10,
     "tune_epochs": 0,
 }
@@ -186,10 +180,7 @@ def overlaps(study) -> None:
     columns = ("method", "seed", "setting", "density", "criterion")
     columns += (*analysis.Overlap._fields, "images")
     rows, overlap = [], jax.jit(analysis.overlap_with)
-    lost = study.records.lost
-    for seed in study.seeds:
-        if lost(records.dense(seed)):
-            continue
+    for seed in study.trained_seeds:
         dense = study.shelf.anchor(records.dense(seed))
         key = keys.named(keys.of_seed(seed).controls, "overlaps")
         ranked = _ranked(study, dense, key)
@@ -198,7 +189,7 @@ def overlaps(study) -> None:
                 continue
             for label in (each.label for each in planned.settings):
                 lane = records.Lane(planned.name, "ticket", seed, 1, label)
-                if lost(lane):
+                if study.records.lost(lane):
                     continue
                 mask = study.shelf.ticket(lane).mask
                 for criterion, values in ranked.items():

@@ -39,15 +39,11 @@ from experiments.study.settings import setting
 from jaxticket import checks, interventions
 from jaxticket.engine import keys, resumable
 
-ANY = {
+ANY = ticket_search.DENSE | {
     "optimizer": "momentum",
     "learning_rate": 0.1,
     "learning_rate_drops": (0.3, 0.6, 0.9),
-    "weight_decay": 0.0,
-    "augment": False,
-    "prunable": "kernels",
     "batch_size": 128,
-    "epochs": 10,
 }
 FCN = {"hyper": {"model.hidden": (256, 256, 256)}}
 
@@ -101,9 +97,7 @@ def resets(study) -> None:
     _, test = study.data.held_out
     measure = jax.jit(jax.vmap(study.metrics, in_axes=(0, None, None)))
     rows = []
-    for seed in study.seeds:
-        if study.records.lost(records.dense(seed)):
-            continue
+    for seed in study.trained_seeds:
         trained, sources = _of_seed(study, seed)
         for layer in interventions.layers(trained.weights):
             changed = [

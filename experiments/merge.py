@@ -82,9 +82,7 @@ def experiment(config: Config) -> None:
                 shutil.copytree(folder / kind, to / kind, dirs_exist_ok=True)
     about = _about([about for *_, about in runs], seeds)
     files.write(to / "config.json", json.dumps(about, indent=2) + "\n")
-    report.write(to)
-    report.show(to)
-    print(f"report: {to / 'report.html'}")
+    report.make(to)
 
 
 def _read(folder: Path) -> tuple[Path, list[int], dict[str, Any]]:

@@ -38,7 +38,7 @@ from scipy import stats
 
 from experiments import report
 from experiments.reports import adjacency, distances, reading, values
-from experiments.study import command, methods, own, records, rules, settings, study
+from experiments.study import command, kept, own, records, rules, settings, study
 from experiments.study.records import Lane
 from experiments.study.settings import setting
 from jaxticket import masks, structure
@@ -75,21 +75,11 @@ def opened(folder: Path, **where: Any) -> study.Study:
       ValueError: there is no such run, or it is of other data.
     """
     about = reading.read(folder).about
-    told = about["config"]
-    if told.get("pretrained"):
+    if about["config"].get("pretrained"):
         raise ValueError(
             f"{folder} has not trained its dense network: see --pretrained"
         )
-    names = {field.name for field in dataclasses.fields(settings.Told)}
-    known = {
-        name: tuple(x) if isinstance(x, list) else x
-        for name, x in told.items()
-        if name in names
-    }
-    hyper = told.get("hyper", {}).items()  # of methods, which nothing here needs
-    known["hyper"] = {name: x for name, x in hyper if name.startswith(methods.OPTIONS)}
-    known |= {"methods": (), "output_dir": str(folder), **where}
-    config = settings.Told(**known)
+    config = kept.told(about["config"], methods=(), output_dir=str(folder), **where)
     dataset = own.dataset(config)
     if about.get("data", dataset.checksum) != dataset.checksum:
         raise ValueError(
@@ -224,9 +214,7 @@ def experiment(config: Config) -> None:
     for finding in (distances, values, adjacency):
         rows = [{n: row.get(n) for n in finding.COLUMNS} for row in found[finding.FILE]]
         records.write_table(folder / finding.FILE, finding.COLUMNS, rows)
-    report.write(folder)
-    report.show(folder)
-    print(f"report: {folder / 'report.html'}")
+    report.make(folder)
 
 
 if __name__ == "__main__":

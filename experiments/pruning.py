@@ -77,17 +77,7 @@ PLAIN = (
     "soft_threshold",
     "l0",
 )
-ANY = {
-    "methods": PLAIN,
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "learning_rate_drops": (0.75,),
-    "weight_decay": 0.0,
-    "augment": False,
-    "prunable": "kernels",
-    "batch_size": 60,
-    "epochs": 10,
-}
+ANY = ticket_search.DENSE | {"methods": PLAIN, "learning_rate_drops": (0.75,)}
 NORMALISED = ANY | {
     "methods": (*PLAIN, "slimming"),
     "optimizer": "nesterov",

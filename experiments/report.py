@@ -55,6 +55,13 @@ def show(folder: str | Path, *, margin: float | None = None) -> None:
     tables.show(*headlines, *found)
 
 
+def make(folder: str | Path, *, margin: float | None = None) -> None:
+    """Writes the page of a run, prints its headlines and tables, and where it is."""
+    write(folder, margin=margin)
+    show(folder, margin=margin)
+    print(f"report: {Path(folder) / 'report.html'}")
+
+
 def write(folder: str | Path, *, margin: float | None = None) -> None:
     """Makes the figures and ``report.html`` of a run, and ``search.csv``.
 
@@ -165,9 +172,7 @@ def experiment(config: Config) -> None:
         runs = [reading.read(x) for x in (folder, Path(config.against).expanduser())]
         tables.show(*against.differences(*runs), against.table(*runs))
         return
-    write(folder, margin=config.margin)
-    show(folder, margin=config.margin)
-    print(f"report: {folder / 'report.html'}")
+    make(folder, margin=config.margin)
 
 
 if __name__ == "__main__":

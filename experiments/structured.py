@@ -113,10 +113,8 @@ class Config(settings.Frozen):
 def rebuilt(study: Study) -> None:
     """Writes `structured.csv`, a row a seed and training of a small network."""
     path = study.folder / small_networks.FILE
-    table = reading.table(path, small_networks.COLUMNS) if path.exists() else None
-    rows = [] if table is None else table.to_dict("records")
     names = ("method", "setting", "seed", "arm")
-    done = {tuple(row[name] for name in names) for row in rows}
+    rows, done = reading.resumed(path, small_networks.COLUMNS, names)
     programs: dict[tuple, Callable] = {}
     for planned in study.planned.values():
         for lane in stages.found(study, planned):

@@ -116,7 +116,7 @@ METHODS = {
         for end, constants in (("", False), ("_constant", True))
     },
 }
-ANY = {
+ANY = ticket_search.DENSE | {
     "methods": (
         "learned",
         "learned_constant",
@@ -131,12 +131,7 @@ ANY = {
         "large_final_same_sign_constant",
         "random",
     ),
-    "optimizer": "adam",
     "learning_rate": 1.2e-3,
-    "learning_rate_drops": (),
-    "weight_decay": 0.0,
-    "augment": False,
-    "prunable": "kernels",
     "batch_size": 250,
     "epochs": 20,
     "search_epochs": 50,

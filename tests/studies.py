@@ -69,7 +69,7 @@ def tiny(devices=2):
         if devices is not None:
             patch.setattr(layouts.jax, "device_count", lambda: devices)
         for name in ("write", "show"):
-            patch.setattr(report, name, lambda folder: None)
+            patch.setattr(report, name, lambda folder, **_: None)
         yield patch
 
 

@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
     """Where the page is read: an empty folder; programs are not optimised."""
     monkeypatch.chdir(tmp_path)
     for name in ("write", "show"):
-        monkeypatch.setattr(report, name, lambda folder: None)
+        monkeypatch.setattr(report, name, lambda folder, **_: None)
     jax.config.update("jax_disable_most_optimizations", True)
     yield tmp_path
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,6 +1,5 @@
 """What lies between trainings that differ in the order of the data: barriers."""
 
-import numpy as np
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
@@ -106,10 +105,8 @@ def drawn(rows: pd.DataFrame) -> Figures:
 
 def _paths(rows: pd.DataFrame) -> tuple:
     """Errors by alpha, a panel a ticket, the mean over the pairs of a seed."""
-    tickets = statistics.groups(rows)
-    chosen = np.linspace(0, len(tickets) - 1, min(SHOWN, len(tickets))).round()
     shown = []
-    for ticket in (tickets[int(i)] for i in chosen):
+    for ticket in statistics.some(statistics.groups(rows), SHOWN):
         kept = f"{tables.percent(ticket['density'])}% of the weights"
         panel = f"{tables.word(ticket['method'])}: {kept}"
         errors = ticket.groupby(["seed", "alpha"]).mean(numeric_only=True).reset_index()

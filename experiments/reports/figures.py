@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from experiments.reports import drawings, mask_searches, statistics, tables
@@ -267,10 +266,8 @@ def _with_lines(rows: pd.DataFrame) -> pd.DataFrame:
 def _some(looks: pd.DataFrame, most: int) -> pd.DataFrame:
     """Looks at all tickets, or at as many as fit, evenly, with a title as `panel`."""
     groups = statistics.ordered(looks).groupby(["setting", "prunings"], sort=False)
-    tickets = [ticket for _, ticket in groups]
-    chosen = np.linspace(0, len(tickets) - 1, min(most, len(tickets))).round()
     found = []
-    for ticket in (tickets[int(i)] for i in chosen):
+    for ticket in statistics.some((ticket for _, ticket in groups), most):
         kept = f"{tables.number(ticket['density'])}% of the weights"
         found.append(ticket.assign(panel=f"{tables.name(ticket)}: {kept}"))
     return pd.concat(found)

@@ -144,6 +144,14 @@ def table(
     return rows
 
 
+def resumed(
+    path: Path, columns: Mapping[str, type], names: Sequence[str]
+) -> tuple[list[dict[str, Any]], set[tuple]]:
+    """The rows of a table that a run goes on with, and what is done: these columns."""
+    rows = table(path, columns).to_dict("records") if path.exists() else []
+    return rows, {tuple(row[name] for name in names) for row in rows}
+
+
 def looks(path: Path) -> pd.DataFrame:
     """Reads ``metrics.jsonl``: `LOOKS`; a last line cut off by a kill is left out.
 

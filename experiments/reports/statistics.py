@@ -10,7 +10,7 @@ Reference:
   Frankle and Carbin, "The Lottery Ticket Hypothesis", 2019, Section 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,13 @@ def ordered(rows: pd.DataFrame) -> pd.DataFrame:
 def groups(rows: pd.DataFrame, by: Sequence[str] = TICKET) -> list[pd.DataFrame]:
     """The rows of every ticket, in the order of `ordered`."""
     return [group for _, group in ordered(rows).groupby([*by], sort=False)]
+
+
+def some(items: Iterable, most: int) -> list:
+    """As many of the items as fit, evenly, the first and the last among them."""
+    items = [*items]
+    chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round()
+    return [items[int(i)] for i in chosen]
 
 
 def controls(rows: pd.DataFrame) -> list[str]:

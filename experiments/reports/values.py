@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
@@ -46,23 +45,15 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return []
 
 
-def _some(values, most: int) -> list:
-    """As many as fit, evenly."""
-    values = [*dict.fromkeys(values)]
-    chosen = np.linspace(0, len(values) - 1, min(most, len(values))).round()
-    return [values[int(i)] for i in chosen]
-
-
 def drawn(rows: pd.DataFrame) -> Figures:
     """A figure a method and quantity, a panel a layer."""
     figures = {}
     rows = statistics.ordered(rows)
-    rows = rows[rows["layer"].isin(_some(rows["layer"], LAYERS))]
+    rows = rows[rows["layer"].isin(statistics.some(rows["layer"].unique(), LAYERS))]
     for (method, what), ours in rows.groupby(["method", "what"], sort=False):
         most = TICKETS if what in ("initial", "final") else 1
-        densities = _some(ours["density"].sort_values(ascending=False), most)
-        if most == 1:
-            densities = [ours["density"].min()]
+        densities = ours["density"].sort_values(ascending=False).unique()
+        densities = statistics.some(densities, most) if most > 1 else densities[-1:]
         points = pd.concat(_lines(ours, densities))
         drawing, _ = drawings.panels(points, LABELS[what], "share, %", curves=True)
         caption = CAPTIONS[what].format(tables.words(method))

@@ -262,9 +262,7 @@ def _reported(title: str, config: Settings, finish: Callable[[Any], None]) -> li
         if hosts.first():
             densities.write(work)
             finish(work)
-            report.write(folder.path)
-            report.show(folder.path)
-            print(f"report: {folder.path / 'report.html'}")
+            report.make(folder.path)
         hosts.wait()
     return work.records.rows
 

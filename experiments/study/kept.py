@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.study import own, settings, sound
+from experiments.study.methods import OPTIONS
 from jaxticket import data, export, files, models
 from jaxticket.base import Ticket
 
@@ -106,6 +107,22 @@ class Origin(NamedTuple):
         return model, ticket
 
 
+def told(said: Mapping[str, Any], **given: Any) -> settings.Told:
+    """The settings that decide a run's data and network.
+
+    Args:
+      said: the `config` of the run's `config.json`; flags of its methods are left out.
+      **given: what stands in the place of that, where it is not None.
+    """
+    known = {field.name for field in dataclasses.fields(settings.Told)}
+    found = settings.USUAL | {k: x for k, x in said.items() if x is not None}
+    found |= {k: x for k, x in given.items() if x is not None}
+    hyper = {k: x for k, x in found.get("hyper", {}).items() if k.startswith(OPTIONS)}
+    values = {k: tuple(x) if isinstance(x, list) else x for k, x in found.items()}
+    values = {k: x for k, x in values.items() if k in known}
+    return settings.Told(**values | {"hyper": hyper})
+
+
 def origin(path: str | Path, **given: str | None) -> Origin:
     """What the `config.json` of the run that a file lies in says, and what is given.
 
@@ -116,17 +133,11 @@ def origin(path: str | Path, **given: str | None) -> Origin:
     Raises:
       ValueError: neither says what the network is, or the data.
     """
-    run = sound.of(path) or {"config": {}}
-    known = {field.name for field in dataclasses.fields(settings.Told)}
-    said = {name: x for name, x in run["config"].items() if x is not None}
-    said = settings.USUAL | said
-    values = {name: x for name, x in said.items() if name in known}
-    values |= {name: x for name, x in given.items() if x is not None}
+    config = told((sound.of(path) or {"config": {}})["config"], **given)
     for name in ("model", "dataset"):
-        if values.get(name) is None:
+        if getattr(config, name) is None:
             raise ValueError(f"give --{name}: no config.json above {path} says it")
-    told = settings.Told(**values)
-    dataset = own.dataset(told)
-    prepare = own.prepare(told, dataset)
+    dataset = own.dataset(config)
+    prepare = own.prepare(config, dataset)
     image = jax.eval_shape(prepare, jnp.asarray(dataset.train.images[:1])).shape[1:]
-    return Origin(told, dataset, prepare, image)
+    return Origin(config, dataset, prepare, image)

@@ -283,6 +283,11 @@ class Study:
         scale = self.promises(lane).scale
         return 1.0 if scale is None else float(scale)
 
+    @property
+    def trained_seeds(self) -> list[int]:
+        """Those whose dense network has not diverged."""
+        return [seed for seed in self.seeds if not self.records.lost(dense(seed))]
+
     def promises(self, lane: Lane) -> Promises:
         """What the search of a lane may be held to."""
         return self._setting(lane).promises
