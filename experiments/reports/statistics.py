@@ -51,6 +51,11 @@ def controls(rows: pd.DataFrame) -> list[str]:
     return [name for name in rows["treatment"].unique() if name not in NO_CONTROLS]
 
 
+def of_method(found: Iterable[pd.DataFrame], method: str) -> list[pd.DataFrame]:
+    """Of the `tickets` those of one method."""
+    return [ticket for ticket in found if ticket["method"].iloc[0] == method]
+
+
 def tickets(run: Run) -> list[pd.DataFrame]:
     """A table of every ticket: a row a seed; what is missing or has failed is NaN.
 
@@ -135,8 +140,7 @@ def choose(found: Sequence[pd.DataFrame]) -> dict[str, Chosen]:
     """Chooses of the `tickets` of every method on validation, to be told on test."""
     chosen = {}
     for method in dict.fromkeys(ticket["method"].iloc[0] for ticket in found):
-        ours = [ticket for ticket in found if ticket["method"].iloc[0] == method]
-        ours = [x for x in ours if not x["density"].mean() >= 1]
+        ours = [x for x in of_method(found, method) if not x["density"].mean() >= 1]
         known = [x for x in ours if (x["accuracy"] + x["validation"]).notna().all()]
         match = [x for x in known if x["validation_verdict"].iloc[0] in ACCEPTED]
         chosen[method] = Chosen(

@@ -80,9 +80,14 @@ def over_seeds(
     return Part(what, analysis.interval(values), low, high, of)
 
 
+def alone(what: str, value: float, low=-math.inf, high=math.inf, of: str = "") -> Part:
+    """A number without an interval."""
+    return Part(what, analysis.Interval(value, math.nan, math.nan), low, high, of)
+
+
 def ticket(run: reading.Run, method: str, density: float) -> pd.DataFrame:
     """A row a seed of the ticket of a method whose density comes nearest."""
-    ours = [x for x in statistics.tickets(run) if x["method"].iloc[0] == method]
+    ours = statistics.of_method(statistics.tickets(run), method)
     return min(ours, key=lambda x: abs(np.log(x["density"].mean() / density)))
 
 
@@ -129,15 +134,14 @@ def crossing(densities: np.ndarray, differences: np.ndarray) -> float:
 
 def lottery_crossings(folder: Path) -> list[Part]:
     run = reading.read(folder)
-    ours = [x for x in statistics.tickets(run) if x["method"].iloc[0] == "imp"]
+    ours = statistics.of_method(statistics.tickets(run), "imp")
     densities = np.array([x["density"].mean() for x in ours])
     tickets = np.array([x["to_dense"].mean() for x in ours])
     again = tickets - [x["to_reinitialise"].mean() for x in ours]
-    found = (crossing(densities, y) for y in (tickets, again))
-    ends = [analysis.Interval(100 * x, math.nan, math.nan) for x in found]
+    ends = [100 * crossing(densities, y) for y in (tickets, again)]
     return [
-        Part("% of the weights where the ticket falls below dense", ends[0], 2, 6),
-        Part("% where the re-initialised one does", ends[1], 15, 45),
+        alone("% of the weights where the ticket falls below dense", ends[0], 2, 6),
+        alone("% where the re-initialised one does", ends[1], 15, 45),
     ]
 
 
@@ -175,14 +179,14 @@ def resetting(folder: Path) -> list[Part]:
     ].mean()
     gain = 100 * (of_seeds["accuracy"] - of_seeds["accuracy_on"]).to_numpy()
     steps, on = (of_seeds[name].to_numpy() for name in (STEP, f"{STEP}_on"))
-    seeds, nan = f"{len(gain)} seeds", math.nan
+    seeds = f"{len(gain)} seeds"
     shares = {
         "% of the seeds where resetting is as good": gain >= 0,
         "% where it stops no later": steps <= on,
     }
     return [
         *(
-            Part(what, analysis.Interval(100 * np.mean(x), nan, nan), 200 / 3, of=seeds)
+            alone(what, 100 * np.mean(x), 200 / 3, of=seeds)
             for what, x in shares.items()
         ),
         over_seeds("points above going on", gain),
@@ -228,7 +232,7 @@ def moving(folder: Path) -> list[Part]:
     far = np.abs(np.log(rows["density"] / 0.2107))
     rows = rows[far == far.min()]
     by_layer = {name: x.sort_values("seed") for name, x in rows.groupby("layer")}
-    together = by_layer.pop("all")
+    together = by_layer.pop(distances.ALL)
     ratio = analysis.ratio(
         *(together[f"distance_{x}"].to_numpy() for x in ("in", "out"))
     )
@@ -261,9 +265,9 @@ def swapping(folder: Path) -> list[Part]:
     ratio = rows.assign(ratio=rows["actual"] / rows["predicted"])
     by = ratio.groupby(["setting", "seed"])["ratio"]
     falls = by.agg(lambda x: (x.diff().dropna() < 0).all())
-    share = analysis.Interval(100 * falls.mean(), math.nan, math.nan)
     what = "% of seeds and densities in which it falls at every doubling"
-    return [Part(what, share, 100, of=f"{rows['seed'].nunique()} seeds")]
+    seeds = f"{rows['seed'].nunique()} seeds"
+    return [alone(what, 100 * falls.mean(), 100, of=seeds)]
 
 
 def resets(folder: Path) -> list[Part]:
@@ -293,9 +297,9 @@ def deletions(folder: Path) -> list[Part]:
     wide = rows.pivot(index=["setting", "seed"], columns="method", values="added")
     less = (wide["obd"] < wide["magnitude"]).groupby("setting")
     return [
-        Part(
+        alone(
             f"% of the seeds at {setting}",
-            analysis.Interval(100 * here.mean(), math.nan, math.nan),
+            100 * here.mean(),
             100 * 2 / 3,
             of=f"{len(here)} seeds",
         )
@@ -322,13 +326,13 @@ def mnist1d(folder: Path) -> list[Part]:
     run = reading.read(folder)
     ours, chance = (ticket(run, name, 0.1) for name in ("imp", "imp_random"))
     rest = 100 * (ours["accuracy"].to_numpy() - chance["accuracy"].to_numpy())
-    tickets = [x for x in statistics.tickets(run) if x["method"].iloc[0] == "imp"]
+    tickets = statistics.of_method(statistics.tickets(run), "imp")
     best = max(tickets, key=lambda x: x["accuracy"].mean())
-    peak = analysis.Interval(100 * best["density"].mean(), math.nan, math.nan)
+    peak = 100 * best["density"].mean()
     return [
         over_seeds("points above dense at a tenth", 100 * ours["to_dense"], 6),
         over_seeds("points above random masks there", rest, 8),
-        Part("% of the weights at the peak, by test accuracy", peak, 5, 20),
+        alone("% of the weights at the peak, by test accuracy", peak, 5, 20),
     ]
 
 
