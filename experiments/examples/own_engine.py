@@ -59,7 +59,7 @@ def main(
     count = max(jax.process_count(), min(2, jax.device_count()))  # which divides SEEDS
     layout = lanes.layout(len(SEEDS) // count, lanes.devices(count))
     program = programs.program(
-        lambda settings: search, loss_fn, evaluate, ["error"], layout, batch_size=32
+        lambda swept: search, loss_fn, evaluate, ["error"], layout, batch_size=32
     )
     x = np.random.default_rng(0).normal(size=(320, 4)).astype(np.float32)
     y = np.sin(x[:, :1])

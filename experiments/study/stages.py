@@ -230,11 +230,11 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
     streams = [keys.of_seed(lane.seed) for lane in task.lanes]
     tickets = [study.network(stream.init) for stream in streams]
     if task.program == TRAINING:
-        settings = study.multipliers(task.lanes)
+        swept = study.multipliers(task.lanes)
     else:
-        swept = study.planned[task.program].settings[0].swept
-        settings = resumable.together([swept] * len(task.lanes))
-    begin = functools.partial(_start, study, task, tickets, settings)
+        one = study.planned[task.program].settings[0].swept
+        swept = resumable.together([one] * len(task.lanes))
+    begin = functools.partial(_start, study, task, tickets, swept)
     goes_on = task.program != TRAINING
 
     steps, intact = study.config.keep_steps, study.shelf.intact
@@ -296,8 +296,8 @@ def search(study: Study, task: Task, progress: Progress) -> None:
     )
 
     def begin():
-        settings = resumable.together([study.swept(lane) for lane in task.lanes])
-        carry = _start(study, task, opened(), settings)
+        swept = resumable.together([study.swept(lane) for lane in task.lanes])
+        carry = _start(study, task, opened(), swept)
         return _gone_on(study, task, carry) if _shared(task) else carry
 
     def lanes_of(round_):
@@ -438,17 +438,17 @@ def note_empty_layer(lane: Lane, ticket: Ticket) -> None:
         print(f"note: {error}", file=sys.stderr)
 
 
-def _start(study: Study, task: Task, tickets: Sequence[Ticket], settings: Any) -> Any:
+def _start(study: Study, task: Task, tickets: Sequence[Ticket], swept: Any) -> Any:
     """The carry of a task's program before its first step."""
     streams = [keys.of_seed(lane.seed).search for lane in task.lanes]
     program = study.programs[task.program]
-    begun = jnp.stack(streams), resumable.together(tickets), settings
+    begun = jnp.stack(streams), resumable.together(tickets), swept
     return program.start(*study.spread(begun))
 
 
 def _gone_on(study: Study, task: Task, carry: Any) -> Any:
     """The carry, with the states in which the dense training has left its lanes."""
-    settings, state = carry
+    swept, state = carry
     like = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], state))
     states = [study.shelf.state(dense(lane.seed), like) for lane in task.lanes]
 
@@ -456,7 +456,7 @@ def _gone_on(study: Study, task: Task, carry: Any) -> Any:
         # Random keys are no arrays of numpy's; for all else no program is needed.
         return (np.stack if isinstance(leaves[0], np.ndarray) else jnp.stack)(leaves)
 
-    return settings, study.spread(jax.tree.map(together, *states))
+    return swept, study.spread(jax.tree.map(together, *states))
 
 
 def _events(

@@ -427,13 +427,13 @@ class Study:
     def _any_start(self, name: str, stream: PRNGKey) -> tuple:
         """What a program starts from: as long as there are lanes."""
         if name == TUNING:
-            settings = ()
+            swept = ()
         elif name in (TRAINING, FREEZING):
-            settings = self.multipliers([dense(0)] * self.layout.width)
+            swept = self.multipliers([dense(0)] * self.layout.width)
         else:
-            swept = self.planned[name].settings[0].swept
-            settings = resumable.together([swept] * self.layout.width)
-        return stream, jax.vmap(self.network)(stream), settings
+            one = self.planned[name].settings[0].swept
+            swept = resumable.together([one] * self.layout.width)
+        return stream, jax.vmap(self.network)(stream), swept
 
 
 def _of_file(path: str, like: Ticket, without: Sequence[str]) -> Ticket:
@@ -473,8 +473,8 @@ def _of_file(path: str, like: Ticket, without: Sequence[str]) -> Ticket:
 
 def searches_of(config: Settings) -> int:
     """How many searches the largest of the methods has."""
-    settings = [len(methods.plan(config, name).settings) for name in config.methods]
-    return config.seeds * max(settings, default=1)
+    counts = [len(methods.plan(config, name).settings) for name in config.methods]
+    return config.seeds * max(counts, default=1)
 
 
 def _initialiser(config, dataset, model, example) -> Callable[[PRNGKey], tuple]:

@@ -1,7 +1,7 @@
 """Searches compiled for all lanes of a layout.
 
-A `Program` is one kind of search, compiled; each lane may have numbers of its own, its
-settings. `resumable.run` drives it.
+A `Program` is one kind of search, compiled, over whose numbers lanes may sweep.
+`resumable.run` drives it.
 """
 
 import copy
@@ -21,7 +21,7 @@ from jaxticket.engine.keys import named
 
 FINITE = "finite"  # of a stretch: 1 where parameters and model state of a lane are
 TRIALS, TRIAL_SECONDS = 3, 0.5  # how often, and about how long, a program is timed
-Settings = Any  # a pytree of numbers that lanes may differ by; () where there are none
+Swept = Any  # a pytree of numbers that lanes may differ by; () where there are none
 
 
 class View(NamedTuple):
@@ -35,10 +35,10 @@ class View(NamedTuple):
 class Program(NamedTuple):
     """One kind of search over all lanes: its compiled moves.
 
-    The settings of the lanes are part of the carry.
+    The swept numbers of the lanes are part of the carry.
 
     Attributes:
-      start: `(keys, tickets, settings) -> carry`.
+      start: `(keys, tickets, swept) -> carry`.
       stretch: `(carry, round_keys, data, first, last, round) -> (carry, metrics)`;
         `carry` is donated.
       next_round: `(carry, data) -> carry`; `carry` is donated.
@@ -61,7 +61,7 @@ class Data(NamedTuple):
 
 
 def program(
-    search: Callable[[Settings], Search],
+    search: Callable[[Swept], Search],
     loss_fn: training.LossFn,
     evaluate: Callable[[Params, ModelState, Any], dict],
     names: Sequence[str],
@@ -75,8 +75,8 @@ def program(
     """Compiles a search for a layout.
 
     Args:
-      search: the settings of a lane -> its search, written for one lane as all are. The
-        settings are traced: one program serves all their values, side by side.
+      search: the swept numbers of a lane -> its search, written for one lane as all
+        are. They are traced: one program serves all their values, side by side.
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`.
       evaluate: `(params, model_state, held_out) -> {name: scalar}`, after every
         stretch.
@@ -90,16 +90,16 @@ def program(
         window of batches at a time: the same numbers, to the last bit.
     """
 
-    def start(key, ticket, settings):
-        return settings, training.start(search(settings), key, ticket)
+    def start(key, ticket, swept):
+        return swept, training.start(search(swept), key, ticket)
 
-    def options(settings):
-        ours = search(settings)
+    def options(swept):
+        ours = search(swept)
         return ours, {} if observe is None else {"observe": observe(ours)}
 
     def taken(carry, totals, key, rows, first, last, round):
-        settings, carry = carry
-        ours, observed = options(settings)
+        swept, carry = carry
+        ours, observed = options(swept)
         carry, totals = training.sums(
             ours,
             loss_fn,
@@ -113,11 +113,11 @@ def program(
             batch_size=batch_size,
             **observed,
         )
-        return (settings, carry), totals
+        return (swept, carry), totals
 
     def looked_at(carry, totals, held_out, first, last):
-        settings, carry = carry
-        ours = search(settings)
+        swept, carry = carry
+        ours = search(swept)
         loss, observed = training.means(totals, first, last)
         params = ours.params(carry.search)
         return {
@@ -129,8 +129,8 @@ def program(
         }
 
     def nothing(carry):
-        settings, carry = carry
-        ours, observed = options(settings)
+        swept, carry = carry
+        ours, observed = options(swept)
         return training.nothing(ours, carry, **observed)
 
     def stretch(carry, key, data, first, last, round):
@@ -138,14 +138,14 @@ def program(
         return carry, looked_at(carry, totals, data.held_out, first, last)
 
     def next_round(carry, data):
-        settings, carry = carry
+        swept, carry = carry
         train = streaming.leading(data.train)
         known = None if evidence is None else evidence(train)
-        return settings, training.next_round(search(settings), carry, known)
+        return swept, training.next_round(search(swept), carry, known)
 
     def view(carry):
-        settings, carry = carry
-        ours = search(settings)
+        swept, carry = carry
+        ours = search(swept)
         return View(ours.params(carry.search), training.found(ours, carry), carry.model)
 
     if streams:
@@ -257,7 +257,7 @@ def compiled(
     program: Program,
     keys: PRNGKey,
     tickets: Ticket,
-    settings: Settings,
+    swept: Swept,
     round_keys: PRNGKey,
     data: Data,
 ) -> tuple[Program, int]:
@@ -265,7 +265,7 @@ def compiled(
 
     Args:
       program: from `program`.
-      keys, tickets, settings: what it starts from, or their shapes and
+      keys, tickets, swept: what it starts from, or their shapes and
         dtypes.
       round_keys: `[lanes]`, or their shape and dtype.
       data: likewise; need not be on the devices.
@@ -274,7 +274,7 @@ def compiled(
       The program with its stretch compiled, and the bytes that it takes on each device,
       see `memory.footprint`.
     """
-    carry = jax.eval_shape(program.start, keys, tickets, settings)
+    carry = jax.eval_shape(program.start, keys, tickets, swept)
     if isinstance(program.stretch, _Streaming):
         stretch, size = program.stretch.compiled(carry, round_keys, data)
         return program._replace(stretch=stretch), size
