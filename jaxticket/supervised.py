@@ -20,6 +20,7 @@ from jaxticket import checks
 from jaxticket.base import Evidence, ModelState, Params, PRNGKey
 from jaxticket.data import Split
 from jaxticket.models.model import Model
+from jaxticket.scores.obd import nothing
 from jaxticket.training import EvidenceFn, LossFn, rows
 
 IMAGES = 10_000  # that scores look at, unless told otherwise
@@ -350,7 +351,7 @@ def evidence(
                 added = _squares(network, lambda x: loss(x, label)[0].mean(), params)
                 return jax.tree.map(jnp.add, total, added), None
 
-            total, _ = jax.lax.scan(add, _nothing(params), first)
+            total, _ = jax.lax.scan(add, nothing(params), first)
             return jax.tree.map(lambda x: x / rows(first), total)
 
         return Evidence(loss=mean_loss, forward=forward, curvature=curvature)
@@ -377,11 +378,4 @@ def _squares(
         ), None
 
     values, vectors = jnp.linalg.eigh(curve)
-    return jax.lax.scan(add, _nothing(params), (values, vectors.T))[0]
-
-
-def _nothing(params: Params) -> Params:
-    """Zeros in which much is summed: of float32 at least."""
-    return jax.tree.map(
-        lambda w: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)), params
-    )
+    return jax.lax.scan(add, nothing(params), (values, vectors.T))[0]

@@ -162,6 +162,9 @@ def test_of_halves_it_is_summed_in_floats():
     assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype("float32")}
     largest = np.abs(flat(exact)).max()
     np.testing.assert_allclose(flat(ours), flat(exact), atol=0.03 * largest)
+    known = supervised.evidence(model, split)(state)._replace(key=KEY)
+    found = scores.hutchinson(200)(halves, known)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
 
 
 def test_its_memory_does_not_depend_on_the_number_of_images():

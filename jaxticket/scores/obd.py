@@ -61,15 +61,21 @@ def hutchinson(draws: int = 30) -> Score:
             products = jax.tree.map(jnp.multiply, signs, change)
             return jax.tree.map(jnp.add, total, products), None
 
-        nothing = jax.tree.map(jnp.zeros_like, weights)
         keys = jax.random.split(evidence.key, draws)
-        total, _ = jax.lax.scan(add, nothing, keys)
+        total, _ = jax.lax.scan(add, nothing(weights), keys)
         return _saliencies(weights, jax.tree.map(lambda x: x / draws, total))
 
     return obd_hutchinson
 
 
 obd_hutchinson = hutchinson()
+
+
+def nothing(weights: Params) -> Params:
+    """Zeros in which much is summed: of float32 at least."""
+    return jax.tree.map(
+        lambda w: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)), weights
+    )
 
 
 def _signs(key: jax.Array, weights: Params) -> Params:
