@@ -15,15 +15,15 @@
 it does anything, `--output` a picture of its masks; `compare` how much two masks share,
 against chance. `verify` reads files against their digests, and holds them to their
 density, to the run that they lie in, and, beside the ticket of one pruning less, to
-what their search promises of both. `compact` builds the networks without units that do
-nothing, and says how many parameters are left, and how dense a mask is beside its
-effective density; `--output` has them in a file, whose layers are as they are named in
-the large network. `convert` rounds values or, where they are known,
-keeps those that are pruned; with `--recipe` it writes the mask alone, and the seed of
-the initial weights that the ticket has. Into safetensors it writes pairs for
-`torch.nn.utils.prune`. With `--plain` there are the weights with zeros. `evaluate` is
-of the weights that a file has, on test data: a rewound ticket has those that its
-training starts from.
+what their search has promised of both, which they say unless they are older. `compact`
+builds the networks without units that do nothing, and says how many parameters are
+left, and how dense a mask is beside its effective density; `--output` has them in a
+file, whose layers are as they are named in the large network. `convert` rounds values
+or, where they are known, keeps those that are pruned; with `--recipe` it writes the
+mask alone, and the seed of the initial weights that the ticket has. Into safetensors it
+writes pairs for `torch.nn.utils.prune`. With `--plain` there are the weights with
+zeros. `evaluate` is of the weights that a file has, on test data: a rewound ticket has
+those that its training starts from.
 
 Network and data are those of the `config.json` of the run that a file lies in, or what
 flags say.
