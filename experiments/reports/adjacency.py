@@ -3,7 +3,7 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import KEPT, Figures
+from experiments.reports.figures import Figures
 from jaxticket import structure
 
 FILE = "adjacency.csv"
@@ -56,7 +56,6 @@ def drawn(rows: pd.DataFrame) -> Figures:
         for name, y in ratios.items()
     ]
     points = statistics.points(pd.concat(found), "density", "y")
-    drawing, grid = drawings.panels(points, KEPT, "neighbours, times chance")
-    drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+    drawing, grid = drawings.by_density(points, "neighbours, times chance")
     caption = "How often a unit of the first layer keeps two neighbouring inputs."
     return {"adjacency": (drawing, caption)}

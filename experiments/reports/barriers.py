@@ -3,7 +3,7 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import KEPT, Figures
+from experiments.reports.figures import Figures
 from jaxticket import landscape
 
 FILE = "instability.csv"
@@ -91,8 +91,7 @@ def drawn(rows: pd.DataFrame) -> Figures:
             panel=long["method"].map(tables.words), line=long["line"].map(names)
         ).assign(**{x: 100 * long[x] for x in ("density", "barrier")})
         points = statistics.points(long, "density", "barrier")
-        drawing, grid = drawings.panels(points, KEPT, "barrier, points")
-        drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+        drawing, grid = drawings.by_density(points, "barrier, points")
         for axes in grid.flat:
             axes.axhline(100 * STABLE, linestyle=":", linewidth=1, color="#555555")
         caption = (

@@ -5,7 +5,6 @@ import functools
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import KEPT
 
 FILE = "deletions.csv"
 SETS = ("train", "validation", "test")
@@ -97,8 +96,7 @@ def drawn(rows: pd.DataFrame) -> dict:
     shown = {"training": "train_added", "test": "test_added"}
     both = [rows.assign(panel=f"{x} loss", y=rows[n]) for x, n in shown.items()]
     points = statistics.points(pd.concat(both), "x", "y")
-    drawing, grid = drawings.panels(points, KEPT, "added to the loss")
-    drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+    drawing, grid = drawings.by_density(points, "added to the loss")
     drawings.log_axis(grid)
     caption = (
         "What deleting trained weights adds to the loss, without training afterwards. "

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import KEPT, Figures
+from experiments.reports.figures import Figures
 from jaxticket import analysis, structure
 
 FILE = "movement.csv"
@@ -108,7 +108,6 @@ def drawn(rows: pd.DataFrame) -> Figures:
         found = found.assign(density=100 * found["density"])
         points = statistics.points(found.dropna(subset="y"), "density", "y",
             by=[*statistics.TICKET])  # fmt: skip
-        drawing, grid = drawings.panels(points, KEPT, label)
-        drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+        drawing, grid = drawings.by_density(points, label)
         figures[name] = drawing, caption
     return figures

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ HOLLOW = {"linestyle": "", "markersize": 7, "markerfacecolor": "white", "zorder"
 OUTSIDE = {"clip_on": False, "in_layout": False}
 LEGEND = {"frameon": False, "fontsize": "small"}
 DPI = 150
+KEPT = "weights kept, %"
 WHOLE = 100.5  # percent: where accuracies end above
 LEAST = 0.05  # percent: the smallest error of a logarithmic axis
 WIDE = 5  # times: errors of this range, of 1% and more, are drawn on one
@@ -200,6 +202,13 @@ def heights(grid) -> np.ndarray:
     lines = [line.get_ydata() for axes in grid.flat for line in axes.lines]
     values = np.concatenate([*lines, []]).astype(float)
     return values[np.isfinite(values)]
+
+
+def by_density(points: pd.DataFrame, label: str, **options: Any):
+    """`panels` over the weights kept, on a logarithmic axis."""
+    drawing, grid = panels(points, KEPT, label, **options)
+    density_axis(grid, *points["x"].agg(["min", "max"]))
+    return drawing, grid
 
 
 def density_axis(grid, sparsest: float, densest: float) -> None:

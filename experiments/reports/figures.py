@@ -19,7 +19,6 @@ PERCENT = (  # columns that are fractions in the files
     "early_stopping_test_accuracy",
 )
 ACCURACY = "test accuracy, %"
-KEPT = "weights kept, %"
 DEPTH = 15  # percentage points below the dense network at which panels end
 EDGES = (
     f"What lies more than {DEPTH} points below the dense network, where most tickets "
@@ -77,7 +76,7 @@ def _of_tickets(run: Run) -> Figures:
     def add(name, caption, rows, column=accuracy, y=ACCURACY, x="density"):
         points = statistics.points(rows, x, column)
         dense = analysis.interval(_dense(run.rows)[column])
-        place = {"density": KEPT}.get(x, EPOCH)
+        place = {"density": drawings.KEPT}.get(x, EPOCH)
         if x == "density":  # an empty network has no place on a log axis
             points = points[points["x"] > 0]
         drawing, grid = drawings.panels(points, place, y, dense=dense)
@@ -156,8 +155,7 @@ def _of_overlaps(found: pd.DataFrame, looks: pd.DataFrame) -> Figures:
     both = both.assign(panel=panels, line=both["criterion"], prunings=1)
     points = statistics.points(both, "density", "observed")
     label = "overlap, % of the weights kept"
-    drawing, grid = drawings.panels(points, KEPT, label)
-    drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+    drawing, grid = drawings.by_density(points, label)
     grid[0, 0].set_ylim(0, 104)
     caption = (
         "Overlap of the masks found with those of criteria of the trained dense "
@@ -178,8 +176,7 @@ def _of_layers(layers: pd.DataFrame, inputs: pd.DataFrame) -> Figures:
         )
         points = statistics.points(found, "x", "y")
         points = points[(points[["x", "mean"]] > 0).all(axis=1)]
-        drawing, grid = drawings.panels(points, KEPT, "of the layer, %", curves=True)
-        drawings.density_axis(grid, *points["x"].agg(["min", "max"]))
+        drawing, grid = drawings.by_density(points, "of the layer, %", curves=True)
         drawings.log_axis(grid)
         caption = "What tickets keep of each layer, against what they keep of all."
         figures["layers"] = drawing, caption
@@ -219,7 +216,9 @@ def _of_courses(looks: pd.DataFrame) -> Figures:
     ours["course"] = ours["before"] + ours["step"]
     points = statistics.points(ours, "course", "density", by=["course"])
     points = points[points["mean"] > 0]
-    drawing, grid = drawings.panels(points, "step of the search", KEPT, curves=True)
+    drawing, grid = drawings.panels(
+        points, "step of the search", drawings.KEPT, curves=True
+    )
     drawings.log_axis(grid)
     caption = "What the masks of searches keep while they train, round after round."
     return {"density_by_step": (drawing, caption)}
