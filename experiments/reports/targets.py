@@ -171,7 +171,7 @@ def resetting(folder: Path) -> list[Part]:
         rows = every[(every["method"] == method) & (every["density"] <= 0.1)]
         return rows.set_index(["prunings", "seed"])
 
-    reset = sparse(folder.parent / "mnist_lottery", "imp")
+    reset = sparse(folder.parent / "mnist_lottery_rewound", "imp")
     going_on = sparse(folder, "imp_continued")
     both = reset.merge(going_on, on=["prunings", "seed"], suffixes=("", "_on"))
     of_seeds = both.groupby(level="seed")[
