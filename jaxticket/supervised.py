@@ -20,7 +20,7 @@ from jaxticket import checks
 from jaxticket.base import Evidence, ModelState, Params, PRNGKey
 from jaxticket.data import Split
 from jaxticket.models.model import Model
-from jaxticket.scores.obd import nothing
+from jaxticket.scores.obd import wide_zeros
 from jaxticket.training import EvidenceFn, LossFn, rows
 
 IMAGES = 10_000  # that scores look at, unless told otherwise
@@ -351,7 +351,7 @@ def evidence(
                 added = _squares(network, lambda x: loss(x, label)[0].mean(), params)
                 return jax.tree.map(jnp.add, total, added), None
 
-            total, _ = jax.lax.scan(add, nothing(params), first)
+            total, _ = jax.lax.scan(add, wide_zeros(params), first)
             return jax.tree.map(lambda x: x / rows(first), total)
 
         return Evidence(loss=mean_loss, forward=forward, curvature=curvature)
@@ -372,10 +372,8 @@ def _squares(
         value, vector = pair
         (grads,) = pulled(vector.reshape(outputs.shape))
         return jax.tree.map(
-            lambda t, g: t + value.astype(t.dtype) * g.astype(t.dtype) ** 2,
-            total,
-            grads,
+            lambda t, g: t + value * g.astype(t.dtype) ** 2, total, grads
         ), None
 
     values, vectors = jnp.linalg.eigh(curve)
-    return jax.lax.scan(add, nothing(params), (values, vectors.T))[0]
+    return jax.lax.scan(add, wide_zeros(params), (values, vectors.T))[0]

@@ -423,9 +423,11 @@ def keep(study: Study, lane: Lane, view, given: Ticket) -> None:
         anchor=None if promises.weights == "trained" else anchor,
     )
     note_empty_layer(lane, ticket)
+    # The scale is read on the host, and not compared on devices at the next round.
+    same = promises.scale is not None and float(promises.scale) == 1.0
     promised = {
         "nested": promises.nested,
-        "anchored": promises.weights == "anchor" and promises.scale == 1.0,
+        "anchored": promises.weights == "anchor" and same,
     }
     study.shelf.put_ticket(lane, ticket, [k for k, v in promised.items() if v])
 

@@ -62,7 +62,7 @@ def hutchinson(draws: int = 30) -> Score:
             return jax.tree.map(jnp.add, total, products), None
 
         keys = jax.random.split(evidence.key, draws)
-        total, _ = jax.lax.scan(add, nothing(weights), keys)
+        total, _ = jax.lax.scan(add, wide_zeros(weights), keys)
         return _saliencies(weights, jax.tree.map(lambda x: x / draws, total))
 
     return obd_hutchinson
@@ -71,7 +71,7 @@ def hutchinson(draws: int = 30) -> Score:
 obd_hutchinson = hutchinson()
 
 
-def nothing(weights: Params) -> Params:
+def wide_zeros(weights: Params) -> Params:
     """Zeros in which much is summed: of float32 at least."""
     return jax.tree.map(
         lambda w: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)), weights
