@@ -14,13 +14,25 @@ import jaxticket as jt
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("threefry")
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 def test_there_are_five_examples_and_the_first_is_short():
     assert len(EXAMPLES) == 5
     body = EXAMPLES[0].split("def density")[1].splitlines()
     assert len([line for line in body if line.strip()]) <= 15
+
+
+def test_the_layout_names_every_module():
+    layout = README.split("## Layout")[1].split("```")[1]
+    for part, folder in zip(
+        layout.split("\nexperiments/\n"), ("jaxticket", "experiments"), strict=True
+    ):
+        rows = re.findall(r"^  ((?:\w+ ?)+)(?:  |$)", part, re.M)
+        named = [name for row in rows for name in row.split()]
+        modules = [path.stem for path in (ROOT / folder).glob("[!_]*.py")]
+        assert sorted(named) == sorted(modules), folder
 
 
 @pytest.fixture
