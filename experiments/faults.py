@@ -64,6 +64,11 @@ DOORS = {
         "--gradual.every=4",
         "--rigl.every=4",
     ),
+    "initial_pruning": (
+        "--methods=snip,random",
+        "--snip.density=0.1",
+        "--random.density=0.1",
+    ),
     "jackpots": (
         "--methods=jackpot,random",
         "--jackpot.density=0.1",

@@ -1,6 +1,7 @@
 """Runs that are killed end as those that were not; what counts that can tell."""
 
 import collections
+import importlib
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import studies
 
 from experiments import faults
+from experiments.study import settings
 
 HERE = Path(__file__).parent
 COUNTER = collections.Counter
@@ -42,6 +44,17 @@ def test_what_is_lost_doubled_and_changed_is_counted():
         ({"others": COUNTER({".x.tmp": 1})}, {"doubled": 1}),
     ):
         assert faults.differences(whole | ours, whole) == nothing | expected
+
+
+def test_every_experiment_that_trains_is_killed():
+    files = sorted((studies.ROOT / "experiments").glob("[!_]*.py"))
+    modules = [importlib.import_module(f"experiments.{file.stem}") for file in files]
+    settled = {
+        module.__name__.removeprefix("experiments.")
+        for module in modules
+        if issubclass(module.Config, settings.Settings)
+    }
+    assert settled == {*faults.DOORS} - {faults.STREAMING}
 
 
 def test_twenty_five_kills_leave_no_trace(tmp_path):
