@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -37,7 +38,8 @@ _KEY = "key of "  # begins the dtype of random keys, before their kind
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when it is whole."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Of threads, and of processes on several machines, each has a file of its own.
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(beside, "wb") as file:
             yield file
@@ -227,7 +229,8 @@ def load_ticket(
         there = {leaf.name for leaf in file.leaves}
 
         def found(where, leaf):
-            return leaf if f"mask/{masks.name(where)}".rstrip("/") in there else None
+            name = f"mask/{masks.name(where)}" if where else "mask"
+            return leaf if name in there else None
 
         mask = jax.tree_util.tree_map_with_path(found, masked)
         state = like.model_state

@@ -23,11 +23,12 @@ Layers = dict[tuple[str, ...], dict[str, Any]]  # what each holder holds, by nam
 _KERNEL = re.compile(r"(.*_)?(kernel|embeddings?|w\d*)|w_.*")
 _WEIGHT = re.compile(r"(.*_)?weight(_.*)?")
 _VECTOR = re.compile(
-    r"(.*_)?(bias(es)?|(scale|offset|shift|gain|gamma|beta|slope)s?)"
+    r"(.*_)?(bias(es|_table)?|(scale|offset|shift|gain|gamma|beta|slope)s?)"
     r"|bias_.*|mean|var|alpha"
 )
 _SHORT_BIAS = re.compile(r"(.*_)?b\d*|b_.*")
 _NORM = re.compile(r"(.*norm|ln|bn|gn)(_?\w{1,2})?")
+_SCALE_OF_NORM = re.compile(r"(.*_)?(\w*norm|ln|bn|gn)_?\d*(_(g|w|weight))?")
 
 
 class _Leaf(NamedTuple):
@@ -60,9 +61,11 @@ def found(params: Params) -> Params:
 
     Of those that `is_kernel` accepts these are none:
 
-    - what a normalisation holds, known by its name or its class (`weight` in equinox);
+    - what a normalisation holds, known by its name or its class (`weight` in equinox),
+      or what is called as one itself, `ln1_g`;
     - a `weight` beside a `bias` of its own shape: they scale and shift;
-    - `b` with fewer axes than a `w` beside it, or in a layer called `bias`;
+    - `b` with fewer axes than a `w` beside it, `bq` than `wq`, or in a layer called
+      `bias`;
     - the second of a pair whose shape is that of the first without its input.
     """
     norms = set()
@@ -84,6 +87,8 @@ def found(params: Params) -> Params:
 def _is_vector(leaf: _Leaf, beside: dict[str, jax.Array], normalises: bool) -> bool:
     """Whether what looks like a kernel is a vector of each layer of a stack."""
     layer = leaf.holder[-1].lower() if leaf.holder else ""
+    if _SCALE_OF_NORM.fullmatch(leaf.name):
+        return True
     if _KERNEL.fullmatch(leaf.name):
         return False
     if normalises or _NORM.fullmatch(layer):
@@ -95,6 +100,9 @@ def _is_vector(leaf: _Leaf, beside: dict[str, jax.Array], normalises: bool) -> b
     if _SHORT_BIAS.fullmatch(leaf.name) and not pairs:
         kernels = [w.ndim for name, w in beside.items() if _KERNEL.fullmatch(name)]
         return layer.startswith("bias") or leaf.value.ndim < max(kernels, default=0)
+    kernel = beside.get(re.sub(r"(^|_)b", r"\1w", leaf.name, count=1), leaf.value)
+    if leaf.value.ndim < kernel.ndim:  # `bq` beside `wq`
+        return True
     if set(beside) == {"0", "1"} and leaf.name == "1":
         first = beside["0"].shape
         return leaf.value.shape == (*first[:-2], *first[-1:])

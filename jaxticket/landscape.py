@@ -74,7 +74,9 @@ def change(
 
     def gain(m, o, w, g):
         wide = jnp.promote_types(w.dtype, jnp.float32)
-        return jnp.sum(w.astype(wide) * g * (jnp.asarray(o, wide) - m))
+        # What neither mask keeps may be NaN, as of a ticket from its file.
+        moved = jnp.where(m == o, 0, w.astype(wide) * g)
+        return jnp.sum(moved * (jnp.asarray(o, wide) - m))
 
     ours = (masks.prunable_like(tree, mask) for tree in (weights, grads))
     predicted = sum(jax.tree.leaves(jax.tree.map(gain, mask, other, *ours)))

@@ -222,13 +222,26 @@ def count(mask: Mask) -> jax.Array | counts.Count:
     Of 2**31 weights or more a `counts.Count`, which JAX's whole numbers cannot hold.
 
     Raises:
-      ValueError: a leaf of 2**31 weights or more.
+      ValueError: a leaf of 2**31 weights or more, or one that is not bool.
     """
+    _check_bools(mask)
     of_leaves = list(map(highest.count, jax.tree.leaves(mask)))
     if size(mask) < counts.ONE_WORD:
         return sum(of_leaves)
     check_sizes(mask)
     return counts.total(jnp.stack(of_leaves))
+
+
+def _check_bools(mask: Mask) -> None:
+    """Raises a `ValueError` for gates that are half open, and other numbers."""
+    if all(map(_is_bool, jax.tree.leaves(mask))):
+        return
+    for name_, leaf in named(mask).items():
+        if not _is_bool(leaf):
+            raise ValueError(
+                f"mask at {name_!r} is {jnp.result_type(leaf)}, expected bool: say "
+                "which gates are open, as gates > 0"
+            )
 
 
 def check_some(mask: Mask) -> None:
@@ -280,6 +293,7 @@ def density(mask: Mask) -> jax.Array:
 
 def layer_densities(mask: Mask) -> Scores:
     """The fraction kept of every leaf: a mask tree of scalars."""
+    _check_bools(mask)
     return jax.tree.map(lambda leaf: jnp.mean(leaf, dtype=jnp.float32), mask)
 
 

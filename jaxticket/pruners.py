@@ -56,14 +56,16 @@ def prune(
         weights = masks.apply(mask, ticket.weights)
         values = score(weights, evidence._replace(key=key))
         # NaN is lowest: what is pruned already goes first, so the masks are nested.
-        values = jax.tree.map(
-            lambda v, m: (
-                v if m is None else jnp.where(m, jnp.fmax(v, -jnp.inf), jnp.nan)
-            ),
-            values,
-            mask,
-        )
-        return select(values, ticket.mask, fraction)
+        # It is a mark here, and no mistake that `jax_debug_nans` should stop at.
+        with jax.debug_nans(False):
+            values = jax.tree.map(
+                lambda v, m: (
+                    v if m is None else jnp.where(m, jnp.fmax(v, -jnp.inf), jnp.nan)
+                ),
+                values,
+                mask,
+            )
+            return select(values, ticket.mask, fraction)
 
     mask, last = ticket.mask, iterations - 1
     if last:
@@ -95,7 +97,8 @@ def prune_by_deviation(ticket: Ticket, quality: ArrayLike) -> Ticket:
     def of_layer(weights, mask):
         if mask is None:
             return None
-        deviation = jnp.sqrt(jnp.var(weights, where=mask))
+        wide = jnp.promote_types(weights.dtype, jnp.float32)  # for squares of float16
+        deviation = jnp.sqrt(jnp.var(weights, where=mask, dtype=wide))
         return mask & (jnp.abs(weights) >= quality * deviation)
 
     masks.check(ticket.mask, ticket.weights)

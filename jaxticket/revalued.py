@@ -94,7 +94,7 @@ def noise(key: PRNGKey, ticket: Ticket, deviations: ArrayLike = 1.0) -> Ticket:
 
     def value(key, w, m):
         normal = jax.random.normal(key, w.shape, w.dtype)
-        return w + jnp.asarray(deviations, w.dtype) * jnp.std(w) * normal
+        return w + jnp.asarray(deviations, w.dtype) * _deviation(w) * normal
 
     return _of_whole_layers("noise", key, ticket, value)
 
@@ -202,7 +202,13 @@ def _kept_permuted(key: PRNGKey, w: jax.Array, m: jax.Array) -> jax.Array:
 
 def _constant(key: PRNGKey, w: jax.Array, m: jax.Array) -> jax.Array:
     del key, m
-    return jnp.sign(w) * jnp.std(w)
+    return jnp.sign(w) * _deviation(w)
+
+
+def _deviation(w: jax.Array) -> jax.Array:
+    """Of float16 too: the squares of small numbers are 0 there."""
+    wide = jnp.promote_types(w.dtype, jnp.float32)
+    return jnp.std(w, dtype=wide).astype(w.dtype)
 
 
 def _signed(value: Value) -> Value:

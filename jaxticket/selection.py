@@ -100,7 +100,8 @@ def kept(
     if isinstance(select, _Like):
         return as_reference
     if isinstance(select, _OfGroups):
-        if checks.concrete(density) and np.any(density != select.n / select.m):
+        given = np.asarray(density) if checks.concrete(density) else None
+        if given is not None and np.any(given != select.n / select.m):
             raise checks.Refused(
                 "density",
                 f"must be {select.n / select.m:g} where {select.n} of {select.m} are "
@@ -123,10 +124,11 @@ def check_kept(select: Select, density: ArrayLike, mask: Mask) -> None:
     """Raises a `ValueError` where it is known that a density keeps no weight at all."""
     if not all(map(checks.concrete, [density, *jax.tree.leaves(mask)])):
         return
-    counts = None if jnp.ndim(density) else kept(select, density)
-    if counts is None:
-        return
-    left, have = counts(mask), sum(masks.layer_counts(mask).values())
+    with jax.ensure_compile_time_eval():  # a trace may be under way
+        counts = None if jnp.ndim(density) else kept(select, density)
+        if counts is None:
+            return
+        left, have = counts(mask), sum(masks.layer_counts(mask).values())
     if have and not (sum(left.values()) if isinstance(left, dict) else left):
         raise checks.Refused(
             "density",
@@ -271,7 +273,8 @@ class _OfGroups:
             value = self.groups(score)
             # What is gone comes last, after what is NaN.
             lowest = jnp.where(jnp.isnan(value), jnp.inf, -value)
-            order = jnp.argsort(jnp.where(ours, lowest, jnp.nan), stable=True)
+            with jax.debug_nans(False):  # NaN is a mark here
+                order = jnp.argsort(jnp.where(ours, lowest, jnp.nan), stable=True)
             rank = jnp.argsort(order)
             kept = (ours & (rank < self.n)).reshape(*ours.shape[:-2], -1)
             return meshes.placed(jnp.moveaxis(kept, -1, self.axis), like=alive)
@@ -322,7 +325,8 @@ class _Blocks:
             if (ours := self.laid(alive)) is None:
                 return alive
             there = ours.any((-3, -1))
-            total = jnp.where(ours, self.laid(score), 0).sum((-3, -1))
+            wide = jnp.promote_types(score.dtype, jnp.float32)
+            total = jnp.where(ours, self.laid(score), 0).sum((-3, -1), dtype=wide)
             (found,) = top([total], [there], keep(masks.count([there]), density))
             kept = (ours & found[..., :, None, :, None]).reshape(alive.shape)
             return meshes.placed(kept, like=alive)
@@ -601,7 +605,8 @@ def top(scores: Scores, mask: Mask, k: ArrayLike | counts.Count) -> Mask:
         is known and cannot be.
     """
     alive, tree = jax.tree.flatten(mask)
-    masks.check_some(mask)
+    if not alive:
+        masks.check_some(mask)
     masks.check_sizes(mask)
     if not isinstance(k, counts.Count) and all(map(checks.concrete, [k, *alive])):
         checks.whole(0, sum(int(np.count_nonzero(leaf)) for leaf in alive))(k=k)

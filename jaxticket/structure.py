@@ -72,10 +72,12 @@ def valley(values: Params, mask: Mask, *, width: float = 0.5) -> Mask:
     """
 
     def of_layer(m, w):
+        w = w.astype(jnp.promote_types(w.dtype, jnp.float32))  # for squares of float16
         last = round(4 / width)
         sizes = jnp.abs(w) / (width * jnp.sqrt(jnp.mean(w * w)))
         places = jnp.clip(sizes, 0, last).astype(jnp.int32)
-        counts = jnp.zeros(last + 1, jnp.float32).at[places].add(m)
+        # In whole numbers: float32 counts to 2**24.
+        counts = jnp.zeros(last + 1, jnp.int32).at[places].add(m.astype(jnp.int32))
         return jnp.where(jnp.any(counts[1:] > 0), counts[0] / counts[1:].max(), jnp.nan)
 
     return jax.tree.map(of_layer, mask, masks.prunable_like(values, mask))

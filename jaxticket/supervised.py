@@ -59,6 +59,13 @@ def _classes(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
             f"must be whole numbers, the classes; got {labels.dtype}: convert them, or "
             "take another loss",
         )
+    if labels.shape[1:] != outputs.shape[1:-1]:
+        raise checks.Refused(
+            "labels",
+            f"must be one class for each of the network's outputs "
+            f"{[*outputs.shape[1:]]}, {[*outputs.shape[1:-1]]} of an example; got "
+            f"{[*labels.shape[1:]]}: take labels.squeeze(-1) of labels [n, 1]",
+        )
     wrong = labels[(labels < 0) | (labels >= outputs.shape[-1])]
     if wrong.size:
         raise checks.Refused(
@@ -96,12 +103,13 @@ def binary_cross_entropy(
 
     Args:
       outputs: logits `[batch, labels]`.
-      labels: bool, `[batch, labels]`.
+      labels: bool, `[batch, labels]`, or `[batch]` where it is one.
 
     Returns:
       The mean over the labels of `log(1 + exp(-(2 label - 1) output))`, and the share
       of the labels that the signs of the outputs have right.
     """
+    labels = jnp.reshape(labels, outputs.shape)
     losses = optax.sigmoid_binary_cross_entropy(outputs, labels.astype(outputs.dtype))
     right = (outputs > 0) == labels
     return losses.mean(-1), right.mean(-1)
@@ -166,7 +174,7 @@ def check(
             finite = np.isfinite(np.asarray(values))
             if not finite.all():
                 at = [int(i) for i in np.argwhere(~finite)[0]]
-                found = float(values[tuple(at)])
+                found = float(np.asarray(values)[tuple(at)])  # a trace may be under way
                 raise checks.Refused(
                     name, f"must be finite numbers; got {found} at {at}"
                 )

@@ -26,7 +26,7 @@ class Cuts(NamedTuple):
 
     Attributes:
       kept: how many weights stay, int32.
-      at: a score that so many reach. NaN where none is known.
+      at: a score that so many reach, or where to begin to look for one.
       dense: how many scores there are to a unit around it.
     """
 
@@ -48,8 +48,9 @@ def like(scores: Scores, mask: Mask, allowed: Mask) -> Cuts:
         for a, m in zip(*map(jax.tree.leaves, (allowed, mask)), strict=True)
     ]
     kind = jnp.result_type(jnp.float32, *jax.tree.leaves(scores))
-    unknown = jnp.full(len(kept), jnp.nan, kind)
-    return Cuts(jnp.array(kept, jnp.int32), unknown, unknown)
+    # Any will do to begin with; NaN would stop a program that looks for mistakes.
+    begin = jnp.zeros(len(kept), kind), jnp.ones(len(kept), kind)
+    return Cuts(jnp.array(kept, jnp.int32), *begin)
 
 
 def highest_of_each(scores: Scores, allowed: Mask, cuts: Cuts) -> tuple[Mask, Cuts]:
@@ -95,7 +96,8 @@ def _layer(scores: jax.Array, alive: jax.Array, cut: Cuts) -> tuple[jax.Array, C
         )
         near = _NEAR * (most - least)
         lower, upper = (_reached(ranks, least + x) for x in (-near, near))
-        return jnp.bool(True), mask, Cuts(cut.kept, least, (lower - upper) / (2 * near))
+        dense = jnp.where(near > 0, (lower - upper) / (2 * near), 1)
+        return jnp.bool(True), mask, Cuts(cut.kept, least, dense)
 
     begun = found, _reaching(ranks, cut.at), cut
     _, mask, cut = jax.lax.while_loop(lambda state: ~state[0], anew, begun)

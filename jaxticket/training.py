@@ -264,7 +264,7 @@ def sums(
             return step(position, batch, *loop)
 
         return jax.lax.fori_loop(first, last, visit_next, (carry, totals))
-    per_epoch = size // batch_size
+    per_epoch = _per_epoch(size, batch_size)
 
     def visit(position, permutation, carry, totals):
         taken = order.rows(permutation, _places(position, per_epoch, batch_size), size)
@@ -303,7 +303,7 @@ def visits(
       int32 `[steps, batch_size]`.
     """
     order_key, _ = jax.random.split(key)
-    per_epoch = size // batch_size
+    per_epoch = _per_epoch(size, batch_size)
 
     def at(position):
         epoch = jax.random.fold_in(order_key, position // per_epoch)
@@ -311,6 +311,22 @@ def visits(
         return order.rows(order.draw(epoch, size), places, size)
 
     return jax.vmap(at)(positions)
+
+
+def _per_epoch(size: int, batch_size: int | None) -> int:
+    """The steps of an epoch, at least one.
+
+    Raises:
+      ValueError: no batch size, or one that is more than the data.
+    """
+    if batch_size is None:
+        raise ValueError("data need a batch_size, the rows of a step")
+    checks.whole(1)(batch_size=batch_size)
+    if batch_size > size:
+        raise ValueError(
+            f"batch_size {batch_size} is more than the {size} rows of data"
+        )
+    return size // batch_size
 
 
 def _places(position, per_epoch, batch_size):
@@ -500,14 +516,7 @@ def _length(data, epochs, steps, every, batch_size) -> tuple[int, int]:
                 f"epochs={epochs}, batch_size={batch_size}"
             )
         return steps, every or steps
-    size = rows(data)
-    if batch_size is None:
-        raise ValueError("data need a batch_size, the rows of a step")
-    if batch_size > size:
-        raise ValueError(
-            f"batch_size {batch_size} is more than the {size} rows of data"
-        )
-    per_epoch = size // batch_size
+    per_epoch = _per_epoch(rows(data), batch_size)
     length = steps or epochs * per_epoch
     checks.whole(1)(**{f"epochs={epochs}, in steps,": length})
     return length, every or per_epoch

@@ -101,7 +101,9 @@ def prune_filters(ticket: Ticket, layers: list[Filters], density: ArrayLike) -> 
     for layer in layers:
         w, m = weights[layer.kernel], old[layer.kernel]
         rest = tuple(i for i in range(w.ndim) if i != layer.axis)
-        norms, have = jnp.sum(jnp.abs(jnp.where(m, w, 0)), rest), jnp.any(m, rest)
+        wide = jnp.promote_types(w.dtype, jnp.float32)  # half precision makes ties
+        norms = jnp.sum(jnp.abs(jnp.where(m, w, 0)), rest, dtype=wide)
+        have = jnp.any(m, rest)
         keep = selection.keep(masks.count([have]), density)
         [stay] = selection.top([norms], [have], keep)
         for name, axis, outside, inside in (

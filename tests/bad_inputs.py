@@ -711,8 +711,13 @@ CALLS = [
         for call in on(labels=np.array([0.0, 1.0, 1.0, 2.0]))
     ),
     *(
+        ("labels", call, "got [1]: take labels.squeeze(-1)")
+        for call in on(labels=LABELS[:, None])
+    ),
+    *(
         ("images", call, "images must be finite numbers; got nan at [0, 2]")
-        for call in on(images=NOISE)
+        for f in on(images=NOISE)
+        for call in (f, jax.jit(f))
     ),
     ("images", lambda: supervised.evidence(classifier(), split(NOISE)),
      "images must be finite numbers; got nan at [0, 2]"),

@@ -195,6 +195,27 @@ def two_layers():
     return jt.Ticket(params, mask, {})
 
 
+@pytest.mark.parametrize("other", [0.5, -1.0])
+def test_a_choice_among_constants_is_no_zero(other):
+    """A unit that nothing reaches is as `where` has it of zero, and so stays."""
+
+    def apply(params, state, x, *, train=False, key=None):
+        h = x @ params["first"]["kernel"]
+        h = jnp.where(h > 0, jnp.where(other > 0, h, 1.0), other)
+        return h @ params["last"]["kernel"], state
+
+    ticket = two_layers()
+    ticket.mask["last"]["kernel"][2] = True
+    model = jt.models.Model(None, apply)
+    small = jt.compact(model, ticket, ROWS)
+    weights = jt.masks.apply(ticket.mask, ticket.weights)
+    np.testing.assert_allclose(
+        small.model.apply(small.ticket.weights, {}, ROWS)[0],
+        apply(weights, {}, ROWS)[0],
+        rtol=1e-5,
+    )
+
+
 def test_what_needs_all_units_is_named():
     def apply(params, state, x, *, train=False, key=None):
         h = jax.nn.relu(x @ params["first"]["kernel"])

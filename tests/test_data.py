@@ -431,6 +431,14 @@ def test_normalizers_follow_their_equations(kind, name, channels, top, expected)
     np.testing.assert_allclose(lanes, got, 1e-6, 1e-6)
 
 
+def test_a_file_has_no_published_numbers_whatever_its_folder_is_called():
+    images = np.random.default_rng(0).random((9, 4, 4, 1), np.float32)
+    found = np.asarray(
+        data.normalizer("standard", images, name="mnist/own.npz")(images)
+    )
+    np.testing.assert_allclose([found.mean(), found.std()], [0, 1], atol=1e-5)
+
+
 def test_normalizers_of_signals():
     """A signal is one channel; published standardised, MNIST-1D stays as it is."""
     signals = np.random.default_rng(0).normal(3, 2, (50, 40)).astype(np.float32)

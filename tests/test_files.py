@@ -1,5 +1,6 @@
 """Files: what is written comes back, and what is damaged is noticed."""
 
+import concurrent.futures
 import io
 import json
 import os
@@ -140,6 +141,7 @@ def test_a_model_state_that_does_not_fit_is_refused(tmp_path, state):
         [jnp.ones((2, 2)), jnp.ones(2)],
         Pair(jnp.eye(2), None),
         (jnp.ones(2), {"a": (jnp.eye(2), jnp.ones((2, 2)))}),
+        {"w/": jnp.ones((2, 3)), "": jnp.eye(2)},
     ],
 )
 def test_tickets_of_any_structure(tmp_path, weights):
@@ -381,10 +383,11 @@ def test_a_write_that_fails_leaves_the_good_file(saved, monkeypatch, broken):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_what_a_killed_write_left_is_not_in_the_way(saved):
+def test_of_several_writers_of_a_file_one_is_the_last(saved):
+    """None finds what another has begun, threads of one process neither."""
     path, _ = saved
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(b"half")
-    files.save(path, TREE, note="y")
-    assert files.load(path, TREE)[1] == {"note": "y"}
-    assert not beside.exists()
+    notes = [f"{i}" for i in range(24)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda note: files.save(path, TREE, note=note), notes))
+    assert files.load(path, TREE)[1]["note"] in notes
+    assert os.listdir(path.parent) == [path.name]

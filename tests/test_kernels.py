@@ -170,6 +170,9 @@ MATRIX, VECTORS = np.ones((3, 6)), np.zeros((3, 6))
         ({"logit_scale": VECTORS, "bias_table": VECTORS, "k": MATRIX}, ["k"]),
         ({"kernel": np.ones((5, 1)), "kernel_0": np.ones((1, 5))}, "kernel"),
         ({"layer_norm_kernel": {"kernel": MATRIX}}, "layer"),
+        ({"wq": np.ones((2, 3, 6)), "bq": VECTORS, "ln1_g": VECTORS}, ["wq"]),
+        ({"input_layernorm": VECTORS, "up_proj": MATRIX}, ["up_proj"]),
+        ({"relative_position_bias_table": VECTORS, "k": MATRIX}, ["k"]),
         (MATRIX, [""]),
     ],
 )

@@ -74,6 +74,12 @@ def test_a_change_of_a_quadratic_loss_by_plain_numpy(x64):
     np.testing.assert_allclose(found.actual, by_hand(new)[0] - before)
     assert abs(found.predicted - found.actual) > 0.1  # it is not linear
     assert landscape.change(loss, w, old, old) == (0, 0)
+    # A ticket from its file has lost what it prunes.
+    less = {"k": old["k"] & new["k"], "b": None}
+    lost = w | {"k": np.where(old["k"], w["k"], np.nan)}
+    np.testing.assert_array_equal(
+        landscape.change(loss, lost, old, less), landscape.change(loss, w, old, less)
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

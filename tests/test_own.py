@@ -53,6 +53,12 @@ def test_numbers_are_standardised_by_the_training_set():
     )
     assert found.num_classes == 2
     assert len(found.validation.labels) == 10
+    years = np.linspace(1900, 2026, 2 * 300_000, dtype=np.float32).reshape(-1, 2)
+    split = data.Split(np.zeros((len(years), 1), np.float32), years)
+    found = data.of_splits("own", split, split, validation=1)
+    labels = np.float64(found.train.labels)
+    np.testing.assert_allclose(labels.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(labels.std(0), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("what", ["missing", "short", "text", "pickle", "names"])
@@ -108,6 +114,11 @@ def test_losses_and_what_they_are_tested_by():
     np.testing.assert_allclose(explained, 1 - loss)
     one, _ = supervised.squared_error(jnp.asarray(logits[:, :1]), numbers[:, 0])
     np.testing.assert_allclose(one, (logits[:, 0] - numbers[:, 0]) ** 2, 1e-5)
+    one, right = supervised.binary_cross_entropy(
+        jnp.asarray(logits[:, :1]), several[:, 0]
+    )
+    np.testing.assert_allclose(one, np.log1p(np.exp(-signs * logits))[:, 0], 1e-5)
+    np.testing.assert_array_equal(right, (logits[:, 0] > 0) == several[:, 0])
 
 
 def test_the_next_token_counts_at_every_place():

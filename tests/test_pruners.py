@@ -5,10 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 
-from jaxticket import Evidence, Ticket, masks, prune, scores, selection
+from jaxticket import Evidence, Ticket, masks, prune, scores, searches, selection
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -36,6 +37,24 @@ def test_scores_compare_with_the_initial_weights():
     distance = np.abs(kernels(ticket.weights) - kernels(initial))
     kept = distance >= np.sort(distance)[27]
     np.testing.assert_array_equal(kernels(moved.mask), kept)
+
+
+def test_marks_are_no_mistakes():
+    """What is pruned is marked by NaN: programs that look for NaN do not stop there."""
+    weights = {"w": jnp.arange(1.0, 33).reshape(8, 4)}
+    ticket = prune(Ticket(weights, masks.full(weights)), "magnitude", 0.5)
+    with jax.debug_nans(True):
+        for options in ({}, {"iterations": 3}, {"select": "two_of_four"}):
+            pruned = prune(ticket, "magnitude", 0.5, **options)
+            assert 8 <= masks.count(pruned.mask) < 16
+        for search in (
+            searches.jackpot(optax.sgd(0.1)),
+            searches.edge_popup(optax.sgd(0.1), density=0.5),
+            searches.dnw(optax.sgd(0.1), density=0.5),
+        ):
+            search.ticket(search.init(KEY, ticket))
+        with pytest.raises(FloatingPointError):
+            jnp.log(-1.0)
 
 
 @pytest.mark.parametrize("name", ["global_top", "erk"])

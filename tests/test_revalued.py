@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import toy
 
-from jaxticket import Ticket, audit, masks, revalued, starts
+from jaxticket import (
+    Ticket,
+    audit,
+    masks,
+    prune_by_deviation,
+    revalued,
+    starts,
+    structure,
+)
 
 KEY = jax.random.key(0)
 
@@ -79,6 +87,20 @@ def test_signed_constants(control, constants, dtype):
         np.testing.assert_array_equal(found.mask[n], ticket.mask[n])
     np.testing.assert_array_equal(found.weights["bias"], ticket.weights["bias"])
     assert found.mask["bias"] is None
+
+
+def test_deviations_of_half_precision_are_of_single():
+    """The squares of small numbers are 0 in float16."""
+    weights = {"w": jnp.float16(1e-4 * jax.random.normal(KEY, (40, 50)))}
+    half, wide = (
+        Ticket(w, masks.full(w)) for w in (weights, jax.tree.map(jnp.float32, weights))
+    )
+    for f in (
+        lambda t: revalued.signed_constant(KEY, t).weights["w"],
+        lambda t: prune_by_deviation(t, 1.0).mask["w"].mean(),
+        lambda t: structure.valley(t.weights, t.mask)["w"],
+    ):
+        np.testing.assert_allclose(np.float32(f(half)), f(wide), rtol=0.02)
 
 
 def test_kaiming_normal_weights_are_a_new_draw():

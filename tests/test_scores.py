@@ -194,6 +194,19 @@ def test_random_scores_of_halves_are_as_many_as_those_of_floats():
         assert abs(rows.mean() - 149.5) < 4 * 300 / math.sqrt(12 * len(rows))
 
 
+@pytest.mark.parametrize("name", ["snip", "obd"])
+def test_products_of_small_halves_are_not_zero(name):
+    weights = {"w": jnp.linspace(1e-4, 3e-4, 9, dtype=jnp.float16)}
+    known = Evidence(
+        loss=lambda p: jnp.sum(p["w"] * jnp.float16(1e-4)),
+        curvature=lambda p: jax.tree.map(lambda w: jnp.float32(w) ** 0, p),
+    )
+    found = scores.NAMES[name](weights, known)["w"]
+    wide = np.float32(weights["w"])
+    wanted = {"snip": wide * np.float32(np.float16(1e-4)), "obd": wide**2 / 2}[name]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def test_random_scores_come_from_their_key():
     weights = toy.ticket().weights
     one, again, other = (
@@ -394,10 +407,11 @@ def test_a_search_prunes_by_derivatives_at_its_trained_weights(name):
         assert grade[kept].min() > grade[alive & ~kept].max()
 
 
-def test_a_flow_beyond_single_precision_keeps_its_ranks():
-    """In a chain all scores are less by one power of two; what is broken ends."""
+@pytest.mark.parametrize(("size", "power"), [(3, -30), (1e-3, 150)])
+def test_a_flow_beyond_single_precision_keeps_its_ranks(size, power):
+    """In a chain all scores differ by one power of two; what is broken ends."""
     rng, shape = np.random.default_rng(0), (30, 8, 8)
-    chain = rng.normal(3, 1, shape).astype(np.float32)
+    chain = (size * rng.normal(1, 1 / 3, shape)).astype(np.float32)
     known = Evidence(
         forward=lambda w: jax.lax.scan(lambda x, w: (x @ w, None), jnp.ones((1, 8)), w)[
             0
@@ -413,8 +427,9 @@ def test_a_flow_beyond_single_precision_keeps_its_ranks():
         [np.outer(x, y) for x, y in zip(before, after[-2::-1], strict=False)]
     )
     ratio = found / (sizes * flow)
-    assert before[-1].max() > np.finfo(np.float32).max
-    np.testing.assert_allclose(ratio, 2.0**-30, rtol=1e-5)
+    most = np.finfo(np.float32).max
+    assert before[-1].max() > most or before[-1].max() < 1 / most
+    np.testing.assert_allclose(ratio, 2.0**power, rtol=1e-5)
     assert not np.isfinite(scores.synflow(chain * np.nan, known)).all()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxticket import masks, selection
+from jaxticket import Ticket, masks, prune, selection
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -629,6 +629,33 @@ def test_n_of_m_leaves_what_it_cannot_divide_and_takes_no_other_density():
         selection.check_kept(select, 0.1, mask)
     with pytest.raises(ValueError, match="n must be a whole number"):
         selection.n_of_m(5, 4)
+
+
+def test_blocks_of_half_precision_are_summed_in_single():
+    scores = np.random.default_rng(0).random((128, 128)).astype("bfloat16")
+    mask = {"w": np.ones((128, 128), bool)}
+    select = functools.partial(selection.blocks(8, 8), allowed=mask, density=0.5)
+    found, wanted = (select({"w": s})["w"] for s in (scores, scores.astype(np.float32)))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("density", [0.5, np.float32(0.5), jnp.float32(0.5)])
+def test_a_ticket_of_the_outside_is_pruned_within_a_jit(density):
+    weights = {"w": np.arange(32, dtype=np.float32).reshape(8, 4)}
+    ticket = Ticket(weights, masks.full(weights))
+    for name in selection.NAMES:
+        cut = functools.partial(prune, ticket, "magnitude", density, select=name)
+        found, wanted = jax.jit(lambda cut=cut: cut().mask)(), cut().mask
+        np.testing.assert_array_equal(found["w"], wanted["w"], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["equal", "global_top", "erk"])
+def test_a_leaf_of_no_weights_is_left_as_it_is(name):
+    scores = {"none": np.zeros((0, 3), np.float32), "w": np.arange(8.0).reshape(2, 4)}
+    mask = jax.tree.map(lambda x: np.ones(x.shape, bool), scores)
+    found = selection.named(name)(scores, mask, 0.5)
+    assert found["none"].shape == (0, 3)
+    np.testing.assert_array_equal(found["w"], scores["w"] >= 4)
 
 
 def test_n_of_m_of_kernels_whose_inputs_come_last():

@@ -54,6 +54,13 @@ def test_a_valley_tells_one_peak_from_two():
     assert np.isnan(structure.valley(w, {"a": ~whole["a"]})["a"])
 
 
+def test_a_valley_counts_beyond_single_precision():
+    small = np.full((2**25, 1), 0.01, np.float32)
+    small[::32] = 1
+    found = structure.valley({"a": small}, {"a": np.ones(small.shape, bool)})["a"]
+    assert found == 31
+
+
 @pytest.mark.parametrize(
     ("of", "axes"), [("incoming", (0, 1, 2)), ("outgoing", (0, 1, 3))]
 )

@@ -106,6 +106,6 @@ def test_a_cut_nearby_is_found_without_a_whole_search(monkeypatch):
     for scores, right in zip(steps, wanted, strict=True):
         found, cuts = thresholds.highest_of_each(scores, allowed, cuts)
         jax.tree.map(np.testing.assert_array_equal, found, right)
-    fresh = thresholds.like(steps[0], mask, allowed)
-    found, _ = thresholds.highest_of_each(steps[0], allowed, fresh)
+    far = cuts._replace(at=cuts.at + 1e6)
+    found, _ = thresholds.highest_of_each(steps[0], allowed, far)
     assert not any(m.any() for m in found.values())  # the whole search it was

@@ -346,6 +346,21 @@ def test_a_search_runs_under_the_switches_that_users_turn(switch):
     assert masks.count(found.ticket.mask) == cases.survivors(54, 0.8)
 
 
+def test_a_batch_of_more_rows_than_there_are_is_refused_wherever_data_are_visited():
+    search, rows = fixed(optax.sgd(0.1)), cases.data()
+    key = jax.random.key(0)
+    carry = training.start(search, key, toy.ticket())
+    for call in (
+        lambda: training.steps(
+            search, cases.loss, carry, key, rows,
+            first=0, last=3, round=0, batch_size=ROWS + 1,
+        ),
+        lambda: training.visits(key, jnp.arange(2), size=ROWS, batch_size=ROWS + 1),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"more than the {ROWS} rows of data"):
+            call()
+
+
 # Divergence.
 
 

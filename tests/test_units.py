@@ -1,6 +1,7 @@
 """Filters that are pruned whole: which there are, and which stay, against numpy."""
 
 import jax
+import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_the_filters_of_the_largest_norms_stay_with_their_channels(density):
     assert jax.tree.map(np.shape, weights) == jax.tree.map(
         np.shape, small.ticket.weights
     )
+
+
+def test_norms_of_half_precision_are_summed_in_single():
+    rng = np.random.default_rng(0)
+    weights = {"a": rng.random((512, 64)), "b": rng.random((64, 2))}
+    half = jax.tree.map(lambda w: jnp.asarray(w, jnp.bfloat16), weights)
+    layers = [units.Filters("a", 1, (("b", 0, 1, 1),))]
+    found, wanted = (
+        units.prune_filters(jt.Ticket(w, jt.masks.full(w)), layers, 0.5).mask["a"]
+        for w in (half, jax.tree.map(jnp.float32, half))
+    )
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_small_network_draws_by_its_own_fans():

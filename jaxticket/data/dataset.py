@@ -140,10 +140,13 @@ def of_splits(
                 f"{theirs.dtype} {list(theirs.shape[1:])}"
             )
     if np.issubdtype(train.labels.dtype, np.floating):
-        mean, deviation = train.labels.mean(0), train.labels.std(0)
+        # In float64: numpy adds up the rows of several columns one after another.
+        mean, deviation = (
+            f(train.labels, 0, dtype=np.float64) for f in (np.mean, np.std)
+        )
         scale = np.where(deviation > 0, deviation, 1)
         train, test = (
-            split._replace(labels=(split.labels - mean) / scale)
+            split._replace(labels=((split.labels - mean) / scale).astype(np.float32))
             for split in (train, test)
         )
     if validation is not None and _are_classes(train.labels):

@@ -54,7 +54,8 @@ def normalizer(
     checks.one_of(NORMALIZATIONS)(kind=kind)
     lazy = isinstance(train_images, streams.Rows)
     stored = train_images if lazy else np.asarray(train_images)
-    name = re.split("[/:]", name)[0]  # without configuration and version
+    # Without configuration and version; a file is none, whatever its folder is called.
+    name = "" if name.endswith(".npz") else re.split("[/:]", name)[0]
     if not stored.size:
         raise ValueError(f"train_images must be some; got shape {[*stored.shape]}")
     if stored.dtype == np.int32:

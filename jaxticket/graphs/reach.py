@@ -67,7 +67,8 @@ class Paths:
             return list(map(self.constant, found if _several(eqn) else [found]))
         name = eqn.primitive.name
         varies = any(x.varies for x in values)
-        if name in _RULES:
+        # A choice among constants may be one that is not zero: as number by number.
+        if name in _RULES and not (self.sources and name == "select_n"):
             flow = _RULES[name](eqn, self._split(values), *values)
         elif _is_elementwise(eqn):
             flow = self._combined(eqn, values)

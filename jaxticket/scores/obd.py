@@ -92,4 +92,8 @@ def _signs(key: jax.Array, weights: Params) -> Params:
 
 
 def _saliencies(weights: Params, diagonal: Params) -> Scores:
-    return jax.tree.map(lambda w, h: h * w**2 / 2, weights, diagonal)
+    return jax.tree.map(
+        lambda w, h: h * w.astype(jnp.promote_types(w.dtype, h.dtype)) ** 2 / 2,
+        weights,
+        diagonal,
+    )

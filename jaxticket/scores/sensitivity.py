@@ -27,4 +27,8 @@ def snip(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
       2019.
     """
     grads = jax.grad(evidence.loss)(weights)
-    return jax.tree.map(lambda g, w: jnp.abs(g * w), grads, weights)
+    return jax.tree.map(
+        lambda g, w: jnp.abs(g.astype(jnp.promote_types(g.dtype, jnp.float32)) * w),
+        grads,
+        weights,
+    )

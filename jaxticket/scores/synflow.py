@@ -7,7 +7,9 @@ from jaxticket import kernels
 from jaxticket.base import NO_EVIDENCE, Evidence, Params, Scores
 from jaxticket.scores.score import needs
 
-HALVINGS = 40  # at most: what is not finite then is broken, and stays so
+TIMES = 41  # at most: what is not finite then is broken, and stays so
+HALF = 0.5
+FAINT = 2.0**-64  # where the largest score is below it, small ones are lost
 
 
 @needs("forward")
@@ -19,9 +21,11 @@ def synflow(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
     running statistics too, in evaluation mode.
 
     The flow grows with depth: that of a ResNet-32 is 1e40, beyond single precision,
-    where the released code fails. Kernels are halved until every score is finite. In a
-    network that is a chain without biases this divides all scores by the same power of
-    two, and so changes no rank; elsewhere shorter paths gain.
+    where the released code fails; that of a deep one of small weights is too small for
+    it. Kernels are halved until every score is finite, and doubled until some are not
+    nearly 0. In a network that is a chain without biases this multiplies all scores by
+    the same power of two, and so changes no rank; elsewhere shorter paths gain, or
+    longer ones.
 
     Reference:
       Tanaka et al., "Pruning Neural Networks without Any Data by Iteratively Conserving
@@ -32,21 +36,24 @@ def synflow(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
         grads = jax.grad(lambda p: jnp.sum(evidence.forward(p)))(sizes)
         return jax.tree.map(jnp.multiply, sizes, grads)
 
-    def again(state):
-        halvings, sizes, _ = state
-        halves = jax.tree.map(
-            lambda w, is_kernel: w / 2 if is_kernel else w,
-            sizes,
-            kernels.found(sizes),
-        )
-        return halvings + 1, halves, flow(sizes)
+    is_kernel = kernels.found(weights)
 
-    def overflows(state):
-        halvings, _, scores = state
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(scores)]
-        return ~jnp.all(jnp.stack(finite)) & (halvings < HALVINGS)
+    def again(state):
+        times, sizes, _, last = state
+        scores = flow(sizes)
+        leaves = jax.tree.leaves(scores)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+        most = jnp.max(jnp.stack([jnp.max(x, initial=0) for x in leaves]))
+        # What was halved before is not doubled again.
+        faint = (most < FAINT) & (last != HALF)
+        factor = jnp.where(finite, jnp.where(faint, 1 / HALF, 1), HALF)
+        sizes = jax.tree.map(
+            lambda w, ours: w * factor.astype(w.dtype) if ours else w, sizes, is_kernel
+        )
+        return times + 1, sizes, scores, factor
 
     sizes = jax.tree.map(jnp.abs, weights)
-    unknown = jax.tree.map(lambda w: jnp.full_like(w, jnp.inf), sizes)
-    start = jnp.zeros((), jnp.int32), sizes, unknown
-    return jax.lax.while_loop(overflows, again, start)[-1]
+    start = jnp.zeros((), jnp.int32), sizes, sizes, jnp.zeros(())
+    return jax.lax.while_loop(
+        lambda state: (state[-1] != 1) & (state[0] < TIMES), again, start
+    )[2]
