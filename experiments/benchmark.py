@@ -160,7 +160,7 @@ def experiment(config: Config) -> list[measure.Row]:
         jaxpruner=config.jaxpruner,
     )
     terminal = console.Console(width=None if sys.stdout.isatty() else 150)
-    found = []
+    found, written = [], []
     for name in config.sections:
         begun = time.perf_counter()
         rows = []
@@ -169,13 +169,13 @@ def experiment(config: Config) -> list[measure.Row]:
             print(line, file=sys.stderr, flush=True)
             rows.append(row)
         found += rows
+        written += [{"section": name, **row._asdict()} for row in rows]
         if rows:
             taken = time.perf_counter() - begun
             terminal.print(printing.rows(f"{name} ({taken:.0f} s)", rows), "")
         if config.output is not None:
-            printing.write(
-                Path(config.output).expanduser(), dataclasses.asdict(config), found
-            )
+            path = Path(config.output).expanduser()
+            printing.write(path, dataclasses.asdict(config), written)
     return found
 
 

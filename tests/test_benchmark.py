@@ -60,13 +60,12 @@ def test_section_gives_rows(section, tmp_path, capsys, monkeypatch):
     assert rows
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
-        assert row.section == section
         assert 0 <= row.low <= row.median <= row.high < math.inf
         assert 1 <= row.n <= 2
         assert all(math.isfinite(value) for value in row.also.values())
     assert rows[0].unit in printed
     written = json.loads(path.read_text())
-    assert written["rows"] == [row._asdict() for row in rows]
+    assert written["rows"] == [{"section": section, **row._asdict()} for row in rows]
     assert written["config"]["sections"] == [section]
     assert {"jax", "python", "cores", "scipy"} <= set(written["environment"])
     there = importlib.util.find_spec("torch") is not None
@@ -89,7 +88,7 @@ def test_work_is_timed_by_turns():
 def test_ratio_and_rate():
     one, other = measure.Timing((2.0, 3.0, 8.0)), measure.Timing((1.0, 2.0, 2.0))
     assert measure.ratio(one, other) == 2.0
-    row = measure.rate("lenet", "it", one, "images/s", 12)
+    row = measure.rate("it", one, "images/s", 12)
     assert (row.median, row.low, row.high, row.n) == (4.0, 1.5, 6.0, 3)
 
 

@@ -76,7 +76,6 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         work_ratio = flops / products[name][1]
         share = work_ratio * measure.ratio(times[name], times[label])
         yield measure.rate(
-            "ceiling",
             label,
             times[label],
             "GFLOP/s",
@@ -86,7 +85,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     work, size_bytes = copy(bench)
     taken = bench.together({COPY: work})[COPY]
     label = f"read and write {size_bytes / 2e6:.3g} MB"
-    yield measure.rate("ceiling", label, taken, "GB/s", size_bytes / 1e9)
+    yield measure.rate(label, taken, "GB/s", size_bytes / 1e9)
 
 
 def _product(rows, inner, columns, *, calls):

@@ -32,9 +32,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             if (memory := compiled.memory_analysis()) is not None:
                 also["temporary MB"] = memory.temp_size_in_bytes / 1e6
                 also["results MB"] = memory.output_size_in_bytes / 1e6
-            yield measure.number(
-                "compile", f"{MODEL}: {name.format(value)}", "s", taken, also
-            )
+            yield measure.number(f"{MODEL}: {name.format(value)}", "s", taken, also)
 
 
 def _stretch(sizes, width):

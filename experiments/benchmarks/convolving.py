@@ -97,7 +97,6 @@ def _group(bench, layer, networks):
         if name.endswith("in a loop"):
             also["of outside"] = compare(name, name.replace("in a loop", "outside"))
         yield measure.cost(
-            "convolution",
             f"{layer}, lanes {networks}: {name}",
             timing,
             "us/image",

@@ -40,7 +40,6 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             ticket = prune(whole, "random", density, evidence=drawn)
             size = _bytes(ticket)
             yield measure.number(
-                "files",
                 f"{name} at {density:g}",
                 "kB",
                 size / 1e3,

@@ -30,7 +30,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     sizes = bench.sizes
     for model, images in sizes.memory:
         for seeds in (1, sizes.many):
-            yield row("memory", "imp", model, seeds, images, sizes.batch_size)
+            yield row("imp", model, seeds, images, sizes.batch_size)
 
 
 def measurable() -> bool:
@@ -39,7 +39,7 @@ def measurable() -> bool:
 
 
 def row(
-    section: str, method: str, model: str, seeds: int, images: int, batch_size: int
+    method: str, model: str, seeds: int, images: int, batch_size: int
 ) -> measure.Row:
     """The peak of one search, in a process of its own."""
     numbers = map(str, (seeds, images, batch_size))
@@ -47,7 +47,6 @@ def row(
     said = subprocess.run(line, check=True, capture_output=True, text=True)
     peak, predicted = json.loads(said.stdout.splitlines()[-1])
     return measure.number(
-        section,
         f"{model}, seeds {seeds}: peak of a search",
         "MB",
         peak / 1e6,

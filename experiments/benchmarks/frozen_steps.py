@@ -30,7 +30,6 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         times = bench.together(works)
         for method, name in (("nesterov", "training"), ("jackpot", "jackpot search")):
             yield measure.rate(
-                "jackpots",
                 f"{model}, batch {batch}: {name}",
                 times[method],
                 "images/s",
@@ -38,4 +37,4 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
                 {"of training": measure.ratio(times[method], times["nesterov"])},
             )
         if footprints.measurable():
-            yield footprints.row("jackpots", "jackpot", model, 1, 2 * batch, batch)
+            yield footprints.row("jackpot", model, 1, 2 * batch, batch)

@@ -90,7 +90,6 @@ def _group(bench: Bench, title: str, networks: dict, batch: int) -> Iterator:
     for key, timing in timings.items():
         dense_one = AGAINST.get(key.split(", ")[-1], "dense, numpy")
         yield measure.cost(
-            "inference",
             f"{title}: {key}",
             timing,
             "us a batch",

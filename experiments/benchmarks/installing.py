@@ -23,7 +23,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         size = sum(map(_bytes, found.values()))
         name = f"jaxticket with {extra}" if extra else "jaxticket"
         also = {"packages": len(found)}
-        yield measure.number("install", name, "MB", size / 1e6, also)
+        yield measure.number(name, "MB", size / 1e6, also)
     first, *_ = bench.sizes.imports
     programs = {
         name: [sys.executable, "-c", f"import {name}"] for name in bench.sizes.imports
@@ -36,7 +36,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     )
     for name, timing in times.items():
         also = {f"{first}'s": measure.ratio(timing, times[first])}
-        yield measure.cost("install", f"import {name}", timing, "s", 1, also)
+        yield measure.cost(f"import {name}", timing, "s", 1, also)
 
 
 def needed(package: str, extra: str = "") -> dict[str, metadata.Distribution]:

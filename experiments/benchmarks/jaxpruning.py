@@ -45,11 +45,9 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     times = bench.together(works)
     for ours, theirs in PAIRS.items():
         their = _name(theirs)
-        yield measure.rate("jaxpruner", their, times[their], "images/s", counts[their])
+        yield measure.rate(their, times[their], "images/s", counts[their])
         also = {"times jaxpruner": measure.ratio(times[their], times[ours])}
-        yield measure.rate(
-            "jaxpruner", ours, times[ours], "images/s", counts[ours], also
-        )
+        yield measure.rate(ours, times[ours], "images/s", counts[ours], also)
 
 
 def _name(theirs: str) -> str:

@@ -92,4 +92,4 @@ def _sweep(bench, label, cases):
             **ceiling.achieved(times, name, flops, product_flops),
             "of first": speedup,
         }
-        yield measure.rate("lenet", name, timing, "images/s", count, also)
+        yield measure.rate(name, timing, "images/s", count, also)

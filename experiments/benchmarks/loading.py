@@ -61,7 +61,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         more = count / counts[step] / measure.ratio(times[name], times[step])
         also = {"of step": more, "workers": float(name.rpartition(" ")[2])}
         also = {} if name == step else also
-        yield measure.rate("loading", name, times[name], "images/s", count, also)
+        yield measure.rate(name, times[name], "images/s", count, also)
 
 
 def _reading(count, side, batch_size, workers) -> measure.Work:

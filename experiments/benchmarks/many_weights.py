@@ -38,7 +38,6 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         whole = own + held.argument_size_in_bytes + held.output_size_in_bytes
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         yield measure.cost(
-            "pruning",
             f"{there / 1e6:g}M in {len(weights)} layers",
             found[""],
             "ms",

@@ -28,7 +28,6 @@ class Row(NamedTuple):
     """One line of the benchmark.
 
     Attributes:
-      section: which one.
       name: what was measured.
       unit: of the three numbers that follow.
       median: over the repetitions.
@@ -38,7 +37,6 @@ class Row(NamedTuple):
       also: what follows from the median: name -> number.
     """
 
-    section: str
     name: str
     unit: str
     median: float
@@ -48,30 +46,24 @@ class Row(NamedTuple):
     also: dict[str, float]
 
 
-def cost(
-    section: str, name: str, timing: Timing, unit: str, per: float, also=None
-) -> Row:
+def cost(name: str, timing: Timing, unit: str, per: float, also=None) -> Row:
     """A row of the seconds that each of `per` pieces takes, in the unit of these."""
-    return _row(section, name, unit, [s / per for s in timing.seconds], also)
+    return _row(name, unit, [s / per for s in timing.seconds], also)
 
 
-def rate(
-    section: str, name: str, timing: Timing, unit: str, work: float, also=None
-) -> Row:
+def rate(name: str, timing: Timing, unit: str, work: float, also=None) -> Row:
     """A row of `work` by the second."""
-    return _row(section, name, unit, [work / s for s in timing.seconds], also)
+    return _row(name, unit, [work / s for s in timing.seconds], also)
 
 
-def number(section: str, name: str, unit: str, value: float, also=None) -> Row:
+def number(name: str, unit: str, value: float, also=None) -> Row:
     """A row of what is measured once, or counted."""
-    return _row(section, name, unit, [value], also)
+    return _row(name, unit, [value], also)
 
 
-def _row(section, name, unit, values, also):
+def _row(name, unit, values, also):
     median = statistics.median(values)
-    return Row(
-        section, name, unit, median, min(values), max(values), len(values), also or {}
-    )
+    return Row(name, unit, median, min(values), max(values), len(values), also or {})
 
 
 def once(work: Work) -> float:

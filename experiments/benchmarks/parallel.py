@@ -34,4 +34,4 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             ratio = measure.ratio(timing, times[1]) / count
             also = {"of one alone": ratio}
             name = f"{model}: values of s0 {count}"
-            yield measure.cost("parallel", name, timing, "s", count, also)
+            yield measure.cost(name, timing, "s", count, also)

@@ -50,7 +50,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         ticket, name = _ticket(decoder, mesh), decoder.name
         size = sum(leaf.size for leaf in ticket.weights)
         yield measure.number(
-            "plan", f"{name}, weights", "billion", size / 1e9,
+            f"{name}, weights", "billion", size / 1e9,
             {"leaves": len(ticket.weights), "devices": mesh.size},
         )  # fmt: skip
         for method, search in _searches().items():
@@ -60,14 +60,14 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             ]
             held = sum(x.size * x.dtype.itemsize for x in arrays)
             yield measure.number(
-                "plan", f"{name}, state of {method}", "bytes a weight", held / size,
+                f"{name}, state of {method}", "bytes a weight", held / size,
                 {"GB a device": held / mesh.size / 1e9},
             )  # fmt: skip
         yield _pruning(name, ticket, size, mesh.size)
         moved = GATHERS * 2 * size * (mesh.size - 1) / mesh.size
         tokens = moved / LINK * FLOPS / (6 * size)
         yield measure.number(
-            "plan", f"{name}, moved in a step", "GB a device", moved / 1e9,
+            f"{name}, moved in a step", "GB a device", moved / 1e9,
             {"tokens a device": tokens},
         )  # fmt: skip
 
@@ -118,7 +118,7 @@ def _pruning(name: str, ticket: Ticket, size: int, devices: int) -> measure.Row:
     passes = 8 * ticket.weights[0].dtype.itemsize + TIES
     shapes = (shape for results, _ in moved for shape in SHAPES.findall(results))
     return measure.number(
-        "plan", f"{name}, pruning", "bytes a weight", whole * devices / size,
+        f"{name}, pruning", "bytes a weight", whole * devices / size,
         {
             "of its own": own * devices / size,
             "GB a device": whole / 1e9,

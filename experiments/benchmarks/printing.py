@@ -46,7 +46,7 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def write(path: Path, config: dict, rows: Sequence[measure.Row]) -> None:
+def write(path: Path, config: dict, rows: Sequence[dict]) -> None:
     """Writes the rows, with the settings and the machine that they are of.
 
     The folders of that machine are not written, but what they are called in its place.
@@ -67,7 +67,7 @@ def write(path: Path, config: dict, rows: Sequence[measure.Row]) -> None:
             "load": os.getloadavg(),
         },
         "config": config | named,
-        "rows": [row._asdict() for row in rows],
+        "rows": rows,
     }
     files.write(path, json.dumps(about, indent=2) + "\n")
 

@@ -24,7 +24,6 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     times = bench.together(works)
     for name, timing in times.items():
         yield measure.rate(
-            "program",
             name,
             timing,
             "images/s",

@@ -116,7 +116,6 @@ def _compare(bench, works):
     for name, (_, count) in works.items():
         faster = measure.ratio(times[first], times[name])
         yield measure.rate(
-            "pytorch",
             name,
             times[name],
             "images/s",

@@ -53,7 +53,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         if "open_lth" in times:
             faster = measure.ratio(times["open_lth"], timing) * tickets[name]
             also = {"times open_lth": faster}
-        yield measure.cost("rivals", name, timing, "s a ticket", tickets[name], also)
+        yield measure.cost(name, timing, "s a ticket", tickets[name], also)
 
 
 def _ours(bench, home, seeds) -> measure.Work:

@@ -47,7 +47,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             also = {"of first": measure.ratio(timing, times[first]) * first / n}
             unit = "us" if kind == "weights" else "ms"
             per = n * {"us": 1e-6, "ms": 1e-3}[unit]
-            yield measure.cost("scaling", f"{n} {kind}", timing, unit, per, also)
+            yield measure.cost(f"{n} {kind}", timing, unit, per, also)
 
 
 def _imp(size: int, rounds: int, steps: int) -> measure.Work:

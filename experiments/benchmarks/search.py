@@ -35,12 +35,12 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         search = Search(what, found, seeds, layout(devices, width))
         name = f"seeds {seeds}, devices {devices}"
         taken = measure.once(lambda search=search: search.compile(rounds=2))
-        yield measure.number("search", f"{name}: compilation", "s", taken)
+        yield measure.number(f"{name}: compilation", "s", taken)
         again = measure.compilations(
             lambda search=search: search.compile(rounds=sizes.rounds)
         )
         yield measure.number(
-            "search", f"{name}: compiled again for {sizes.rounds} rounds", "", again
+            f"{name}: compiled again for {sizes.rounds} rounds", "", again
         )
         rate, _, work = lenet.throughput(bench, seeds=seeds)
         measure.once(rate)
@@ -51,7 +51,6 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         )
         floor = times["rate"].median * flops / work * seeds
         yield measure.cost(
-            "search",
             f"{name}: a ticket",
             times["search"],
             "s",

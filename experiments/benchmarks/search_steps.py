@@ -64,7 +64,7 @@ def _together(bench, model, searches, batch, images, seeds):
         label = f"{name}, batch {batch}, seeds {seeds}"
         if model != "lenet_300_100":
             label = f"{model}, {label}"
-        yield measure.cost("searches", label, timing, "us", steps * 1e-6, also)
+        yield measure.cost(label, timing, "us", steps * 1e-6, also)
 
 
 def _copy(name: str) -> str:

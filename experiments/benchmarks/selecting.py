@@ -38,7 +38,6 @@ def _group(bench, size, networks):
     where = f"{size / 1e6:g}M" if networks == 1 else f"{networks} x {size / 1e6:g}M"
     for name, timing in times.items():
         yield measure.cost(
-            "selection",
             f"{where}: {name}",
             timing,
             "ms",

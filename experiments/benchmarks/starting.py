@@ -26,4 +26,4 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             timing = bench.together({door: work}, warm_up=False)[door]
             found = [*(home / "programs").rglob("*-cache")]
         also = {"compiling s": first - timing.median, "programs": len(found)}
-        yield measure.cost("starting", door, timing, "s", 1, also)
+        yield measure.cost(door, timing, "s", 1, also)

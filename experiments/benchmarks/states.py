@@ -25,7 +25,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         ticket = jax.eval_shape(task.init, jax.random.key(0))
         state = jax.eval_shape(search.init, jax.random.key(0), ticket)
         size = _bytes(state) / _bytes(ticket.weights)
-        yield measure.number("states", f"{name}, {model}", "x", size)
+        yield measure.number(f"{name}, {model}", "x", size)
 
 
 def _bytes(tree) -> int:

@@ -53,4 +53,4 @@ def _model(bench, model):
             also["of copy"] = (
                 measure.ratio(times[ceiling.COPY], timing) * moved / copy_bytes
             )
-        yield measure.rate("models", name, timing, "images/s", count, also)
+        yield measure.rate(name, timing, "images/s", count, also)
