@@ -18,6 +18,7 @@ import jax
 from rich import console
 
 from experiments.benchmarks import (
+    bench,
     ceiling,
     compiling,
     convolving,
@@ -46,10 +47,8 @@ from experiments.benchmarks import (
     widths,
     zoo_steps,
 )
-from experiments.benchmarks.bench import QUICK, Bench, Sizes
 from experiments.study import command, rules, settings
 from experiments.study.settings import setting
-from jaxticket import checks
 
 SECTIONS = {
     "ceiling": ceiling.rows,
@@ -78,56 +77,15 @@ SECTIONS = {
     "rivals": rivals.rows,
     "jaxpruner": jaxpruning.rows,
 }
-NUMBERS = checks.each(rules.MANY)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """All settings of a benchmark."""
+class Config(bench.Bench):
+    """All settings of a benchmark: what sections are given, which, and the file."""
 
     sections: list[str] = setting(
         tuple(SECTIONS), f"what to measure, with commas: of {', '.join(SECTIONS)}"
     )
-    seeds: list[int] = setting(
-        (1, 2, 4, 8, 16, 32, 64), "numbers of LeNet searches to compare", NUMBERS
-    )
-    devices: list[int] = setting((1, 2), "numbers of devices to compare", NUMBERS)
-    lanes: list[int] = setting(
-        (1, 2, 4), "numbers of lanes a device to compare", NUMBERS
-    )
-    batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare", NUMBERS)
-    weights: list[int] = setting(
-        (1_000_000, 10_000_000),
-        "sizes of networks to select masks for, and to prune",
-        checks.each(checks.whole(1)),
-    )
-    repeats: int = setting(
-        5, "of every measurement; whole searches half as many", rules.MANY
-    )
-    limit: float = setting(
-        20.0,
-        "seconds after which no more repetitions of a comparison begin",
-        checks.not_negative,
-    )
-    roofline: bool = setting(
-        False, "in models, also the memory traffic against that of a copy"
-    )
-    data_dir: str | None = setting(
-        None,
-        "folder of prepared TFDS data, to search on MNIST instead of noise",
-        rules.FOLDER_THERE,
-    )
-    open_lth: str | None = setting(
-        None,
-        "folder of a checkout of open_lth, to run beside this library in rivals",
-        rules.FOLDER_THERE,
-    )
-    jaxpruner: str | None = setting(
-        None,
-        "folder of a checkout of jaxpruner, to train with beside this library",
-        rules.FOLDER_THERE,
-    )
-    quick: bool = setting(False, "toy sizes: whether it runs, not how fast")
     output: str | None = setting(
         None, "JSON file for the rows and the environment", rules.IN_A_FOLDER
     )
@@ -145,26 +103,12 @@ def experiment(config: Config) -> list[measure.Row]:
     settings.check(config)
     settings.names("sections", config.sections, SECTIONS)
     command.use_devices(compilation_cache=False)
-    bench = Bench(
-        sizes=QUICK if config.quick else Sizes(),
-        seeds=config.seeds,
-        devices=config.devices,
-        lanes=config.lanes,
-        batch_sizes=config.batch_sizes,
-        weights=config.weights,
-        repeats=config.repeats,
-        limit=config.limit,
-        roofline=config.roofline,
-        data_dir=config.data_dir,
-        open_lth=config.open_lth,
-        jaxpruner=config.jaxpruner,
-    )
     terminal = console.Console(width=None if sys.stdout.isatty() else 150)
     found, written = [], []
     for name in config.sections:
         begun = time.perf_counter()
         rows = []
-        for row in SECTIONS[name](bench):
+        for row in SECTIONS[name](config):
             line = f"{name}: {row.name}: {printing.short(row.median)} {row.unit}"
             print(line, file=sys.stderr, flush=True)
             rows.append(row)

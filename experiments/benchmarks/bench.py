@@ -1,4 +1,4 @@
-"""The settings that every section is given, and the sizes of what it measures."""
+"""The flags that every section is given, and the sizes of what it measures."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,9 +6,12 @@ from collections.abc import Mapping
 import jax
 
 from experiments.benchmarks import measure
-from jaxticket import models, searches
+from experiments.study import rules
+from experiments.study.settings import setting
+from jaxticket import checks, models, searches
 from jaxticket.engine import lanes, layouts
 
+NUMBERS = checks.each(rules.MANY)
 _IMAGENET = ("resnet_50", "vgg_19_bn")  # made for other images than are drawn here
 
 
@@ -115,35 +118,53 @@ QUICK = Sizes(
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What a section measures with.
+    """What a section measures with."""
 
-    Attributes:
-      sizes: of the work.
-      seeds: how many searches, to compare.
-      devices: how many devices, to compare; those that there are.
-      lanes: how many to each device, to compare.
-      batch_sizes: to compare.
-      weights: of the networks that masks are selected for.
-      repeats: of every measurement.
-      limit: seconds after which a group of measurements is not repeated.
-      roofline: whether memory traffic is set against the machine's.
-      data_dir: where MNIST lies prepared, or `None`.
-      open_lth: where a checkout of it lies, or `None`.
-      jaxpruner: the same.
-    """
+    seeds: list[int] = setting(
+        (1, 2, 4, 8, 16, 32, 64), "numbers of LeNet searches to compare", NUMBERS
+    )
+    devices: list[int] = setting((1, 2), "numbers of devices to compare", NUMBERS)
+    lanes: list[int] = setting(
+        (1, 2, 4), "numbers of lanes a device to compare", NUMBERS
+    )
+    batch_sizes: list[int] = setting((60, 128, 1024), "batch sizes to compare", NUMBERS)
+    weights: list[int] = setting(
+        (1_000_000, 10_000_000),
+        "sizes of networks to select masks for, and to prune",
+        checks.each(checks.whole(1)),
+    )
+    repeats: int = setting(
+        5, "of every measurement; whole searches half as many", rules.MANY
+    )
+    limit: float = setting(
+        20.0,
+        "seconds after which no more repetitions of a comparison begin",
+        checks.not_negative,
+    )
+    roofline: bool = setting(
+        False, "in models, also the memory traffic against that of a copy"
+    )
+    data_dir: str | None = setting(
+        None,
+        "folder of prepared TFDS data, to search on MNIST instead of noise",
+        rules.FOLDER_THERE,
+    )
+    open_lth: str | None = setting(
+        None,
+        "folder of a checkout of open_lth, to run beside this library in rivals",
+        rules.FOLDER_THERE,
+    )
+    jaxpruner: str | None = setting(
+        None,
+        "folder of a checkout of jaxpruner, to train with beside this library",
+        rules.FOLDER_THERE,
+    )
+    quick: bool = setting(False, "toy sizes: whether it runs, not how fast")
 
-    sizes: Sizes
-    seeds: tuple[int, ...]
-    devices: tuple[int, ...]
-    lanes: tuple[int, ...]
-    batch_sizes: tuple[int, ...]
-    weights: tuple[int, ...]
-    repeats: int
-    limit: float
-    roofline: bool
-    data_dir: str | None
-    open_lth: str | None
-    jaxpruner: str | None
+    @property
+    def sizes(self) -> Sizes:
+        """Of the work."""
+        return QUICK if self.quick else Sizes()
 
     def together(
         self,
