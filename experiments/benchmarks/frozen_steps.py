@@ -20,12 +20,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         works = {}
         for method in ("nesterov", "jackpot"):
             works[method], images = trainer.epoch(
-                model,
-                method,
-                seeds=1,
-                images=2 * batch,
-                batch_size=batch,
-                devices=1,
+                model, method, images=2 * batch, batch_size=batch
             )
         times = bench.together(works)
         for method, name in (("nesterov", "training"), ("jackpot", "jackpot search")):

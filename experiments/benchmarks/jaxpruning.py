@@ -40,7 +40,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
             create, theirs, images, batch_size
         )
         works[ours], counts[ours] = trainer.epoch(
-            lenet.MODEL, ours, seeds=1, images=images, batch_size=batch_size, devices=1
+            lenet.MODEL, ours, images=images, batch_size=batch_size
         )
     times = bench.together(works)
     for ours, theirs in PAIRS.items():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
-from experiments.benchmarks.bench import Bench, place, spread
+from experiments.benchmarks.bench import Bench, spread
 from jaxticket.engine import layouts
 
 MODEL = "lenet_300_100"
@@ -48,17 +48,9 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
 def throughput(bench: Bench, *, seeds: int) -> tuple[measure.Work, float, float]:
     """LeNet's training over all devices; how many images, and how many FLOP, it is."""
-    sizes = bench.sizes
-    batch_size, images = sizes.batch_size, sizes.images
-    devices, width = place(seeds)
+    batch_size, images = bench.sizes.batch_size, bench.sizes.images
     work, count = trainer.epoch(
-        MODEL,
-        "fixed",
-        seeds=seeds,
-        images=images,
-        batch_size=batch_size,
-        devices=devices,
-        width=width,
+        MODEL, "fixed", images=images, batch_size=batch_size, seeds=seeds
     )
     return work, count, count * arithmetic.flops(MODEL, images, batch_size)
 
@@ -76,11 +68,10 @@ def _sweep(bench, label, cases):
         works[name], counts[name] = trainer.epoch(
             MODEL,
             case.method,
-            seeds=case.seeds,
             images=images,
             batch_size=case.batch,
-            devices=case.devices,
-            width=case.lanes,
+            seeds=case.seeds,
+            where=(case.devices, case.lanes),
         )
         costs[name] = arithmetic.flops(MODEL, images, case.batch)
     times = bench.together(works)

@@ -49,7 +49,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     step = f"{model}'s step, batch {batch_size}"
     works, counts = {}, {}
     works[step], counts[step] = trainer.epoch(
-        model, "fixed", seeds=1, images=2 * batch_size, batch_size=batch_size, devices=1
+        model, "fixed", images=2 * batch_size, batch_size=batch_size
     )
     cores = machine.cores()
     for workers in sorted({1, cores}):

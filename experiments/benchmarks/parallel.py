@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments.benchmarks import measure, trainer
-from experiments.benchmarks.bench import Bench, place
+from experiments.benchmarks.bench import Bench
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -18,15 +18,12 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
         values = np.linspace(-0.3, 0.3, bench.sizes.many, dtype=np.float32)
         works = {}
         for count in (1, len(values)):
-            devices, width = place(count)
             works[count], _ = trainer.epoch(
                 model,
                 "many values of s0",
-                seeds=count,
                 images=images,
                 batch_size=bench.sizes.batch_size,
-                devices=devices,
-                width=width,
+                seeds=count,
                 settings=values[:count],
             )
         times = bench.together(works)

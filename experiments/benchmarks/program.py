@@ -14,9 +14,7 @@ from jaxticket import training
 def rows(bench: Bench) -> Iterator[measure.Row]:
     """The same network, data and optimiser both times, one seed on one device."""
     images, batch_size = bench.sizes.images, bench.sizes.batch_size
-    one, count = trainer.epoch(
-        MODEL, "fixed", seeds=1, images=images, batch_size=batch_size, devices=1
-    )
+    one, count = trainer.epoch(MODEL, "fixed", images=images, batch_size=batch_size)
     works = {
         "one program an epoch": one,
         "one call a step": _stepwise(images, batch_size),

@@ -95,16 +95,10 @@ def _resnet(bench):
         work = _resnet_loop(images, batch_size, layout)
         works[f"ResNet-20: {PYTORCH}, {layout}"] = work, images
     for seeds in (1, 2):
-        devices, width = place(seeds)
+        devices, _ = place(seeds)
         name = f"ResNet-20: jaxticket, seeds {seeds}, devices {devices}"
         works[name] = trainer.epoch(
-            "resnet_20",
-            "nesterov",
-            seeds=seeds,
-            images=images,
-            batch_size=batch_size,
-            devices=devices,
-            width=width,
+            "resnet_20", "nesterov", images=images, batch_size=batch_size, seeds=seeds
         )
     yield from _compare(bench, works)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
-from experiments.benchmarks.bench import Bench, place
+from experiments.benchmarks.bench import Bench
 
 COPIES = 10  # in a row, to be longer than a call takes
 
@@ -32,21 +32,13 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
 
 
 def _together(bench, model, searches, batch, images, seeds):
-    devices, width = place(seeds)
     product, product_flops = ceiling.sgemm(bench)
     works, states, steps = {ceiling.SGEMM: product}, {}, seeds * (images // batch)
     for name in ("fixed", *searches):
-        work, _ = trainer.epoch(
-            model,
-            name,
-            seeds=seeds,
-            images=images,
-            batch_size=batch,
-            devices=devices,
-            width=width,
+        works[name], _ = trainer.epoch(
+            model, name, images=images, batch_size=batch, seeds=seeds
         )
-        works[name] = work
-        _, carries = work()
+        _, carries = works[name]()
         states[name] = sum(x.nbytes for x in jax.tree.leaves(carries)) / seeds
         works[_copy(name)] = ceiling.copied(int(states[name]) // 4, COPIES)
     flops = batch * arithmetic.flops(model, images, batch)

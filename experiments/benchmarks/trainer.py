@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import arithmetic, measure, tasks
-from experiments.benchmarks.bench import Sizes, layout
+from experiments.benchmarks.bench import Sizes, layout, place
 from jaxticket import supervised, training
 from jaxticket.engine import lanes, programs
 
@@ -76,17 +76,24 @@ def epoch(
     model: str,
     method: str,
     *,
-    seeds: int,
     images: int,
     batch_size: int,
-    devices: int,
-    width: int = 1,
+    seeds: int = 1,
+    where: tuple[int, int] | None = None,
     settings: Sequence[float] | None = None,
 ) -> tuple[measure.Work, int]:
     """An epoch of every seed, group after group; and how many images that is.
 
-    With `settings` every seed has a number of its own, see `Task.searches`.
+    Args:
+      model: of the zoo.
+      method: see `Task.searches`.
+      images: of an epoch of one seed.
+      batch_size: images a step.
+      seeds: how many.
+      where: devices, and lanes on each; by default as experiments have so many seeds.
+      settings: a number of its own for every seed, see `Task.searches`.
     """
+    devices, width = where or place(seeds)
     compiled = program(
         model,
         method,

@@ -27,11 +27,10 @@ def _model(bench, model, widths):
         works[name], counts[name] = trainer.epoch(
             model,
             "imp",
-            seeds=width,
             images=images,
             batch_size=batch_size,
-            devices=1,
-            width=width,
+            seeds=width,
+            where=(1, width),
         )
     times = bench.together(works)
     alone = times[f"{model}, lanes 1"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from experiments.benchmarks import arithmetic, ceiling, measure, trainer
-from experiments.benchmarks.bench import Bench, place
+from experiments.benchmarks.bench import Bench
 
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
@@ -26,16 +26,9 @@ def _model(bench, model):
     if bench.roofline:
         works[ceiling.COPY] = copy
     for seeds in (1, sizes.many):
-        devices, width = place(seeds)
         name = f"{model}, seeds {seeds}"
         works[name], counts[name] = trainer.epoch(
-            model,
-            "fixed",
-            seeds=seeds,
-            images=images,
-            batch_size=batch_size,
-            devices=devices,
-            width=width,
+            model, "fixed", images=images, batch_size=batch_size, seeds=seeds
         )
     times = bench.together(works)
     first = next(iter(counts))
