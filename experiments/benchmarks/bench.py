@@ -5,14 +5,13 @@ from collections.abc import Mapping
 
 import jax
 
-from experiments.benchmarks import measure
+from experiments.benchmarks import measure, tasks
 from experiments.study import rules
 from experiments.study.settings import setting
 from jaxticket import checks, models, searches
 from jaxticket.engine import lanes, layouts
 
 NUMBERS = checks.each(rules.MANY)
-_IMAGENET = ("resnet_50", "vgg_19_bn")  # made for other images than are drawn here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +44,10 @@ class Sizes:
     convolution_models: tuple[str, ...] = ("conv_6", "resnet_20", "vgg_16")
     file_models: tuple[str, ...] = models.NAMES
     models: tuple[str, ...] = tuple(
-        name for name in models.NAMES if name not in _IMAGENET
+        name for name in models.NAMES if tasks.dataset_of(name) != "imagenet"
     )
     jackpots: tuple[str, ...] = ("lenet_300_100", "resnet_50")
-    jackpot_batch: int = 8  # on CPU, elsewhere:
+    cpu_batch: int = 8  # of large networks on CPU, elsewhere:
     full_batch: int = 256
     loaded: tuple[str, int] = ("resnet_50", 256)  # what trains on streams, and a side
     wide_models: tuple[tuple[str, int], ...] = (  # model and the most lanes it is given
@@ -75,6 +74,11 @@ class Sizes:
         ("70B", 128_256, 8192, 80, 28_672, 1024),
     )
     imports: tuple[str, ...] = ("jax", "jaxticket", "experiments.ticket_search")
+
+    @property
+    def large_batch(self) -> int:
+        """Images in a step of a large network: fewer on CPU."""
+        return self.cpu_batch if jax.default_backend() == "cpu" else self.full_batch
 
 
 QUICK = Sizes(

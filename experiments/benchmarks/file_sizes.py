@@ -11,25 +11,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks import measure
+from experiments.benchmarks import measure, tasks
 from experiments.benchmarks.bench import Bench
 from jaxticket import files, masks, models
 from jaxticket.base import Evidence, Ticket
 from jaxticket.files import Recipe
 from jaxticket.pruners import prune
 
-IMAGES = {
-    "mlp_1d": (40,),
-    **dict.fromkeys(("lenet_300_100", "lenet_5"), (28, 28, 1)),
-    **dict.fromkeys(("resnet_50", "vgg_19_bn"), (224, 224, 3)),
-}
-IMAGE = (32, 32, 3)  # of the others
-
 
 def rows(bench: Bench) -> Iterator[measure.Row]:
     """Bytes of the file with float32 values, and shares of the dense float32 bytes."""
     for name in bench.sizes.file_models:
-        shape = IMAGES.get(name, IMAGE)
+        shape = tasks.DATASETS[tasks.dataset_of(name)]
         key = jax.random.key(0)
         model = models.create(name)
         weights, state = jax.jit(model.init)(key, jnp.zeros((1, *shape)))

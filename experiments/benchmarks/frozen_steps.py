@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import jax
-
 from experiments.benchmarks import footprints, measure, trainer
 from experiments.benchmarks.bench import Bench
 
@@ -14,8 +12,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     `of training`: the time of a step over that of SGD with momentum, which updates the
     weights and selects nothing. Then the memory of the search, see `footprints`.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    batch = bench.sizes.jackpot_batch if on_cpu else bench.sizes.full_batch
+    batch = bench.sizes.large_batch
     for model in bench.sizes.jackpots:
         works = {}
         for method in ("nesterov", "jackpot"):

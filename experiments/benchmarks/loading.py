@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -43,9 +42,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     `of step` is how many times as many are read as a step takes: below 1 devices wait.
     """
     model, side = bench.sizes.loaded
-    batch_size = bench.sizes.jackpot_batch
-    if jax.default_backend() != "cpu":
-        batch_size = bench.sizes.full_batch
+    batch_size = bench.sizes.large_batch
     step = f"{model}'s step, batch {batch_size}"
     works, counts = {}, {}
     works[step], counts[step] = trainer.epoch(
