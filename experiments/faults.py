@@ -19,7 +19,6 @@ import itertools
 import json
 import os
 import random
-import shlex
 import signal
 import sys
 import tempfile
@@ -320,7 +319,7 @@ def experiment(config: Config) -> Sequence[dict[str, Any]]:
     counts = {name: sum(row[name] for row in rows) for name in wrong}
     faults = collections.Counter(fault for row in rows for fault in row["faults"])
     about = {
-        "command": shlex.join(["python", "-m", "experiments.faults", *sys.argv[1:]]),
+        "command": outputs.command(),
         "environment": outputs.environment(),
         "seconds": round(time.monotonic() - begun, 1),
         "struck": faults.total(),

@@ -11,8 +11,6 @@ second or 50 MB to read it: then the command exits with 1.
 import collections
 import dataclasses
 import json
-import shlex
-import sys
 import tempfile
 from pathlib import Path
 
@@ -48,7 +46,7 @@ def experiment(config: Config) -> dict:
     path = Path(config.output_dir) / "fuzz.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {
-        "command": shlex.join(["python", "-m", "experiments.fuzz", *sys.argv[1:]]),
+        "command": outputs.command(),
         "environment": outputs.environment(),
         "mutants": config.mutants,
         "seed": config.seed,

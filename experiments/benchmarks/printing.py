@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -52,7 +50,7 @@ def write(path: Path, config: dict, rows: Sequence[dict]) -> None:
     The folders of that machine are not written, but what they are called in its place.
     """
     named = {key: FOLDERS[key] for key in FOLDERS if config.get(key) is not None}
-    command = shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])
+    command = outputs.command()
     for key, name in named.items():
         command = command.replace(str(config[key]), name)
     about = {

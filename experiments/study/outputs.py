@@ -98,6 +98,12 @@ def recorded_threads(folder: Path) -> int | None:
         return None  # `_read` says what is wrong
 
 
+def command() -> str:
+    """What was given, as a shell is told it again."""
+    module = "experiments." + Path(sys.argv[0]).stem
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
 def _device() -> str:
     """Its kind. That of a CPU is its model: what it can do decides how XLA rounds."""
     kind = jax.local_devices()[0].device_kind
@@ -285,7 +291,7 @@ class Folder:
         call = {
             "identity": identity,
             "environment": environment(),
-            "command": _command(),
+            "command": command(),
         }
         settings = _without(_json(dataclasses.asdict(config)), HOW)
         if self.about is None:
@@ -295,7 +301,7 @@ class Folder:
             self.about["accepted"].append(call)
         grown = {"config": settings, "parts": _parts(config, self.about["parts"])}
         if grown != {name: self.about[name] for name in grown}:
-            self.about |= {**grown, "command": _command()}
+            self.about |= {**grown, "command": command()}
         self.about = _json(self.about)
         if hosts.first():
             text = json.dumps(self.about, indent=2) + "\n"
@@ -399,11 +405,6 @@ def _json(tree: Any) -> Any:
 
 def _without(mapping: Mapping, names: Sequence[str]) -> dict:
     return {name: x for name, x in mapping.items() if name not in names}
-
-
-def _command() -> str:
-    module = "experiments." + Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def difference(theirs: dict, ours: dict) -> str:
