@@ -98,7 +98,7 @@ def matched(study: Study) -> None:
         for seed in study.trained_seeds:
             ours = [x for x in lanes if x.seed == seed and _whose(x) not in done]
             for arms in _of_seed(study, seed, ours, train) if ours else ():
-                rows += [{name: row[name] for name in words.COLUMNS} for row in arms]
+                rows += arms
                 records.write_table(path, words.COLUMNS, rows)
 
 

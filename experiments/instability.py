@@ -149,7 +149,6 @@ def compare(study) -> None:
             for pair, overlap in zip(pairs, found, strict=True):
                 overlaps.append(known | pair | {"kept": density, **overlap._asdict()})
     for finding, rows in ((barriers, paths), (multiplicity, overlaps)):
-        rows = [{name: row[name] for name in finding.COLUMNS} for row in rows]
         records.write_table(study.folder / finding.FILE, finding.COLUMNS, rows)
 
 

@@ -212,7 +212,7 @@ def experiment(config: Config) -> None:
     work = opened(folder, data_dir=config.data_dir, cache_dir=config.cache_dir)
     found = look(work)
     for finding in (distances, values, adjacency):
-        rows = [{n: row.get(n) for n in finding.COLUMNS} for row in found[finding.FILE]]
+        rows = found[finding.FILE]
         records.write_table(folder / finding.FILE, finding.COLUMNS, rows)
     report.make(folder)
 

@@ -128,18 +128,20 @@ def counted(study: Study) -> None:
         before = before if promises.rounds else whole.mask
         cost += examples * flops.training(found, before, mask, promises, steps)
         spent[lane] = mask, cost
-        row = lane._asdict() | {
-            "density": float(masks.density(mask)),
-            "inference": flops.inference(found, mask),
-            "training": cost,
-            "dense_inference": found.dense,
-            "dense_training": examples * dense,
-            "test_accuracy": study.records.test_accuracy(lane),
-            "dense_test_accuracy": study.records.test_accuracy(
-                records.dense(lane.seed)
-            ),
-        }
-        rows.append({name: row[name] for name in words.COLUMNS})
+        rows.append(
+            {
+                **lane._asdict(),
+                "density": float(masks.density(mask)),
+                "inference": flops.inference(found, mask),
+                "training": cost,
+                "dense_inference": found.dense,
+                "dense_training": examples * dense,
+                "test_accuracy": study.records.test_accuracy(lane),
+                "dense_test_accuracy": study.records.test_accuracy(
+                    records.dense(lane.seed)
+                ),
+            }
+        )
     records.write_table(study.folder / words.FILE, words.COLUMNS, rows)
 
 

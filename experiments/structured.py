@@ -158,13 +158,12 @@ def _arms(
         stream = keys.named(keys.of_seed(lane.seed).data, f"{arm} {lane.setting}")
         begin = _begins(study, arm, lane, small)
         _, validation, test = program(stream, begin, study.data)
-        row = about | {
+        yield about | {
             "arm": arm,
             "steps": config.steps,
             "validation_accuracy": float(validation),
             "test_accuracy": float(test),
         }
-        yield {name: row[name] for name in small_networks.COLUMNS}
 
 
 def _begins(study: Study, arm: str, lane: records.Lane, small: Compacted) -> Ticket:

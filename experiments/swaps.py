@@ -81,7 +81,7 @@ def compare(study) -> None:
                 row |= {"swaps": swaps_} | {
                     name: float(x[i]) for name, x in found._asdict().items()
                 }
-                rows.append({name: row[name] for name in loss_changes.COLUMNS})
+                rows.append(row)
     records.write_table(study.folder / loss_changes.FILE, loss_changes.COLUMNS, rows)
 
 

@@ -4,13 +4,13 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 from experiments.reports.figures import Figures
+from experiments.study import records
 from jaxticket import structure
 
 FILE = "adjacency.csv"
 COLUMNS = {
-    **dict.fromkeys(("method", "setting"), str),
-    **dict.fromkeys(("seed", "prunings"), int),
-    **dict.fromkeys(("density", *structure.Adjacency._fields), float),
+    **records.WHOSE,
+    **dict.fromkeys(structure.Adjacency._fields, float),
 }
 TERMS = {
     "neighbours": "Two inputs that lie side by side in the signal, both kept by a unit "

@@ -4,13 +4,12 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 from experiments.reports.figures import Figures
+from experiments.study import records
 from jaxticket import landscape
 
 FILE = "instability.csv"
 COLUMNS = {
-    **dict.fromkeys(("method", "setting"), str),
-    **dict.fromkeys(("seed", "prunings"), int),
-    "density": float,
+    **records.WHOSE,
     **dict.fromkeys(("one", "other"), str),
     "alpha": float,
     **dict.fromkeys(("train_error", "train_loss", "test_error", "test_loss"), float),

@@ -4,14 +4,13 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 from experiments.reports.figures import Figures
+from experiments.study import records
 
 FILE = "flops.csv"
 COLUMNS = {
-    **dict.fromkeys(("method", "setting"), str),
-    **dict.fromkeys(("seed", "prunings"), int),
+    **records.WHOSE,
     **dict.fromkeys(
         (
-            "density",
             "inference",
             "training",
             "dense_inference",

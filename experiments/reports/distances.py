@@ -4,13 +4,12 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 from experiments.reports.figures import Figures
+from experiments.study import records
 from jaxticket import analysis, structure
 
 FILE = "movement.csv"
 COLUMNS = {
-    **dict.fromkeys(("method", "setting"), str),
-    **dict.fromkeys(("seed", "prunings"), int),
-    "density": float,
+    **records.WHOSE,
     "layer": str,
     **dict.fromkeys(("weights", "kept"), int),
     **{

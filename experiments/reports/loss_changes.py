@@ -4,12 +4,11 @@ import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
 from experiments.reports.figures import Figures
+from experiments.study import records
 
 FILE = "swaps.csv"
 COLUMNS = {
-    **dict.fromkeys(("method", "setting"), str),
-    **dict.fromkeys(("seed", "prunings"), int),
-    "density": float,
+    **records.WHOSE,
     "layer": str,
     "swaps": int,
     **dict.fromkeys(("predicted", "actual"), float),

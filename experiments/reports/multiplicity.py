@@ -2,15 +2,16 @@
 
 import pandas as pd
 
-from experiments.reports import barriers, statistics, tables
+from experiments.reports import statistics, tables
 from experiments.reports.figures import Figures
+from experiments.study import records
 
 FILE = "multiplicity.csv"
 COLUMNS = {
-    name: kind
-    for name, kind in barriers.COLUMNS.items()
-    if name in (*statistics.TICKET, "seed", "density", "one", "other")
-} | dict.fromkeys(("kept", "observed", "expected", "deviation"), float)
+    **records.WHOSE,
+    **dict.fromkeys(("one", "other"), str),
+    **dict.fromkeys(("kept", "observed", "expected", "deviation"), float),
+}
 TERMS = {
     "overlap of copies": "Of the weights that the mask of one copy keeps, the share "
     "that the mask of another keeps too. By chance their number is hypergeometric in "

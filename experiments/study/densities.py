@@ -29,10 +29,9 @@ def write(study: Study) -> None:
         for lane in lanes:
             ticket = study.shelf.ticket(lane)
             density = float(masks.density(ticket.mask))
-            names = {k: x for k, x in lane._asdict().items() if k in records.LAYERS}
             effective = _effective(study, ticket)
             rows += [
-                {**names, "density": density, "layer": layer.name}
+                {**lane._asdict(), "density": density, "layer": layer.name}
                 | {"weights": layer.size, "layer_density": layer.density}
                 | {"effective_density": effective.get(layer.name, math.nan)}
                 for layer in summary(ticket).layers

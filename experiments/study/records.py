@@ -82,6 +82,8 @@ COLUMNS = Lane.__annotations__ | dict.fromkeys(
     float,
 )
 
+# Of the files of findings: whose a row is, a ticket's of a seed.
+WHOSE = {"method": str, "setting": str, "seed": int, "prunings": int, "density": float}
 # Of `layers.csv`, a row a layer of a ticket, and `inputs.csv`, a row an input.
 LAYERS = {
     **{
@@ -227,9 +229,10 @@ def diverged(folder: Path) -> int:
 
 
 def write_table(path: Path, columns: Collection[str], rows: Sequence[Mapping]) -> None:
-    """Writes a CSV file in one move; NaN and None are empty cells.
+    """Writes these columns of rows as a CSV file, in one move.
 
-    Of no rows there is no file: where all that it would say has diverged.
+    NaN, None and what a row does not have are empty cells. Of no rows there is no file:
+    where all that it would say has diverged.
     """
     if not hosts.first():
         return
@@ -237,7 +240,7 @@ def write_table(path: Path, columns: Collection[str], rows: Sequence[Mapping]) -
         path.unlink(missing_ok=True)
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: None if x != x else x for k, x in row.items()})
