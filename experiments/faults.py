@@ -87,7 +87,6 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 TABLES = (
     "results.csv",
     "layers.csv",
-    "overlaps.csv",
     *(f.FILE for f in findings.FINDINGS),
 )
 CLOCKS = ("seconds", "search_seconds")

@@ -50,6 +50,7 @@ from typing import Any, ClassVar
 import jax
 
 from experiments import ticket_search
+from experiments.reports import overlaps as words
 from experiments.study import (
     command,
     methods,
@@ -177,8 +178,6 @@ def overlaps(study) -> None:
     dense network, as many of each layer as it keeps. It takes seconds, so a finished
     study may do it again.
     """
-    columns = ("method", "seed", "setting", "density", "criterion")
-    columns += (*analysis.Overlap._fields, "images")
     rows, overlap = [], jax.jit(analysis.overlap_with)
     for seed in study.trained_seeds:
         dense = study.shelf.anchor(records.dense(seed))
@@ -197,8 +196,8 @@ def overlaps(study) -> None:
                     names = (planned.name, seed, label)
                     row = (*names, float(masks.density(mask)), criterion)
                     row += (*found, supervised.IMAGES)
-                    rows.append(dict(zip(columns, row, strict=True)))
-    records.write_table(study.folder / "overlaps.csv", columns, rows)
+                    rows.append(dict(zip(words.COLUMNS, row, strict=True)))
+    records.write_table(study.folder / words.FILE, words.COLUMNS, rows)
 
 
 def _ranked(study, dense: Ticket, key) -> dict[str, Any]:

@@ -18,13 +18,12 @@ import itertools
 import json
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-import pandas as pd
 
 from experiments.reports import (
     against,
@@ -33,88 +32,101 @@ from experiments.reports import (
     findings,
     mask_searches,
     reading,
-    statistics,
     tables,
+    trainings,
 )
 from experiments.study import command, records, rules, settings
 from experiments.study.settings import setting
 from jaxticket import checks, files
 
-Besides = list[tuple[ModuleType, pd.DataFrame]]  # see `findings`
+
+class Report(NamedTuple):
+    """What the files of a run say.
+
+    Attributes:
+      folder: of the run.
+      run: what every run has.
+      parts: what has something to say, in order -> of what: findings of their rows,
+        see `findings`, and like them what is said of every run.
+      headlines: their sentences.
+      tables: their tables.
+    """
+
+    folder: Path
+    run: reading.Run
+    parts: Mapping[ModuleType, Any]
+    headlines: list[str]
+    tables: list[tables.Table]
 
 
-def show(folder: str | Path, *, margin: float | None = None) -> None:
-    """Prints what the tickets of a run have shown, and the tables.
+def read(folder: str | Path, *, margin: float | None = None) -> Report:
+    """Reads the files of a run, and says in words what they show.
+
+    What was asked comes first, and what was found afterwards last.
 
     Raises:
       ValueError: a file of the run is damaged.
     """
     folder = Path(folder)
     run = reading.read(folder, margin=margin)
-    headlines, found = _words(run, [*findings.of(folder)])
-    tables.show(*headlines, *found)
+    searches = mask_searches.searches(run)
+    parts = {
+        **dict(findings.of(folder, findings.ASKED)),
+        trainings: run,
+        **({} if searches.empty else {mask_searches: searches}),
+        figures: run,
+        **dict(findings.of(folder, findings.AFTERWARDS)),
+    }
+    headlines, found = (
+        [*itertools.chain(*_said(parts, what))] for what in ("headlines", "sections")
+    )
+    return Report(folder, run, parts, headlines, found)
+
+
+def _said(parts: Mapping[ModuleType, Any], what: str) -> Iterator[Any]:
+    """What each has to say in `headlines`, `sections` or `drawn`, where it has it."""
+    for part, rows in parts.items():
+        if say := getattr(part, what, None):
+            yield say(rows)
+
+
+def show(report: Report) -> None:
+    """Prints what the tickets of a run have shown, and the tables."""
+    tables.show(*report.headlines, *report.tables)
 
 
 def make(folder: str | Path, *, margin: float | None = None) -> None:
-    """Writes the page of a run, prints its headlines and tables, and where it is."""
-    write(folder, margin=margin)
-    show(folder, margin=margin)
-    print(f"report: {Path(folder) / 'report.html'}")
-
-
-def write(folder: str | Path, *, margin: float | None = None) -> None:
-    """Makes the figures and ``report.html`` of a run, and ``search.csv``.
-
-    The page is one file, with the figures inside.
+    """Writes the page of a run, prints its headlines and tables, and where it is.
 
     Raises:
       ValueError: a file of the run is damaged.
     """
-    folder, shown = Path(folder), []
-    run = reading.read(folder, margin=margin)
-    if len(found := mask_searches.searches(run)):
+    report = read(folder, margin=margin)
+    write(report)
+    show(report)
+    print(f"report: {Path(folder) / 'report.html'}")
+
+
+def write(report: Report) -> None:
+    """Makes the figures and ``report.html`` of a run, and ``search.csv``.
+
+    The page is one file, with the figures inside.
+    """
+    folder, shown = report.folder, []
+    if (found := report.parts.get(mask_searches)) is not None:
         rows = found.to_dict("records")
-        records.write_table(folder / "search.csv", [*found], rows)
+        records.write_table(folder / mask_searches.FILE, [*found], rows)
     (folder / "figures").mkdir(exist_ok=True)
-    besides = [*findings.of(folder)]
-    first, last = _parted(besides, lambda finding, rows: finding.drawn(rows))
-    for name, (drawing, caption) in functools.reduce(
-        operator.or_, [*first, figures.drawn(run), *last]
-    ).items():
+    drawn = functools.reduce(operator.or_, _said(report.parts, "drawn"), {})
+    for name, (drawing, caption) in drawn.items():
         png = drawings.png(drawing)
         files.write(folder / "figures" / f"{name}.png", png)
         width, data = 96 * drawing.get_figwidth(), base64.b64encode(png).decode()
         shown.append({"caption": caption, "width": round(width), "data": data})
-    files.write(folder / "report.html", _page(run, shown, besides))
+    files.write(folder / "report.html", _page(report, shown))
 
 
-def _words(run: reading.Run, besides: Besides) -> tuple[list[str], list[tables.Table]]:
-    """The headlines and the tables: what was asked comes first."""
-    tickets = statistics.tickets(run)
-    chosen = statistics.choose(tickets)
-    of_tickets = [tables.milestones(chosen), tables.every_ticket(run, tickets)]
-    first, last = _parted(
-        besides, lambda finding, rows: (finding.headlines(rows), finding.sections(rows))
-    )
-    of_run = [
-        *(of_tickets if tickets else ()),
-        *mask_searches.sections(mask_searches.searches(run)),
-        *tables.overlaps(run.overlaps),
-    ]
-    every = [*first, (tables.headlines(run, chosen), of_run), *last]
-    said, shown = zip(*every, strict=True)
-    return [*itertools.chain(*said)], [*itertools.chain(*shown)]
-
-
-def _parted(
-    besides: Besides, say: Callable[[ModuleType, pd.DataFrame], Any]
-) -> tuple[list[Any], list[Any]]:
-    """What findings say: those of the run's own question, and those made afterwards."""
-    said = [(x in findings.AFTERWARDS, say(x, rows)) for x, rows in besides]
-    return [x for late, x in said if not late], [x for late, x in said if late]
-
-
-def _page(run: reading.Run, shown: list[dict[str, Any]], besides: Besides) -> str:
+def _page(report: Report, shown: list[dict[str, Any]]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "reports"),
         autoescape=True,
@@ -123,16 +135,14 @@ def _page(run: reading.Run, shown: list[dict[str, Any]], besides: Besides) -> st
         lstrip_blocks=True,
     )
     environment.filters["setting"] = _setting
-    headlines, found = _words(run, besides)
-    terms = {term: x for finding, _ in besides for term, x in finding.TERMS.items()}
+    terms = (getattr(part, "TERMS", {}) for part in report.parts)
     return environment.get_template("page.html").render(
-        run=run,
-        headlines=headlines,
+        run=report.run,
+        headlines=report.headlines,
         figures=shown,
-        tables=found,
+        tables=report.tables,
         worded=tables.WORDED,
-        terms=terms,
-        searched=mask_searches.looks(run).size > 0,
+        terms=functools.reduce(operator.or_, terms, {}),
     )
 
 

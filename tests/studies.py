@@ -46,7 +46,7 @@ TINY = {
     "lanes": "1",
 }
 FLAGS = [f"--{k}={x}" for k, x in TINY.items() if x != ()]
-WRITE = report.write  # the real one, for those who want a page
+READ, WRITE = report.read, report.write  # the real ones, for those who want a page
 CLOCKS = ["seconds", "search_seconds"]
 
 
@@ -68,7 +68,7 @@ def tiny(devices=2):
         patch.setattr(models, "create", narrow)
         if devices is not None:
             patch.setattr(layouts.jax, "device_count", lambda: devices)
-        for name in ("write", "show"):
+        for name in ("read", "write", "show"):
             patch.setattr(report, name, lambda folder, **_: None)
         yield patch
 
@@ -82,6 +82,12 @@ def run(name, folder, **changes):
     """Runs a study; returns its rows as a table."""
     config = door(name).Config(**{**TINY, "output_dir": str(folder), **changes})
     return pd.DataFrame(door(name).experiment(config))
+
+
+def page(folder):
+    """The page of a run, written."""
+    WRITE(READ(folder))
+    return (Path(folder) / "report.html").read_text()
 
 
 def select(rows, **values):

@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"```(bash|python|py)\n(.*?)```", SECTION, re.S)
 def folder(tmp_path, monkeypatch):
     """Where the page is read: an empty folder; programs are not optimised."""
     monkeypatch.chdir(tmp_path)
-    for name in ("write", "show"):
+    for name in ("read", "write", "show"):
         monkeypatch.setattr(report, name, lambda folder, **_: None)
     jax.config.update("jax_disable_most_optimizations", True)
     yield tmp_path

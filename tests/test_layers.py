@@ -153,9 +153,7 @@ def test_the_report_says_which_layer_costs_most(done):
     ((drawing, _),) = words.drawn(rows).values()
     shown = [text.get_text() for text in drawing.axes[0].texts]
     assert shown == ["40.0", "10.0", "89.0", "20.0"]
-    studies.WRITE(done[0])
-    page = (done[0] / "report.html").read_text()
-    assert "A layer from elsewhere" in page
+    assert "A layer from elsewhere" in studies.page(done[0])
     assert [name.FILE for name, _ in findings.of(done[0])] == [words.FILE]
 
 

@@ -64,7 +64,7 @@ def test_seeds_of_jobs_are_those_of_one_run(apart, tmp_path):
 def test_what_is_joined_is_a_run_to_read_and_none_to_go_on(apart, tmp_path):
     to = tmp_path / "all"
     join(apart / "job-0", apart / "job-1", to=to)
-    studies.WRITE(to)
+    assert studies.page(to)
     about = reading.read(to).about
     assert about["config"]["seeds"] == 2
     commands = [

@@ -132,8 +132,7 @@ def test_the_report_counts_the_seeds_that_add_less(done):
     assert [line[-1] for line in table.lines] == ["–", "2/3, 2/3, 1/3"]
     ((drawing, _),) = words.drawn(rows).values()
     assert {axes.get_title() for axes in drawing.axes} == {"training loss", "test loss"}
-    studies.WRITE(done[0])
-    assert "What the deletion of weights adds" in (done[0] / "report.html").read_text()
+    assert "What the deletion of weights adds" in studies.page(done[0])
 
 
 def test_without_magnitude_nothing_is_compared():

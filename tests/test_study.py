@@ -151,6 +151,7 @@ def diverging(patch, folder, fault, *more):
 def test_a_seed_that_diverges_is_left_out_and_the_others_do_not_notice(
     whole, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(report, "read", studies.READ)
     monkeypatch.setattr(report, "write", studies.WRITE)
     for _ in range(2):  # the second time from what the first has left
         code = diverging(monkeypatch, tmp_path, "nan:1")

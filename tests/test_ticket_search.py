@@ -100,8 +100,7 @@ def test_its_report_is_one_page(done, monkeypatch):
     folder, _ = done
     assert report.reading.read(folder).at == "early_stopping_"
     monkeypatch.setattr(report.figures, "drawn", lambda *_, **__: {})
-    studies.WRITE(folder)
-    assert "<title>Ticket search: digits" in (folder / "report.html").read_text()
+    assert "<title>Ticket search: digits" in studies.page(folder)
 
 
 def test_variants_share_a_dense_training_and_give_the_bits_of_each_alone(

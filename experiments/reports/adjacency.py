@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 from experiments.study import records
 from jaxticket import structure
 
@@ -44,7 +43,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table(title, columns, statistics.groups(rows))]
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """By density: against shuffled masks, and those of as many an input."""
     ratios = {
         "against shuffled masks": rows["observed"] / rows["shuffled"],

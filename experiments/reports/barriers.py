@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 from experiments.study import records
 from jaxticket import landscape
 
@@ -77,7 +76,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table(title, columns, statistics.groups(barriers(rows)))]
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """The error along the path of some tickets; and barriers by density."""
     found = barriers(rows)
     figures = {"instability": _paths(rows)}

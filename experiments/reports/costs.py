@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 from experiments.study import records
 
 FILE = "flops.csv"
@@ -72,7 +71,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table("Arithmetic, against the dense network", columns, groups)]
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """Test accuracy against the arithmetic of the training, a line a method."""
     rows = compared(rows)
     rows = rows.assign(

@@ -88,7 +88,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table("What the deletion of weights adds", SAID, groups)]
 
 
-def drawn(rows: pd.DataFrame) -> dict:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """The gain of the training and of the test loss by density."""
     rows = _differences(rows).assign(
         line=rows["method"].map(tables.words), prunings=1, x=100 * rows["density"]

@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 from experiments.study import records
 from jaxticket import analysis, structure
 
@@ -86,7 +85,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     ]  # fmt: skip
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """How far, and which grow, by density: a panel a method."""
     panels = rows["method"].map(tables.words)
     ratio = rows["distance_in"] / rows["distance_out"]

@@ -13,6 +13,8 @@ from jaxticket import masks
 from jaxticket.analysis import Interval
 from jaxticket.base import Mask
 
+Figures = dict[str, tuple[Any, str]]  # name -> drawing and caption
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart; each comes with a
 # marker of its own, and the cycles differ in length, so that no pair comes again soon.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -1,7 +1,6 @@
 """The figures of a run: which are drawn, of what, and what they say."""
 
 import math
-from typing import Any
 
 import pandas as pd
 
@@ -10,11 +9,8 @@ from experiments.reports.mask_searches import EPOCH
 from experiments.reports.reading import Run
 from jaxticket import analysis
 
-Figures = dict[str, tuple[Any, str]]  # name -> drawing and caption
 PERCENT = (  # columns that are fractions in the files
     "density",
-    "observed",
-    "expected",
     "test_accuracy",
     "early_stopping_test_accuracy",
 )
@@ -26,18 +22,16 @@ EDGES = (
 )
 
 
-def drawn(run: Run) -> Figures:
+def drawn(run: Run) -> drawings.Figures:
     """All of them; the first says most. Nothing without content."""
-    rows, looks, overlaps = (
+    rows, looks = (
         table.assign(**100 * table[table.columns.intersection(PERCENT)])
-        for table in (run.rows, run.looks, run.overlaps)
+        for table in (run.rows, run.looks)
     )
-    run = run._replace(rows=rows, looks=looks, overlaps=overlaps)
-    searches = mask_searches.looks(run)
+    run = run._replace(rows=rows, looks=looks)
     return {
         **_of_tickets(run),
-        **_of_searches(searches, _dense(rows)["test_accuracy"]),
-        **_of_overlaps(overlaps, searches),
+        **_of_searches(mask_searches.looks(run), _dense(rows)["test_accuracy"]),
         **_of_layers(run.layers, run.inputs),
         **_of_courses(looks),
         **_of_trainings(looks),
@@ -62,7 +56,7 @@ def _ends(rows: pd.DataFrame, accuracy: str) -> tuple[float, float, float]:
     return floor, places.min(), places.max()
 
 
-def _of_tickets(run: Run) -> Figures:
+def _of_tickets(run: Run) -> drawings.Figures:
     """Tickets and their controls by density, and what tickets cost."""
     found = _with_lines(run.rows[run.rows["treatment"] != "dense"])
     together = found[found["treatment"] == "ticket"].assign(panel="")
@@ -108,7 +102,7 @@ def _of_tickets(run: Run) -> Figures:
     return figures
 
 
-def _of_searches(looks: pd.DataFrame, dense: pd.Series) -> Figures:
+def _of_searches(looks: pd.DataFrame, dense: pd.Series) -> drawings.Figures:
     """Curves of the `looks` of `mask_searches`."""
     if looks.empty:
         return {}
@@ -138,33 +132,7 @@ def _of_searches(looks: pd.DataFrame, dense: pd.Series) -> Figures:
     }
 
 
-def _of_overlaps(found: pd.DataFrame, looks: pd.DataFrame) -> Figures:
-    """Overlap by density, a panel a method: a searched one, if there are.
-
-    The mask of a criterion itself is no finding.
-    """
-    if found.empty:
-        return {}
-    if len(looks):
-        searched = looks.loc[looks["searched"], "method"]
-        found = found[found["method"].isin(searched)]
-    chance = found.drop_duplicates(["method", "setting", "seed"])
-    chance = chance.assign(criterion="by chance", observed=chance["expected"])
-    both = pd.concat([found, chance], ignore_index=True)
-    panels = both["method"].map(tables.words)
-    both = both.assign(panel=panels, line=both["criterion"], prunings=1)
-    points = statistics.points(both, "density", "observed")
-    label = "overlap, % of the weights kept"
-    drawing, grid = drawings.by_density(points, label)
-    grid[0, 0].set_ylim(0, 104)
-    caption = (
-        "Overlap of the masks found with those of criteria of the trained dense "
-        "network, of the same layer counts."
-    )
-    return {"overlaps": (drawing, caption)}
-
-
-def _of_layers(layers: pd.DataFrame, inputs: pd.DataFrame) -> Figures:
+def _of_layers(layers: pd.DataFrame, inputs: pd.DataFrame) -> drawings.Figures:
     """Densities of the layers, a panel a method, and what is left of every input."""
     figures = {}
     if layers.groupby("method")["density"].nunique().gt(1).any():
@@ -195,7 +163,7 @@ def _of_layers(layers: pd.DataFrame, inputs: pd.DataFrame) -> Figures:
     return figures
 
 
-def _of_courses(looks: pd.DataFrame) -> Figures:
+def _of_courses(looks: pd.DataFrame) -> drawings.Figures:
     """Density by the step of searches whose masks change while they train."""
     keys = ["method", "setting", "seed"]
     ours = looks[looks["treatment"].isin(("search", "ticket"))]
@@ -224,7 +192,7 @@ def _of_courses(looks: pd.DataFrame) -> Figures:
     return {"density_by_step": (drawing, caption)}
 
 
-def _of_trainings(looks: pd.DataFrame) -> Figures:
+def _of_trainings(looks: pd.DataFrame) -> drawings.Figures:
     """Accuracy and loss of dense, ticket and controls by the step, of every method."""
     figures = {}
     dense = looks[looks["treatment"] == "dense"]

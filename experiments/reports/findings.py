@@ -4,6 +4,9 @@ A finding is a module with
 
     FILE      the name of the file in the folder of a run, a CSV table;
     COLUMNS   its columns, and what kind of values they hold;
+
+and what it has to say, of these what there is:
+
     headlines `rows -> [sentence]`;
     sections  `rows -> [tables.Table]`;
     drawn     `rows -> {name: (drawing, caption)}`;
@@ -12,7 +15,7 @@ A finding is a module with
 Of a run that has the file, the report says it; what writes it is the experiment.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +30,7 @@ from experiments.reports import (
     loss_changes,
     mask_distances,
     multiplicity,
+    overlaps,
     permuted,
     reading,
     reset_layers,
@@ -34,7 +38,7 @@ from experiments.reports import (
     values,
 )
 
-FINDINGS: tuple[ModuleType, ...] = (
+ASKED: tuple[ModuleType, ...] = (  # by the run itself
     small_networks,
     costs,
     permuted,
@@ -44,20 +48,20 @@ FINDINGS: tuple[ModuleType, ...] = (
     barriers,
     multiplicity,
     loss_changes,
-    distances,
-    values,
-    adjacency,
 )
-# Made of a run that asked something else, whose own answer comes before theirs.
-AFTERWARDS = (distances, values, adjacency)
+# Of a run that asked something else, whose own answer comes before theirs.
+AFTERWARDS: tuple[ModuleType, ...] = (overlaps, distances, values, adjacency)
+FINDINGS = (*ASKED, *AFTERWARDS)
 
 
-def of(folder: Path) -> Iterator[tuple[ModuleType, pd.DataFrame]]:
+def of(
+    folder: Path, findings: Iterable[ModuleType] = FINDINGS
+) -> Iterator[tuple[ModuleType, pd.DataFrame]]:
     """Those of a run, with their rows.
 
     Raises:
       ValueError: a file is damaged, or lacks columns or rows.
     """
-    for finding in FINDINGS:
+    for finding in findings:
         if (path := folder / finding.FILE).exists():
             yield finding, reading.table(path, finding.COLUMNS)

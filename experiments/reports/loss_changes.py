@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 from experiments.study import records
 
 FILE = "swaps.csv"
@@ -81,7 +80,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table(title, columns, _ends(rows))]
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """The ratio by the number of swaps, a panel a ticket, a line a layer."""
     rows = statistics.ordered(_ratios(rows))
     kept = rows.groupby(statistics.TICKET)["density"].transform("mean")

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 from jaxticket import analysis
 
 FILE = "early_birds.csv"
@@ -75,7 +74,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table("Early birds", columns, _by_density(rows))]
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """The largest distance to the masks of the last looks, by the step."""
     found = []
     for (density, seed), ours in rows.groupby(["density", "seed"], sort=False):

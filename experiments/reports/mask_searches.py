@@ -19,6 +19,24 @@ from jaxticket import analysis
 
 EPOCH = "epochs of search"  # the column of it
 KEYS = ["method", "setting", "seed"]
+FILE = "search.csv"  # which the report writes
+TERMS = {
+    "before search, last epoch, weights tuned": "Test accuracy of the mask that the "
+    "search starts from, of that at its end, and after the weights that this keeps "
+    "were trained further.",
+    "best epoch": "The highest test accuracy of any look at the search. Chosen by the "
+    "test set, as published, so it is too high by the noise of the looks. Beside it "
+    "the mean epoch.",
+    "accuracy to reach, epochs, epochs from random": "The test accuracy that the "
+    "search from a random mask, of the same seed and setting, has at its end; and the "
+    "epochs of search until a look first shows it: mean over the seeds (least–most). "
+    "0: the starting mask has it. A seed that never gets there counts with its whole "
+    "search, so the mean is a lower bound (>). The search from a random mask may be "
+    "there before its end.",
+    "times cheaper": "Geometric mean of the seeds' ratios of these epochs; an upper "
+    "bound (<) where a seed never gets there. A seed that is there before the first "
+    "step has no ratio and is counted apart.",
+}
 
 
 def looks(run: Run) -> pd.DataFrame:
@@ -49,7 +67,7 @@ def epochs_to(looks: pd.DataFrame, accuracy: float) -> float:
 
 
 def searches(run: Run) -> pd.DataFrame:
-    """A row for every search and seed, as `search.csv` has them; none without searches.
+    """A row for every search and seed, as `FILE` has them; none without searches.
 
     A search is compared with its reference, such as the one from a random mask, at the
     same seed and setting: how many epochs it takes to be as accurate as that one is at
@@ -91,8 +109,6 @@ def searches(run: Run) -> pd.DataFrame:
 
 def sections(found: pd.DataFrame) -> list[tables.Table]:
     """The tables of `searches`; those that have nothing to say are out."""
-    if found.empty:
-        return []
     found = found.assign(spent=found["epochs_to_target"].fillna(found["search_epochs"]))
     still = found["search_epochs"] == 0
     found.loc[still, ["final_test_accuracy", "best_test_accuracy", "best_epoch"]] = None

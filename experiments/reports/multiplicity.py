@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import statistics, tables
-from experiments.reports.figures import Figures
 from experiments.study import records
 
 FILE = "multiplicity.csv"
@@ -17,11 +16,6 @@ TERMS = {
     "that the mask of another keeps too. By chance their number is hypergeometric in "
     "every layer."
 }
-
-
-def headlines(rows: pd.DataFrame) -> list[str]:
-    del rows
-    return []
 
 
 def sections(rows: pd.DataFrame) -> list[tables.Table]:
@@ -39,8 +33,3 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     }
     title = "How far the masks overlap that magnitude makes of two copies"
     return [tables.table(title, columns, groups)]
-
-
-def drawn(rows: pd.DataFrame) -> Figures:
-    del rows
-    return {}

@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 
 FILE = "alignment.csv"
 COLUMNS = {
@@ -56,7 +55,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table("A mask for another initialisation", columns, groups)]
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """Test accuracy against density, a line an arm."""
     rows = rows.assign(
         panel=rows["method"].map(tables.words),

@@ -30,11 +30,6 @@ MEASURED = (
 )
 EFFECTIVE = ("effective_density",)  # of `layers.csv`, likewise
 LOOKS = Lane.__annotations__ | {"step": int} | dict.fromkeys(MEASURED, float)
-OVERLAPS = {
-    **dict.fromkeys(("method", "setting", "criterion"), str),
-    **dict.fromkeys(("seed", "images"), int),
-    **dict.fromkeys(("density", "observed", "expected"), float),
-}
 # The searches that those of earlier versions are compared with, see `Method.reference`.
 REFERENCES = dict.fromkeys(
     ("jackpot", "jackpot_restricted", "jackpot_unrestricted"), "jackpot_from_random"
@@ -52,8 +47,7 @@ class Run(NamedTuple):
         otherwise, else after the last step.
       rows: its `results.csv`, a row a training.
       looks: its `metrics.jsonl`, a row an evaluation; empty where it was not kept.
-      overlaps: its `overlaps.csv`, empty where there is none.
-      layers: its `layers.csv`, likewise.
+      layers: its `layers.csv`, empty where there is none.
       inputs: its `inputs.csv`, likewise.
       divergence: its `divergence.csv`, likewise.
     """
@@ -63,7 +57,6 @@ class Run(NamedTuple):
     at: str
     rows: pd.DataFrame
     looks: pd.DataFrame
-    overlaps: pd.DataFrame
     layers: pd.DataFrame
     inputs: pd.DataFrame
     divergence: pd.DataFrame
@@ -90,7 +83,6 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
         at="" if last else "early_stopping_",
         rows=_over_draws(results(folder / "results.csv"), Lane._fields),
         looks=_over_draws(looks(folder / "metrics.jsonl"), (*Lane._fields, "step")),
-        overlaps=_beside(folder / "overlaps.csv", OVERLAPS),
         layers=_beside(folder / "layers.csv", records.LAYERS, optional=EFFECTIVE),
         inputs=_beside(folder / "inputs.csv", records.INPUTS),
         divergence=_beside(folder / "divergence.csv", records.DIVERGENCE),

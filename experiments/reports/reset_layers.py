@@ -63,7 +63,7 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
     return [tables.table(title, columns, _by_layer(costs))]
 
 
-def drawn(rows: pd.DataFrame) -> dict:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """A map of layers and sources: the test accuracy."""
     percent = rows.assign(
         source=rows["kind"].where(rows["kind"] == FRESH, rows["step"].astype(str)),

@@ -3,7 +3,6 @@
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 
 FILE = "structured.csv"
 ARMS = ("fine-tuned", "scratch-E", "scratch-B", "ticket")
@@ -80,7 +79,7 @@ def _largest(values: pd.Series) -> str:
     return f"{values.max():.0e}"
 
 
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """Test accuracy against the arithmetic that is left, a line an arm."""
     rows = compared(rows)
     rows = rows.assign(

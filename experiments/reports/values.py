@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pandas as pd
 
 from experiments.reports import drawings, statistics, tables
-from experiments.reports.figures import Figures
 
 FILE = "values.csv"
 COLUMNS = {
@@ -15,7 +14,6 @@ COLUMNS = {
     **dict.fromkeys(("layer", "what", "of"), str),
     **dict.fromkeys(("value", "share"), float),
 }
-TERMS: dict[str, str] = {}
 LAYERS, TICKETS = 3, 4  # panels, and tickets in them
 LABELS = {
     "initial": "initial values, deviations",
@@ -35,17 +33,7 @@ CAPTIONS = {
 BESIDE = {"layer": "dense", "shuffled": "by chance"}  # which are drawn in grey
 
 
-def headlines(rows: pd.DataFrame) -> list[str]:
-    del rows
-    return []
-
-
-def sections(rows: pd.DataFrame) -> list[tables.Table]:
-    del rows
-    return []
-
-
-def drawn(rows: pd.DataFrame) -> Figures:
+def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """A figure a method and quantity, a panel a layer."""
     figures = {}
     rows = statistics.ordered(rows)
