@@ -344,13 +344,16 @@ def index(f: Callable[[random.Random, dict], Any]) -> Kind:
     @functools.wraps(f)
     def changed(random, given):
         found, sealed = zips.index(given), random.random() < 0.5
-        text = f(random, found)
-        forged = sealed or "sha256" not in found
-        text = zips.text(found, sealed) if text is None else text
-        content = zips.packed(zips.with_text(given, text))
-        return Forged(content) if forged else content
+        return _indexed(given, found, sealed, f(random, found))
 
     return changed
+
+
+def _indexed(given, found, sealed=True, text=None):
+    """The members with an index, or its text; its digest is made right, or is not."""
+    text = zips.text(found, sealed) if text is None else text
+    content = zips.packed(zips.with_text(given, text))
+    return Forged(content) if sealed or "sha256" not in found else content
 
 
 @index
@@ -437,7 +440,7 @@ def contents_forged(random, content):
     for entry in found["leaves"]:
         if entry[3] == old:
             entry[3] = archive.sha256(hashed)
-    return Forged(zips.packed(zips.with_text(given, zips.text(found, True))))
+    return _indexed(given, found)
 
 
 @index
@@ -490,7 +493,7 @@ def large_networks_in_recipes(random, content):
     recipe["shape"] = random.choice(([6], [32, 32, 3], [4096, 4096, 1]))
     recipe["key"] = {"kind": "threefry2x32", "data": [0, 0]}
     found["about"]["recipe"] = recipe
-    return Forged(zips.packed(zips.with_text(given, zips.text(found, True))))
+    return _indexed(given, found)
 
 
 @index
@@ -524,8 +527,7 @@ def _with_entries(content, number, sealed):
     given = zips.members(content)
     found = zips.index(given)
     found["leaves"] += [found["leaves"][0]] * number
-    content = zips.packed(zips.with_text(given, zips.text(found, sealed)))
-    return Forged(content) if sealed or "sha256" not in found else content
+    return _indexed(given, found, sealed)
 
 
 @index
@@ -557,8 +559,7 @@ def _with_facts(content, each, size, sealed):
     text = zips.text(found | {"about": {"x": "HERE"}}, False).replace('"HERE"', many)
     if sealed and "sha256" in found:
         text = archive.seal(text.rpartition(', "sha256"')[0])
-    content = zips.packed(zips.with_text(given, text))
-    return Forged(content) if sealed or "sha256" not in found else content
+    return _indexed(given, found, sealed, text)
 
 
 @index
@@ -599,9 +600,7 @@ def masks_removed(random, given):
     entry = random.choice([leaf for leaf in found["leaves"] if leaf[1] == "bool"])
     found["leaves"].remove(entry)
     given[:] = [member for member in given if member[0] != f"{entry[3]}.npy"]
-    sealed = random.random() < 0.5
-    content = zips.packed(zips.with_text(given, zips.text(found, sealed)))
-    return Forged(content) if sealed or "sha256" not in found else content
+    return _indexed(given, found, random.random() < 0.5)
 
 
 # Forged altogether: other values, with all their digests.
@@ -623,4 +622,4 @@ def values_forged(random, given):
     given[place] = f"{digest}.npy", content
     for other in found["leaves"]:
         other[3] = digest if other[3] == entry[3] else other[3]
-    return Forged(zips.packed(zips.with_text(given, zips.text(found, True))))
+    return _indexed(given, found)
