@@ -190,7 +190,7 @@ def points(rows: Sequence[dict]) -> pd.DataFrame:
 def drawn(rows: Sequence[dict]) -> bytes:
     """The picture: a panel a batch size, a line a way to run the network."""
     table = points(rows)
-    drawing, grid = drawings.panels(table, "weights kept, %", "time, of dense")
+    drawing, grid = drawings.panels(table, drawings.KEPT, "time, of dense")
     drawings.density_axis(grid, table["x"].min(), table["x"].max())
     drawings.log_axis(grid)
     for axes in grid.flat:

@@ -90,8 +90,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
         ).assign(**{x: 100 * long[x] for x in ("density", "barrier")})
         points = statistics.points(long, "density", "barrier")
         drawing, grid = drawings.by_density(points, "barrier, points")
-        for axes in grid.flat:
-            axes.axhline(100 * STABLE, linestyle=":", linewidth=1, color="#555555")
+        drawings.level(grid, 100 * STABLE)
         caption = (
             "How much worse the worst network between two copies is than these, by the "
             "weights kept. Dotted: 2 points, below which a ticket is called stable."

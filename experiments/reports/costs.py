@@ -84,7 +84,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
     drawing, _ = drawings.panels(
         points,
         "arithmetic of the training, % of dense",
-        "test accuracy, %",
+        drawings.ACCURACY,
     )
     caption = (
         "Test accuracy against the floating-point operations of the training, if every "

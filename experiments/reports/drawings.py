@@ -28,6 +28,7 @@ OUTSIDE = {"clip_on": False, "in_layout": False}
 LEGEND = {"frameon": False, "fontsize": "small"}
 DPI = 150
 KEPT = "weights kept, %"
+ACCURACY = "test accuracy, %"
 WHOLE = 100.5  # percent: where accuracies end above
 LEAST = 0.05  # percent: the smallest error of a logarithmic axis
 WIDE = 5  # times: errors of this range, of 1% and more, are drawn on one
@@ -276,6 +277,12 @@ def mark_hidden(grid) -> None:
                 | OUTSIDE
             )
             axes.plot(*hidden.T, **style)
+
+
+def level(grid, height: float) -> None:
+    """A dotted line across all panels, which the caption explains."""
+    for axes in grid.flat:
+        axes.axhline(height, linestyle=":", linewidth=1, **GREY)
 
 
 def png(drawing) -> bytes:

@@ -14,7 +14,6 @@ PERCENT = (  # columns that are fractions in the files
     "test_accuracy",
     "early_stopping_test_accuracy",
 )
-ACCURACY = "test accuracy, %"
 DEPTH = 15  # percentage points below the dense network at which panels end
 EDGES = (
     f"What lies more than {DEPTH} points below the dense network, where most tickets "
@@ -67,7 +66,7 @@ def _of_tickets(run: Run) -> drawings.Figures:
     where = "at the early-stopping step" if run.at else "after the last step"
     floor, *densities = _ends(run.rows, accuracy)
 
-    def add(name, caption, rows, column=accuracy, y=ACCURACY, x="density"):
+    def add(name, caption, rows, column=accuracy, y=drawings.ACCURACY, x="density"):
         points = statistics.points(rows, x, column)
         dense = analysis.interval(_dense(run.rows)[column])
         place = {"density": drawings.KEPT}.get(x, EPOCH)
@@ -76,7 +75,7 @@ def _of_tickets(run: Run) -> drawings.Figures:
         drawing, grid = drawings.panels(points, place, y, dense=dense)
         if x == "density":
             drawings.density_axis(grid, *densities)
-        if y == ACCURACY:
+        if y == drawings.ACCURACY:
             drawings.accuracy_axis(grid, floor)
         drawings.mark_hidden(grid)
         figures[name] = drawing, caption
@@ -111,7 +110,9 @@ def _of_searches(looks: pd.DataFrame, dense: pd.Series) -> drawings.Figures:
     beside = _some(looks[looks["setting"].isin(moving["setting"])], 9)
     points = statistics.points(beside, EPOCH, "test_accuracy", by=[EPOCH])
     dense = analysis.interval(dense)
-    drawing, grid = drawings.panels(points, EPOCH, ACCURACY, dense=dense, curves=True)
+    drawing, grid = drawings.panels(
+        points, EPOCH, drawings.ACCURACY, dense=dense, curves=True
+    )
     drawings.accuracy_axis(grid)
     moving = _some(moving[moving["step"] > 0], 4)
     return {
@@ -208,7 +209,7 @@ def _of_trainings(looks: pd.DataFrame) -> drawings.Figures:
             f"Learning curves of {tables.words(method)}: its densest ticket, one in "
             "the middle, and its sparsest."
         )
-        accuracy = _curves(shown, "test_accuracy", ACCURACY)
+        accuracy = _curves(shown, "test_accuracy", drawings.ACCURACY)
         loss = _curves(shown, "validation_loss", "validation loss")
         figures[f"learning_curves_{method}"] = accuracy, caption
         figures[f"validation_loss_{method}"] = loss, caption
@@ -244,5 +245,5 @@ def _curves(looks: pd.DataFrame, column: str, label: str):
     """The drawing of a column by the step."""
     points = statistics.points(looks, "step", column, by=["step"])
     drawing, grid = drawings.panels(points, "step", label, curves=True)
-    (drawings.accuracy_axis if label == ACCURACY else drawings.log_axis)(grid)
+    (drawings.accuracy_axis if label == drawings.ACCURACY else drawings.log_axis)(grid)
     return drawing

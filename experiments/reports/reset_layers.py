@@ -71,7 +71,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
     )
     means = percent.groupby(["layer", "source"], sort=False)["accuracy"].mean()
     table, place = means.unstack(sort=False), "step put back to"
-    drawing = drawings.heat(table, place, "test accuracy, %")
+    drawing = drawings.heat(table, place, drawings.ACCURACY)
     caption = (
         "Test accuracy of the trained network with one layer put back to a step of its "
         "training, 0 being the initial values, or drawn anew; the mean over seeds."

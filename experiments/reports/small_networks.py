@@ -90,7 +90,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
     )
     points = statistics.points(rows, "x", "y", by=[*statistics.TICKET, "arm"])
     drawing, _ = drawings.panels(
-        points, "arithmetic left, %", "test accuracy, %", curves=True
+        points, "arithmetic left, %", drawings.ACCURACY, curves=True
     )
     caption = (
         "Test accuracy of small networks that are built from pruned ones, after "
