@@ -229,12 +229,7 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
     """
     streams = [keys.of_seed(lane.seed) for lane in task.lanes]
     tickets = [study.network(stream.init) for stream in streams]
-    if task.program == TRAINING:
-        swept = study.multipliers(task.lanes)
-    else:
-        one = study.planned[task.program].settings[0].swept
-        swept = resumable.together([one] * len(task.lanes))
-    begin = functools.partial(_start, study, task, tickets, swept)
+    begin = functools.partial(_start, study, task, tickets)
     goes_on = task.program != TRAINING
 
     steps, intact = study.config.keep_steps, study.shelf.intact
@@ -247,9 +242,7 @@ def train_dense(study: Study, task: Task, progress: Progress) -> None:
             intact(each, kinds=["anchors"]) for each in then
         )
 
-    with contextlib.closing(
-        _events(study, task, begin, lambda _: task.lanes, progress, left=left)
-    ) as events:
+    with contextlib.closing(_events(study, task, begin, left, progress)) as events:
         for event in events:
             match event:
                 case Closed(_, view, carry, alive):
@@ -290,35 +283,26 @@ def start(study: Study, task: Task, progress: Progress) -> None:
 def search(study: Study, task: Task, progress: Progress) -> None:
     """Runs searches; audits the ticket that each round leaves, and keeps it."""
     planned, promises = task.planned, study.promises
-    own = not study.config.trains(planned.promises)
     opened = functools.cache(
         lambda: [study.opened(planned, lane) for lane in task.lanes]
     )
 
     def begin():
-        swept = resumable.together([study.swept(lane) for lane in task.lanes])
-        carry = _start(study, task, opened(), swept)
+        carry = _start(study, task, opened())
         return _gone_on(study, task, carry) if _shared(task) else carry
 
-    def lanes_of(round_):
-        prunings = round_ + (not planned.opens_given)
-        kind = "ticket" if own and prunings in planned.prunings() else "search"
-        return [lane._replace(treatment=kind, prunings=prunings) for lane in task.lanes]
-
-    kept = own and study.config.keep_trained
+    kept = study.config.keep_trained and not study.config.trains(planned.promises)
 
     def left(lane):
         found = lane.prunings in planned.prunings()
         kinds = ("tickets", "anchors", *(["trained"] if kept else ()))
         return not found or study.shelf.intact(lane, kinds=kinds)
 
-    with contextlib.closing(
-        _events(study, task, begin, lanes_of, progress, left=left)
-    ) as events:
+    with contextlib.closing(_events(study, task, begin, left, progress)) as events:
         for event in events:
             match event:
                 case Opened(round_, view, alive):
-                    for lane, one in _each(lanes_of(round_), view, alive):
+                    for lane, one in _each(_group(study, task, round_), view, alive):
                         audit.opened(
                             str(lane),
                             one.params,
@@ -327,25 +311,42 @@ def search(study: Study, task: Task, progress: Progress) -> None:
                             model_state=one.model_state,
                         )
                 case Closed(round_, view, _, alive):
-                    given = dict(zip(lanes_of(round_), opened(), strict=True))
-                    for lane, one in _each(lanes_of(round_), view, alive):
+                    group = _group(study, task, round_)
+                    given = dict(zip(group, opened(), strict=True))
+                    for lane, one in _each(group, view, alive):
                         if lane.prunings in planned.prunings():
                             ticket = lane._replace(treatment="ticket")
                             keep(study, ticket, one, given[lane])
                             if kept:
                                 study.shelf.put_trained(ticket, _whole(one))
                 case Finished():
-                    _searched(study, task, event, lanes_of)
+                    _searched(study, task, event)
 
 
-def _searched(study: Study, task: Task, outcome: Finished, lanes_of: Callable) -> None:
+def _group(study: Study, task: Task, round_: int) -> Sequence[Lane]:
+    """The lanes of a task as they are in a round.
+
+    Those of a search are named by the ticket that the round leaves, and are tickets
+    where looks at the search are looks at these.
+    """
+    if task.stage is not search:
+        return task.lanes
+    planned = task.planned
+    prunings = round_ + (not planned.opens_given)
+    own = not study.config.trains(planned.promises) and prunings in planned.prunings()
+    kind = "ticket" if own else "search"
+    return [lane._replace(treatment=kind, prunings=prunings) for lane in task.lanes]
+
+
+def _searched(study: Study, task: Task, outcome: Finished) -> None:
     """Records what every ticket of a search has cost, and those tested by it."""
     before = {lane: Cost() for lane in _real(task.lanes)}
     if _shared(task):
         before = {lane: study.records.cost(dense(lane.seed)) for lane in before}
     plan = task.plan[: len(outcome.seconds)]
     for round_ in dict.fromkeys(stretch.round for stretch in task.plan):
-        here = _real(lanes_of(round_))
+        group = _group(study, task, round_)
+        here = _real(group)
         cost = _cost(task, outcome, round_ + (not task.planned.opens_given))
         for lane, spent in zip(here, before.values(), strict=True):
             total = Cost(*map(sum, zip(spent, cost, strict=True)))
@@ -357,7 +358,7 @@ def _searched(study: Study, task: Task, outcome: Finished, lanes_of: Callable) -
                 outcome.seconds[at],
                 np.where(outcome.alive(at[-1]), -1, 0),
             )
-            ours = task._replace(lanes=lanes_of(round_), plan=[plan[i] for i in at])
+            ours = task._replace(lanes=group, plan=[plan[i] for i in at])
             _trained(study, ours, looks)
 
 
@@ -371,17 +372,13 @@ def treat(study: Study, task: Task, progress: Progress) -> None:
         for lane, (control, ticket) in zip(task.lanes, treated, strict=True):
             if by := controls.differs_by(lane.control):
                 audit.differs(str(lane), control, ticket, by=by)
-        tickets = [control for control, _ in treated]
-        settings = study.multipliers(task.lanes) if task.program != TUNING else ()
-        return _start(study, task, tickets, settings)
+        return _start(study, task, [control for control, _ in treated])
 
     def left(lane):
         kept = study.config.keep_trained
         return not kept or study.shelf.intact(lane, kinds=["trained"])
 
-    with contextlib.closing(
-        _events(study, task, begin, lambda _: task.lanes, progress, left=left)
-    ) as events:
+    with contextlib.closing(_events(study, task, begin, left, progress)) as events:
         for event in events:
             match event:
                 case Closed(_, view, _, alive):
@@ -440,12 +437,12 @@ def note_empty_layer(lane: Lane, ticket: Ticket) -> None:
         print(f"note: {error}", file=sys.stderr)
 
 
-def _start(study: Study, task: Task, tickets: Sequence[Ticket], swept: Any) -> Any:
+def _start(study: Study, task: Task, tickets: Sequence[Ticket]) -> Any:
     """The carry of a task's program before its first step."""
     streams = [keys.of_seed(lane.seed).search for lane in task.lanes]
-    program = study.programs[task.program]
-    begun = jnp.stack(streams), resumable.together(tickets), swept
-    return program.start(*study.spread(begun))
+    traced = study.traced(task.program, task.lanes)
+    begun = jnp.stack(streams), resumable.together(tickets), traced
+    return study.programs[task.program].start(*study.spread(begun))
 
 
 def _gone_on(study: Study, task: Task, carry: Any) -> Any:
@@ -465,10 +462,8 @@ def _events(
     study: Study,
     task: Task,
     begin: Callable[[], Any],
-    lanes_of: Callable[[int], Sequence[Lane]],
+    left: Callable[[Lane], bool],
     progress: Progress,
-    *,
-    left: Callable[[Lane], bool] = lambda lane: True,
 ) -> Iterator[Event]:
     """What happens while a task runs; looks are logged and shown on the way.
 
@@ -476,19 +471,18 @@ def _events(
       study: the study.
       task: one of its.
       begin: see `resumable.Unit`.
-      lanes_of: round -> what its lanes are called.
-      progress: is told.
       left: whether what a lane has left, when its round closed, is there and intact. If
         not, the task is done again, to the same bits.
+      progress: is told.
     """
     alive = np.ones(len(task.lanes), bool)
-    with contextlib.closing(_run(study, task, begin, lanes_of)) as events:
+    with contextlib.closing(_run(study, task, begin)) as events:
         for event in events:
-            done = _closed(task, event, lanes_of) if isinstance(event, Resumed) else []
+            done = _closed(study, task, event) if isinstance(event, Resumed) else []
             if not all(map(left, done)):
                 break
             if isinstance(event, Measured):
-                group = lanes_of(event.stretch.round)
+                group = _group(study, task, event.stretch.round)
                 gone = _columns(group, alive & ~event.alive)
                 _diverged(study, task, gone, event.stretch)
                 alive = event.alive
@@ -502,7 +496,7 @@ def _events(
     )
     if hosts.first():
         shutil.rmtree(_folder(study, task))
-    yield from _events(study, task, begin, lanes_of, progress, left=left)
+    yield from _events(study, task, begin, left, progress)
 
 
 def _look(
@@ -531,14 +525,14 @@ def _look(
     progress.advance(text, say=stretch.ends)
 
 
-def _closed(task: Task, resumed: Resumed, lanes_of: Callable) -> list[Lane]:
+def _closed(study: Study, task: Task, resumed: Resumed) -> list[Lane]:
     """The lanes of all rounds that an earlier call has closed, and that were alive."""
     history = resumed.history
     ends = [i for i, s in enumerate(task.plan[: len(history.seconds)]) if s.ends]
     return [
         lane
         for i in ends
-        for lane in _columns(lanes_of(task.plan[i].round), history.alive(i))
+        for lane in _columns(_group(study, task, task.plan[i].round), history.alive(i))
     ]
 
 
@@ -579,7 +573,7 @@ def _streams(lane: Lane) -> keys.Keys:
     return streams
 
 
-def _run(study, task, begin, lanes_of) -> Iterator[Event]:
+def _run(study, task, begin) -> Iterator[Event]:
     """The program of a task, driven."""
     streams = [_streams(lane) for lane in task.lanes]
     stage, folder = task.stage, _folder(study, task)
@@ -591,7 +585,7 @@ def _run(study, task, begin, lanes_of) -> Iterator[Event]:
         lambda round_: study.spread(of_round(round_)),
         task.plan,
     )
-    group = [list(lane) for lane in lanes_of(task.plan[0].round)]
+    group = [list(lane) for lane in _group(study, task, task.plan[0].round)]
     config, *others = (
         {"lanes": group, "identity": one} for one in study.claim.identities
     )

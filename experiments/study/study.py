@@ -331,9 +331,18 @@ class Study:
         _, state = jax.eval_shape(self.programs[name].start, *self._like(name))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
 
-    def multipliers(self, group: Sequence[Lane]) -> Any:
-        """The settings of the program that trains tickets, see `searches.fixed`."""
-        if not self.config.keep_multiplier:
+    def traced(self, program: str, group: Sequence[Lane]) -> Any:
+        """The numbers that a program traces, of each lane of a group.
+
+        Of a search those of its settings; the dense network, which it may train, has
+        those of the first. Of tickets their multipliers, see `searches.fixed`.
+        """
+        if program in self.planned:
+            first = self.planned[program].settings[0].swept
+            return resumable.together(
+                [self.swept(x) if x.method == program else first for x in group]
+            )
+        if program == TUNING or not self.config.keep_multiplier:
             return ()
         return np.float32([self.scale(lane) for lane in group])
 
@@ -426,14 +435,8 @@ class Study:
 
     def _any_start(self, name: str, stream: PRNGKey) -> tuple:
         """What a program starts from: as long as there are lanes."""
-        if name == TUNING:
-            swept = ()
-        elif name in (TRAINING, FREEZING):
-            swept = self.multipliers([dense(0)] * self.layout.width)
-        else:
-            one = self.planned[name].settings[0].swept
-            swept = resumable.together([one] * self.layout.width)
-        return stream, jax.vmap(self.network)(stream), swept
+        traced = self.traced(name, [dense(0)] * self.layout.width)
+        return stream, jax.vmap(self.network)(stream), traced
 
 
 def _of_file(path: str, like: Ticket, without: Sequence[str]) -> Ticket:
