@@ -64,8 +64,8 @@ def _ours(part: Part) -> str:
     if math.isnan(mean):
         return f"not seen: {part.what}"
     between = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
-    of = f", {part.of}" if part.of else ""
-    return f"{mean:.2f}{between} {part.what}{of}"
+    seeds = {0: "", 1: ", one seed"}.get(part.seeds, f", {part.seeds} seeds")
+    return f"{mean:.2f}{between} {part.what}{seeds}"
 
 
 def table() -> str:

@@ -33,14 +33,14 @@ class Part(NamedTuple):
       what: it says.
       ours: its mean over seeds, with an interval where there is one.
       low, high: the band of the mean; without one the number is said, not judged.
-      of: what the mean is of, as "4 seeds".
+      seeds: how many the mean is over, where that is to be said.
     """
 
     what: str
     ours: analysis.Interval
     low: float = -math.inf
     high: float = math.inf
-    of: str = ""
+    seeds: int = 0
 
     @property
     def judged(self) -> bool:
@@ -76,13 +76,12 @@ def over_seeds(
 ) -> Part:
     """The mean of a number that every seed has."""
     values = np.asarray(values, float)
-    of = "one seed" if len(values) == 1 else f"{len(values)} seeds"
-    return Part(what, analysis.interval(values), low, high, of)
+    return Part(what, analysis.interval(values), low, high, len(values))
 
 
-def alone(what: str, value: float, low=-math.inf, high=math.inf, of: str = "") -> Part:
+def alone(what: str, value: float, low=-math.inf, high=math.inf, seeds=0) -> Part:
     """A number without an interval."""
-    return Part(what, analysis.Interval(value, math.nan, math.nan), low, high, of)
+    return Part(what, analysis.Interval(value, math.nan, math.nan), low, high, seeds)
 
 
 def ticket(run: reading.Run, method: str, density: float) -> pd.DataFrame:
@@ -113,10 +112,10 @@ def lottery_speed(folder: Path) -> list[Part]:
     sooner = analysis.Interval(
         *(100 * (1 - x) for x in (sooner[0], sooner[2], sooner[1]))
     )
-    seeds = f"{len(found)} seeds"
+    later, seeds = analysis.ratio(again, steps), len(found)
     return [
         Part("% earlier than dense", sooner, 20, 55, seeds),
-        Part("times later re-initialised", analysis.ratio(again, steps), 1.5, of=seeds),
+        Part("times later re-initialised", later, 1.5, seeds=seeds),
         over_seeds("points above re-initialised", 100 * found["to_reinitialise"], 0.25),
     ]
 
@@ -179,18 +178,18 @@ def resetting(folder: Path) -> list[Part]:
     ].mean()
     gain = 100 * (of_seeds["accuracy"] - of_seeds["accuracy_on"]).to_numpy()
     steps, on = (of_seeds[name].to_numpy() for name in (STEP, f"{STEP}_on"))
-    seeds = f"{len(gain)} seeds"
+    seeds = len(gain)
     shares = {
         "% of the seeds where resetting is as good": gain >= 0,
         "% where it stops no later": steps <= on,
     }
     return [
         *(
-            alone(what, 100 * np.mean(x), 200 / 3, of=seeds)
+            alone(what, 100 * np.mean(x), 200 / 3, seeds=seeds)
             for what, x in shares.items()
         ),
         over_seeds("points above going on", gain),
-        Part("times its steps", analysis.ratio(steps, on), of=seeds),
+        Part("times its steps", analysis.ratio(steps, on), seeds=seeds),
     ]
 
 
@@ -237,9 +236,9 @@ def moving(folder: Path) -> list[Part]:
         *(together[f"distance_{x}"].to_numpy() for x in ("in", "out"))
     )
     first, *others = (by_layer[name]["valley"] for name in sorted(by_layer))
-    seeds = f"{len(together)} seeds"
+    seeds = len(together)
     return [
-        Part("times as far as the others", ratio, 1.2, of=seeds),
+        Part("times as far as the others", ratio, 1.2, seeds=seeds),
         over_seeds("the middle of the first layer's initial values", first, 1.0),
         over_seeds("that of the others, the largest", np.max(others, axis=0), high=1.0),
     ]
@@ -266,8 +265,8 @@ def swapping(folder: Path) -> list[Part]:
     by = ratio.groupby(["setting", "seed"])["ratio"]
     falls = by.agg(lambda x: (x.diff().dropna() < 0).all())
     what = "% of seeds and densities in which it falls at every doubling"
-    seeds = f"{rows['seed'].nunique()} seeds"
-    return [alone(what, 100 * falls.mean(), 100, of=seeds)]
+    seeds = rows["seed"].nunique()
+    return [alone(what, 100 * falls.mean(), 100, seeds=seeds)]
 
 
 def resets(folder: Path) -> list[Part]:
@@ -301,7 +300,7 @@ def deletions(folder: Path) -> list[Part]:
             f"% of the seeds at {setting}",
             100 * here.mean(),
             100 * 2 / 3,
-            of=f"{len(here)} seeds",
+            seeds=len(here),
         )
         for setting, here in sorted(
             less, key=lambda pair: -float(pair[0].split("=")[1])
