@@ -38,8 +38,7 @@ import jax.numpy as jnp
 from experiments import ticket_search
 from experiments.reports import permuted as words
 from experiments.reports import reading
-from experiments.study import beside, command, records, rules, settings, stages
-from experiments.study.settings import setting
+from experiments.study import beside, command, records, settings, stages
 from experiments.study.study import Study
 from jaxticket import checks, masks, matching
 from jaxticket.base import Ticket
@@ -74,7 +73,7 @@ class Config(ticket_search.Config):
     stream: ClassVar = False  # what it looks at is in memory
 
     model: str | None = settings.network("lenet_300_100")
-    output_dir: str = setting("runs/alignment", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/alignment")
 
     def filled(self) -> Self:
         config = super().filled()

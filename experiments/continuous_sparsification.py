@@ -44,9 +44,8 @@ from functools import partial
 from typing import ClassVar
 
 from experiments import ticket_search
-from experiments.study import command, rules, settings
+from experiments.study import command, settings
 from experiments.study.methods import Method
-from experiments.study.settings import setting
 from jaxticket import searches
 
 # Initial logits side by side, of one round each: a larger one is denser.
@@ -141,9 +140,7 @@ class Config(ticket_search.Config):
         None: ANY,
     }
 
-    output_dir: str = setting(
-        "runs/continuous_sparsification", settings.WRITTEN, rules.FOLDER
-    )
+    output_dir: str = settings.written("runs/continuous_sparsification")
 
 
 def experiment(config: Config) -> list[dict]:

@@ -32,7 +32,7 @@ import jax
 
 from experiments import ticket_search
 from experiments.reports import mask_distances
-from experiments.study import command, records, rules, settings
+from experiments.study import command, records, settings
 from experiments.study.settings import setting
 from jaxticket import analysis, checks, pruners, selection
 
@@ -66,7 +66,7 @@ class Config(settings.Settings):
         checks.one_of(selection.NAMES),
     )
     keep_steps: Sequence[int] = ()
-    output_dir: str = setting("runs/early_birds", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/early_birds")
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)

@@ -41,9 +41,8 @@ from functools import partial
 from typing import ClassVar
 
 from experiments import ticket_search
-from experiments.study import command, rules, settings
+from experiments.study import command, settings
 from experiments.study.methods import Method
-from experiments.study.settings import setting
 
 AT_START = ticket_search.AT_INITIALISATION
 DENSITIES = (0.1, 0.05, 0.02, 0.01, 0.005)
@@ -109,7 +108,7 @@ class Config(ticket_search.Config):
     }
     RECIPES: ClassVar = {}
 
-    output_dir: str = setting("runs/initial_pruning", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/initial_pruning")
 
 
 def experiment(config: Config) -> list[dict]:

@@ -105,7 +105,7 @@ class Config(ticket_search.Config):
         "what copies are pruned to, to compare their masks",
         checks.each(checks.fraction),
     )
-    output_dir: str = setting("runs/instability", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/instability")
 
     def filled(self) -> Self:
         config = super().filled()

@@ -56,7 +56,6 @@ from experiments.study import (
     methods,
     optimizers,
     records,
-    rules,
     settings,
 )
 from experiments.study.methods import Method
@@ -160,7 +159,7 @@ class Config(settings.Tuned):
         checks.one_of(("free", "frozen")),
     )
     pretrained: str | None = settings.trained_elsewhere()
-    output_dir: str = setting("runs/jackpots", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/jackpots")
 
 
 CRITERIA = {

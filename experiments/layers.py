@@ -34,7 +34,7 @@ import jax
 
 from experiments import ticket_search
 from experiments.reports import reset_layers
-from experiments.study import command, records, rules, settings
+from experiments.study import command, records, settings
 from experiments.study.settings import setting
 from jaxticket import checks, interventions
 from jaxticket.engine import keys, resumable
@@ -70,7 +70,7 @@ class Config(settings.Settings):
         checks.each(checks.positive),
     )
     keep_steps: Sequence[int] = ()
-    output_dir: str = setting("runs/layers", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/layers")
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)

@@ -37,7 +37,7 @@ from typing import ClassVar, Self
 
 from experiments import ticket_search
 from experiments.continuous_sparsification import PARALLEL
-from experiments.study import command, methods, rules, settings
+from experiments.study import command, methods, settings
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from jaxticket import checks, searches
@@ -129,7 +129,7 @@ class Config(settings.Settings):
         "share of the steps that a search takes; fine-tuning takes the others",
         checks.between(0, 1),
     )
-    output_dir: str = setting("runs/pruning", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/pruning")
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)

@@ -40,9 +40,8 @@ import jax
 
 from experiments import ticket_search
 from experiments.reports import deleted
-from experiments.study import command, records, rules, settings, stages
+from experiments.study import command, records, settings, stages
 from experiments.study.methods import Method
-from experiments.study.settings import setting
 from jaxticket import masks, starts
 
 DELETED = partial(starts.pruned, of="trained", weights="trained", shuffle=False)
@@ -78,7 +77,7 @@ class Config(settings.Tuned):
     }
 
     pretrained: str | None = settings.trained_elsewhere()
-    output_dir: str = setting("runs/second_order", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/second_order")
 
 
 def deletions(study) -> None:

@@ -34,9 +34,8 @@ from typing import ClassVar
 
 from experiments import ticket_search
 from experiments.reports import costs as words
-from experiments.study import command, records, rules, settings, stages
+from experiments.study import command, records, settings, stages
 from experiments.study.methods import Method
-from experiments.study.settings import setting
 from experiments.study.study import Study
 from jaxticket import flops, masks, searches
 from jaxticket.base import Promises
@@ -104,7 +103,7 @@ class Config(settings.Frozen):
         None: ANY,
     }
 
-    output_dir: str = setting("runs/sparse_training", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/sparse_training")
 
 
 def counted(study: Study) -> None:

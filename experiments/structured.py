@@ -55,7 +55,7 @@ import numpy as np
 
 from experiments import ticket_search
 from experiments.reports import reading, small_networks
-from experiments.study import beside, command, records, rules, settings, stages
+from experiments.study import beside, command, records, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
 from experiments.study.study import Study
@@ -107,7 +107,7 @@ class Config(settings.Frozen):
         "times the steps of the large network that scratch-B takes at the most",
         checks.positive,
     )
-    output_dir: str = setting("runs/structured", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/structured")
 
 
 def rebuilt(study: Study) -> None:

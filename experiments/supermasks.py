@@ -38,9 +38,8 @@ from typing import ClassVar
 
 from experiments import ticket_search
 from experiments.continuous_sparsification import PARALLEL
-from experiments.study import command, methods, optimizers, rules, settings
+from experiments.study import command, methods, optimizers, settings
 from experiments.study.methods import Method
-from experiments.study.settings import setting
 from jaxticket import searches, starts
 
 # Zhou et al.'s scores look at the weights before and after training, or, the last two,
@@ -173,7 +172,7 @@ class Config(settings.Frozen):
         None: ANY,
     }
 
-    output_dir: str = setting("runs/supermasks", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/supermasks")
 
 
 def experiment(config: Config) -> list[dict]:

@@ -60,7 +60,7 @@ class Config(settings.Frozen):
     PRESETS: ClassVar = PRESETS
 
     images: int = setting(1000, "training images that the loss is of", rules.COUNT)
-    output_dir: str = setting("runs/swaps", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/swaps")
 
 
 def compare(study) -> None:

@@ -363,7 +363,7 @@ class Config(settings.Settings):
         "density after the last pruning of IMP, whatever --imp.density says",
         checks.fraction,
     )
-    output_dir: str = setting("runs/ticket_search", settings.WRITTEN, rules.FOLDER)
+    output_dir: str = settings.written("runs/ticket_search")
 
     def filled(self) -> Self:
         if self.controls:

@@ -27,7 +27,6 @@ USUAL = {  # likewise, where no recipe says more
 }
 MODELS = {"mnist1d": "mlp_1d", "cifar10": "conv_2", "cifar100": "conv_2"}
 PATHS = ("output_dir", "data_dir", "cache_dir", "pretrained")
-WRITTEN = "where everything is written"
 TRAINED_BY = (  # what a recipe is made of
     "optimizer",
     "learning_rate",
@@ -62,6 +61,11 @@ def network(default: str | None = None) -> Any:
         "--model.dropout=0.1",
         rules.named(models.NAMES),
     )
+
+
+def written(default: str) -> Any:
+    """The field of a configuration that says where its run goes."""
+    return setting(default, "where everything is written", FOLDER)
 
 
 def trained_elsewhere() -> Any:
@@ -268,7 +272,7 @@ class Settings:
     process: int | None = setting(
         None, "which of them this one is, from 0", checks.whole(0)
     )
-    output_dir: str = setting("runs", WRITTEN, FOLDER)
+    output_dir: str = written("runs")
     save_seconds: float = setting(
         30.0, "seconds between checkpoints within a round", checks.not_negative
     )
@@ -298,14 +302,14 @@ class Settings:
         checks.whole(1)(**{"--search_steps": searching})
         drops = self.learning_rate_drops
         for drop in drops:
-            if drop >= max(steps, 1):
+            if drop >= steps:
                 raise checks.Refused(
                     "--learning_rate_drops",
                     f"must lie within a training, of {steps} steps; got {drop}",
                 )
         in_epochs = self.warmup_epochs is not None
         rising = self.warmup_epochs * epoch_steps if in_epochs else self.warmup_steps
-        if (rising or 0) >= max(steps, 1):
+        if (rising or 0) >= steps:
             raise checks.Refused(
                 "--warmup_epochs" if in_epochs else "--warmup_steps",
                 f"must end within a training, of {steps} steps; got "
