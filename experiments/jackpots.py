@@ -185,17 +185,17 @@ def overlaps(study) -> None:
         for planned in study.planned.values():
             if planned.promises.weights != "given":
                 continue
-            for label in (each.label for each in planned.settings):
-                lane = records.Lane(planned.name, "ticket", seed, 1, label)
+            for each in planned.settings:
+                lane = records.Lane(planned.name, "ticket", seed, 1, each.label)
                 if study.records.lost(lane):
                     continue
                 mask = study.shelf.ticket(lane).mask
+                density = float(masks.density(mask))
                 for criterion, values in ranked.items():
-                    found = map(float, overlap(values, mask))
-                    names = (planned.name, seed, label)
-                    row = (*names, float(masks.density(mask)), criterion)
-                    row += (*found, supervised.IMAGES)
-                    rows.append(dict(zip(words.COLUMNS, row, strict=True)))
+                    found = overlap(values, mask)._asdict()
+                    found = {name: float(x) for name, x in found.items()}
+                    row = lane._asdict() | {"density": density, "criterion": criterion}
+                    rows.append(row | found | {"images": supervised.IMAGES})
     records.write_table(study.folder / words.FILE, words.COLUMNS, rows)
 
 

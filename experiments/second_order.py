@@ -90,10 +90,11 @@ def deletions(study) -> None:
     measure = jax.jit(study.metrics)
 
     def measured(weights, model_state):
-        found = {name: measure(weights, model_state, x) for name, x in sets.items()}
-        losses = {f"{name}_loss": float(found[name].loss) for name in found}
-        accuracy = {f"{name}_accuracy": float(x.accuracy) for name, x in found.items()}
-        return losses | accuracy
+        return {
+            f"{name}_{what}": float(x)
+            for name, split in sets.items()
+            for what, x in measure(weights, model_state, split)._asdict().items()
+        }
 
     rows, before = [], {}
     for planned in study.planned.values():
@@ -104,10 +105,9 @@ def deletions(study) -> None:
             ticket = study.shelf.ticket(lane)
             weights = masks.apply(ticket.mask, ticket.weights)
             after = measured(weights, ticket.model_state)
-            names = {"method": lane.method, "seed": lane.seed, "setting": lane.setting}
-            density = float(masks.density(ticket.mask))
+            density = {"density": float(masks.density(ticket.mask))}
             dense = {f"dense_{name}": x for name, x in before[lane.seed].items()}
-            rows.append({**names, "density": density, **after, **dense})
+            rows.append(lane._asdict() | density | after | dense)
     path = study.folder / deleted.FILE
     records.write_table(path, deleted.COLUMNS, rows)
 
