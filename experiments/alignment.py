@@ -61,12 +61,8 @@ class Config(ticket_search.Config):
             "hyper": {"model.hidden": (100, 100), "imp.density": 0.5},
         },
         ("mnist", "lenet_300_100"): ANY
-        | {
-            "learning_rate": 1.2e-3,
-            "epochs": 5,
-            "rounds": 5,
-            "hyper": {"imp.density": 0.5},
-        },
+        | ticket_search.MNIST
+        | {"epochs": 5, "rounds": 5, "hyper": {"imp.density": 0.5}},
         None: ANY,
     }
     RECIPES: ClassVar = {}

@@ -127,13 +127,11 @@ class Config(ticket_search.Config):
             "hyper": SLOW_LOGITS | {"model.width": 100, "imp.select": "equal"},
         },
         ("digits", "lenet_300_100"): ANY
-        | {
-            "learning_rate": 4e-3,
-            "epochs": 15,
-            "hyper": SLOW_LOGITS,
-        },
+        | ticket_search.DIGITS
+        | {"hyper": SLOW_LOGITS},
         ("mnist", "lenet_300_100"): ANY
-        | {"learning_rate": 1.2e-3, "epochs": 4, "rounds": 6},
+        | ticket_search.MNIST
+        | {"epochs": 4, "rounds": 6},
         ("cifar10", "resnet_20"): RELEASED,
         ("cifar10", "vgg_16"): RELEASED,
         ("imagenet2012", "resnet_50"): IMAGENET,

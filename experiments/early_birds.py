@@ -47,8 +47,8 @@ class Config(settings.Settings):
         ("mnist1d", "mlp_1d"): ANY
         | ticket_search.SHORT
         | {"steps": 800, "hyper": {"model.width": 400}},
-        ("digits", "lenet_300_100"): ANY | {"learning_rate": 4e-3, "epochs": 15},
-        ("mnist", "lenet_300_100"): ANY | {"learning_rate": 1.2e-3},
+        ("digits", "lenet_300_100"): ANY | ticket_search.DIGITS,
+        ("mnist", "lenet_300_100"): ANY | ticket_search.MNIST,
         None: ANY,
     }
     VERDICTS: ClassVar = False

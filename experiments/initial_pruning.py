@@ -103,7 +103,7 @@ class Config(ticket_search.Config):
                 **{f"{name}.density": (0.2, 0.05) for name in ARMS},
             },
         },
-        ("mnist", "lenet_300_100"): ANY | {"learning_rate": 1.2e-3, "epochs": 5},
+        ("mnist", "lenet_300_100"): ANY | ticket_search.MNIST | {"epochs": 5},
         None: ANY,
     }
     RECIPES: ClassVar = {}

@@ -63,7 +63,7 @@ METHODS = {
 COPIES = {"methods": ("unpruned", "imp"), "controls": ("reorder",)}
 PRESETS = {pair: x | COPIES for pair, x in ticket_search.PRESETS.items()} | {
     ("mnist", "lenet_300_100"): ticket_search.lottery(
-        "lottery", learning_rate=1.2e-3, steps=24_000, seeds=3, compare="last"
+        "lottery", **ticket_search.MNIST, steps=24_000, seeds=3, compare="last"
     )
     | COPIES,
     ("cifar10", "resnet_20"): ticket_search.ANY

@@ -144,8 +144,7 @@ class Config(settings.Tuned):
             "eval_every": None,
             "hyper": {"model.width": 100},
         },
-        ("digits", "lenet_300_100"): ANY
-        | {"learning_rate": 4e-3, "epochs": 15, "batch_size": 60},
+        ("digits", "lenet_300_100"): ANY | ticket_search.DIGITS | {"batch_size": 60},
         ("cifar10", "vgg_19"): PUBLISHED,
         ("cifar10", "resnet_32"): PUBLISHED,
         ("imagenet2012", "resnet_50"): PUBLISHED_IMAGENET,

@@ -109,15 +109,15 @@ class Config(settings.Settings):
             },
         },
         ("digits", "lenet_300_100"): ANY
+        | ticket_search.DIGITS
         | {
-            "learning_rate": 4e-3,
             "epochs": 20,
             "hyper": {
                 f"{name}.logit_learning_rate": 1e-2
                 for name in ("continuous_sparsification", "soft_threshold", "l0")
             },
         },
-        ("mnist", "lenet_300_100"): ANY | {"learning_rate": 1.2e-3},
+        ("mnist", "lenet_300_100"): ANY | ticket_search.MNIST,
         ("cifar10", "resnet_20"): NORMALISED,
         ("cifar10", "vgg_16"): NORMALISED,
         None: ANY,

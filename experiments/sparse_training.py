@@ -98,7 +98,7 @@ class Config(settings.Frozen):
             "steps": 840,
             "hyper": asked(0.1, 0.05, **moving(every=20), **{"model.width": 100}),
         },
-        ("digits", "lenet_300_100"): ANY | {"learning_rate": 4e-3, "epochs": 15},
+        ("digits", "lenet_300_100"): ANY | ticket_search.DIGITS,
         ("mnist", "lenet_300_100"): RIGL,
         None: ANY,
     }

@@ -91,8 +91,8 @@ class Config(settings.Frozen):
         ("mnist1d", "lenet_300_100"): ANY
         | ticket_search.SHORT
         | {"steps": 840, "hyper": {"model.hidden": (100, 100)}},
-        ("digits", "lenet_300_100"): ANY | {"learning_rate": 4e-3, "epochs": 15},
-        ("mnist", "lenet_300_100"): ANY | {"learning_rate": 1.2e-3},
+        ("digits", "lenet_300_100"): ANY | ticket_search.DIGITS,
+        ("mnist", "lenet_300_100"): ANY | ticket_search.MNIST,
         None: ANY,
     }
 

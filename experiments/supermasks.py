@@ -152,7 +152,8 @@ class Config(settings.Frozen):
             "hyper": {"model.width": 100},
         },
         ("digits", "lenet_300_100"): ANY
-        | {"learning_rate": 4e-3, "epochs": 15, "batch_size": 60, "search_epochs": 40},
+        | ticket_search.DIGITS
+        | {"batch_size": 60, "search_epochs": 40},
         **{
             ("cifar10", model): ANY
             | {

@@ -131,6 +131,9 @@ SHORT = {
     "epochs": None,
     "eval_every": 200,
 }
+# LeNet-300-100 on the others, whatever is done with it.
+DIGITS = {"learning_rate": 4e-3, "epochs": 15}
+MNIST = {"learning_rate": 1.2e-3}
 PRESETS = {
     ("mnist1d", "mlp_1d"): ANY
     | SHORT
@@ -149,9 +152,8 @@ PRESETS = {
         },
     },
     ("digits", "lenet_300_100"): ANY
+    | DIGITS
     | {
-        "learning_rate": 4e-3,
-        "epochs": 15,
         "rounds": 6,
         "hyper": {
             "imp.select": "lottery",
@@ -160,7 +162,7 @@ PRESETS = {
             "iss.logit_learning_rate": 1e-2,
         },
     },
-    ("mnist", "lenet_300_100"): lottery("lottery", learning_rate=1.2e-3, steps=50_000),
+    ("mnist", "lenet_300_100"): lottery("lottery", **MNIST, steps=50_000),
     ("cifar10", "conv_2"): lottery("lottery_conv_2", learning_rate=2e-4, steps=20_000),
     ("cifar10", "conv_4"): lottery("lottery_conv_2", learning_rate=3e-4, steps=25_000),
     ("cifar10", "conv_6"): lottery("lottery_conv_6", learning_rate=3e-4, steps=30_000),
