@@ -25,10 +25,10 @@ def write(study: Study) -> None:
         lanes = stages.found(study, planned)
         if not any(lane.prunings for lane in lanes):  # it prunes nothing
             continue
-        sparsest = 2.0, None
+        densities = {}
         for lane in lanes:
             ticket = study.shelf.ticket(lane)
-            density = float(masks.density(ticket.mask))
+            densities[lane] = density = float(masks.density(ticket.mask))
             effective = _effective(study, ticket)
             rows += [
                 {**lane._asdict(), "density": density, "layer": layer.name}
@@ -36,13 +36,13 @@ def write(study: Study) -> None:
                 | {"effective_density": effective.get(layer.name, math.nan)}
                 for layer in summary(ticket).layers
             ]
-            sparsest = min(sparsest, (density, lane), key=lambda pair: pair[0])
-        density, lane = sparsest
-        alike = [each for each in lanes if each._replace(seed=lane.seed) == lane]
+        sparsest = min(densities, key=densities.__getitem__)
+        alike = [x for x in lanes if x._replace(seed=sparsest.seed) == sparsest]
         kept = [_of_inputs(study, study.shelf.ticket(each).mask) for each in alike]
         if kept[0] is not None:
+            about = {"method": method, "density": densities[sparsest]}
             inputs += [
-                {"method": method, "density": density, "row": i, "column": j, "kept": x}
+                about | {"row": i, "column": j, "kept": x}
                 for (i, j), x in np.ndenumerate(np.mean(kept, axis=0))
             ]
     records.write_table(study.folder / "layers.csv", records.LAYERS, rows)

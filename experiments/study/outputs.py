@@ -266,7 +266,7 @@ class Folder:
                 )
         if _hash(ours) in self._identities():
             return
-        there = self._environments()[-1]
+        there = self._calls()[-1]["environment"]
         new = sorted(k for k, x in _depends().items() if there.get(k) != x)
         if refused := [name for name in new if name not in (config.accept or ())]:
             said = ", ".join(
@@ -332,11 +332,12 @@ class Folder:
         self.about = None
         return True
 
-    def _identities(self) -> list[str]:
-        return [call["identity"] for call in (self.about, *self.about["accepted"])]
+    def _calls(self) -> list[dict]:
+        """The first, and those that went on elsewhere, as they come."""
+        return [self.about, *self.about["accepted"]]
 
-    def _environments(self) -> list[dict]:
-        return [call["environment"] for call in (self.about, *self.about["accepted"])]
+    def _identities(self) -> list[str]:
+        return [call["identity"] for call in self._calls()]
 
 
 def _read(path: Path) -> dict | None:

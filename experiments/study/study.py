@@ -155,17 +155,19 @@ class Study:
 
     def least_bytes(self) -> int:
         """What it writes at the least: checkpoints, whole weights, packed masks."""
+
+        def size(tree):
+            return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
         ticket = self.shelf.like
-        whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(ticket.weights))
-        packed = sum(x.size for x in jax.tree.leaves(ticket.mask)) // 8
+        whole, packed = size(ticket.weights), masks.size(ticket.mask) // 8
         searches = len(self.seeds) * sum(len(p.settings) for p in self.planned.values())
         tickets = len(self.seeds) * sum(
             len(p.settings) * len(p.prunings()) for p in self.planned.values()
         )
         carries = [
-            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+            size(jax.eval_shape(program.start, *self._like(name)))
             for name, program in self.programs.items()
-            for carry in [jax.eval_shape(program.start, *self._like(name))]
         ]
         dense = len(self.seeds) * (1 + len(self.config.keep_steps))
         anchors = (dense + searches) * whole
