@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from experiments.reports import drawings, statistics, tables
+from experiments.reports import drawings, figures, statistics, tables
 from experiments.study import records
 from jaxticket import structure
 
@@ -49,12 +49,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
         "against shuffled masks": rows["observed"] / rows["shuffled"],
         "against as many an input": rows["observed"] / rows["by_input"],
     }
-    panel, density = rows["method"].map(tables.words), 100 * rows["density"]
-    found = [
-        rows.assign(panel=panel, line=name, density=density, y=y)
-        for name, y in ratios.items()
-    ]
-    points = statistics.points(pd.concat(found), "density", "y")
-    drawing, grid = drawings.by_density(points, "neighbours, times chance")
+    both = pd.concat([rows.assign(line=name, y=y) for name, y in ratios.items()])
+    drawing = figures.by_density(both, "neighbours, times chance")
     caption = "How often a unit of the first layer keeps two neighbouring inputs."
     return {"adjacency": (drawing, caption)}

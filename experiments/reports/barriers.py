@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from experiments.reports import drawings, statistics, tables
+from experiments.reports import drawings, figures, statistics, tables
 from experiments.study import records
 from jaxticket import landscape
 
@@ -79,24 +79,20 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
 def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """The error along the path of some tickets; and barriers by density."""
     found = barriers(rows)
-    figures = {"instability": _paths(rows)}
+    shown = {"instability": _paths(rows)}
     if found["density"].round(4).nunique() > 1:
         names = {"test_barrier": "test", "train_barrier": "train"}
-        long = found.melt(
-            [*statistics.TICKET, "seed", "density"], [*names], "line", "barrier"
-        )
-        long = long.assign(
-            panel=long["method"].map(tables.words), line=long["line"].map(names)
-        ).assign(**{x: 100 * long[x] for x in ("density", "barrier")})
-        points = statistics.points(long, "density", "barrier")
-        drawing, grid = drawings.by_density(points, "barrier, points")
-        drawings.level(grid, 100 * STABLE)
+        whose = [*statistics.TICKET, "seed", "density"]
+        long = found.melt(whose, [*names], "line", "y")
+        long = long.assign(line=long["line"].map(names), y=100 * long["y"])
+        drawing = figures.by_density(long, "barrier, points")
+        drawings.level(drawing, 100 * STABLE)
         caption = (
             "How much worse the worst network between two copies is than these, by the "
             "weights kept. Dotted: 2 points, below which a ticket is called stable."
         )
-        figures["barriers"] = drawing, caption
-    return figures
+        shown["barriers"] = drawing, caption
+    return shown
 
 
 def _paths(rows: pd.DataFrame) -> tuple:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from experiments.reports import drawings, statistics, tables
+from experiments.reports import drawings, figures, statistics, tables
 from experiments.study import records
 from jaxticket import analysis, structure
 
@@ -74,38 +74,34 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
         "variation\nof outputs": (["outgoing", "outgoing_shuffled"], _variation),
     }
     whole = rows["layer"] == ALL
-    by_layer = [*statistics.TICKET, "layer"]
+    by_layer = statistics.groups(rows[~whole], [*statistics.TICKET, "layer"])
     return [
-        tables.table(title, ticket | columns, statistics.groups(ours, by))
-        for title, columns, ours, by in (
-            ("Weights of tickets in the dense network's training", moves, rows[whole],
-             statistics.TICKET),
-            ("The same of each layer, and its wires", layer, rows[~whole], by_layer),
-        )
-    ]  # fmt: skip
+        tables.table(
+            "Weights of tickets in the dense network's training",
+            ticket | moves,
+            statistics.groups(rows[whole]),
+        ),
+        tables.table("The same of each layer, and its wires", ticket | layer, by_layer),
+    ]
 
 
 def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """How far, and which grow, by density: a panel a method."""
-    panels = rows["method"].map(tables.words)
-    ratio = rows["distance_in"] / rows["distance_out"]
-    moved = rows.assign(panel=panels, line=rows["layer"], y=ratio)
+    moved = rows.assign(
+        line=rows["layer"], y=rows["distance_in"] / rows["distance_out"]
+    )
     sides = {"grown_in": "in the ticket", "grown_out": "others"}
-    names = [*statistics.TICKET, "seed", "density", "layer"]
-    grown = rows.melt(names, [*sides], "line", "y")
-    grown = grown[grown["layer"] == ALL].assign(line=lambda x: x["line"].map(sides))
-    grown = grown.assign(panel=grown["method"].map(tables.words), y=100 * grown["y"])
-    figures = {}
-    for name, found, label, caption in (
-        ("movement", moved, "distance, times the others'",
-         "How far the weights of tickets move in the dense network's training, against "
-         "the others of their layer."),
-        ("growth", grown, "grow in magnitude, %",
-         "Which share of the weights grows in magnitude in that training."),
-    ):  # fmt: skip
-        found = found.assign(density=100 * found["density"])
-        points = statistics.points(found.dropna(subset="y"), "density", "y",
-            by=[*statistics.TICKET])  # fmt: skip
-        drawing, grid = drawings.by_density(points, label)
-        figures[name] = drawing, caption
-    return figures
+    names = [*statistics.TICKET, "seed", "density"]
+    grown = rows[rows["layer"] == ALL].melt(names, [*sides], "line", "y")
+    grown = grown.assign(line=grown["line"].map(sides), y=100 * grown["y"])
+    return {
+        "movement": (
+            figures.by_density(moved.dropna(subset="y"), "distance, times the others'"),
+            "How far the weights of tickets move in the dense network's training, "
+            "against the others of their layer.",
+        ),
+        "growth": (
+            figures.by_density(grown.dropna(subset="y"), "grow in magnitude, %"),
+            "Which share of the weights grows in magnitude in that training.",
+        ),
+    }

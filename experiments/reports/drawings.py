@@ -56,16 +56,10 @@ def panels(
     Returns:
       The drawing, and its panels, which share their axes.
     """
-    from matplotlib import figure  # here: importing the experiment stays light
-
     count, styles = points["panel"].nunique(), _styles(points["line"].unique())
     across = 2 if count == 4 else min(3, count)
-    down, wide = math.ceil(count / across), 5.0 if across == 1 else 4.2
-    size = 0.8 + wide * across, 0.5 + 0.75 * wide * down
-    drawing, handles = figure.Figure(size, layout="constrained"), {}
-    grid = drawing.subplots(down, across, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[count:]:
-        axes.set_visible(False)
+    wide, handles = 5.0 if across == 1 else 4.2, {}
+    drawing, grid = _grid(count, across, wide, 0.75 * wide, sharex=True, sharey=True)
     by_panel = points.groupby("panel", sort=False)
     for axes, (title, here) in zip(grid.flat, by_panel, strict=False):
         axes.set(title=title, xlabel=x)
@@ -86,24 +80,33 @@ def panels(
     for axes in grid[:, 0]:
         axes.set_ylabel(y)
     letters = max(map(len, handles)) + 7  # with the line beside them
-    columns = max(1, min(len(handles), int(13 * size[0] / letters)))
-    drawing.set_figheight(size[1] + 0.2 * math.ceil(len(handles) / columns))
+    width, height = drawing.get_size_inches()
+    columns = max(1, min(len(handles), int(13 * width / letters)))
+    drawing.set_figheight(height + 0.2 * math.ceil(len(handles) / columns))
     below = "outside lower center"  # it covers no data
     drawing.legend(handles.values(), handles, loc=below, ncols=columns, **LEGEND)
     return drawing, grid
 
 
+def _grid(count, across, wide, high, edges=(0.8, 0.5), **shared):
+    """A drawing with places for so many panels; those that are left over are hidden."""
+    from matplotlib import figure  # here: importing the experiment stays light
+
+    across = max(1, across)
+    down = max(1, math.ceil(count / across))
+    size = edges[0] + wide * across, edges[1] + high * down
+    drawing = figure.Figure(size, layout="constrained")
+    grid = drawing.subplots(down, across, squeeze=False, **shared)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return drawing, grid
+
+
 def maps(tables: Mapping[str, pd.DataFrame]):
     """A panel a table of shares, `[rows, columns]`: images, or a row of bars."""
-    from matplotlib import figure
-
-    across, down = min(3, len(tables)), math.ceil(len(tables) / 3)
     flat = all(len(table) == 1 for table in tables.values())
-    size = 0.8 + 4.2 * across, 0.5 + (2.2 if flat else 3.4) * down
-    drawing = figure.Figure(size, layout="constrained")
-    grid = drawing.subplots(down, across, squeeze=False)
-    for axes in grid.flat[len(tables) :]:
-        axes.set_visible(False)
+    count, high = len(tables), 2.2 if flat else 3.4
+    drawing, grid = _grid(count, min(3, count), 4.2, high)
     for axes, (title, table) in zip(grid.flat, tables.items(), strict=False):
         axes.set_title(title)
         values = 100 * table.to_numpy()
@@ -140,15 +143,9 @@ def heat(table: pd.DataFrame, x: str, label: str):
 
 def of_masks(mask: Mask):
     """A panel a layer: inputs down and outputs across; the darker, the more is kept."""
-    from matplotlib import figure
-
     leaves = masks.named(mask)
-    across = max(1, min(3, len(leaves)))
-    down = max(1, math.ceil(len(leaves) / across))
-    drawing = figure.Figure((4.2 * across, 4 * down), layout="constrained")
-    grid = drawing.subplots(down, across, squeeze=False)
-    for axes in grid.flat[len(leaves) :]:
-        axes.set_visible(False)
+    count = len(leaves)
+    drawing, grid = _grid(count, min(3, count), 4.2, 4.0, edges=(0, 0))
     for axes, (name, leaf) in zip(grid.flat, leaves.items(), strict=False):
         bits = np.asarray(leaf).reshape(-1, leaf.shape[-1] if leaf.ndim else 1)
         inputs, outputs = bits.shape
@@ -279,9 +276,9 @@ def mark_hidden(grid) -> None:
             axes.plot(*hidden.T, **style)
 
 
-def level(grid, height: float) -> None:
+def level(drawing, height: float) -> None:
     """A dotted line across all panels, which the caption explains."""
-    for axes in grid.flat:
+    for axes in drawing.axes:
         axes.axhline(height, linestyle=":", linewidth=1, **GREY)
 
 

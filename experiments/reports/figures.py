@@ -37,6 +37,19 @@ def drawn(run: Run) -> drawings.Figures:
     }
 
 
+def by_density(rows: pd.DataFrame, label: str):
+    """The drawing of a column `y` over the weights kept, a panel a method.
+
+    Args:
+      rows: of tickets, by method, setting, prunings and seed; `line` says on which.
+      label: of the heights.
+    """
+    panel, density = rows["method"].map(tables.words), 100 * rows["density"]
+    rows = rows.assign(panel=panel, density=density)
+    drawing, _ = drawings.by_density(statistics.points(rows, "density", "y"), label)
+    return drawing
+
+
 def _ends(rows: pd.DataFrame, accuracy: str) -> tuple[float, float, float]:
     """Where panels end, so that a collapsed ticket does not stretch them.
 

@@ -89,7 +89,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
     points = statistics.points(rows, "swaps", "ratio", by=["swaps"])
     drawing, grid = drawings.panels(points, "swaps", "actual / predicted", curves=True)
     grid[0, 0].set_xscale("log")
-    drawings.level(grid, 1)
+    drawings.level(drawing, 1)
     caption = (
         "The change of the loss that swaps make, over that which the gradient "
         "predicts. Dotted: the prediction is right. Below 0 the loss rises where it "

@@ -87,7 +87,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
     points = statistics.points(pd.DataFrame(found), "step", "far", by=["step"])
     label = f"largest distance to the last {analysis.PAST} masks"
     drawing, grid = drawings.panels(points, "step", label, curves=True)
-    drawings.level(grid, analysis.BIRD)
+    drawings.level(drawing, analysis.BIRD)
     grid[0, 0].set_ylim(bottom=0)
     caption = (
         "How far the mask of a look is from those of the looks before it, at most. "

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from experiments.reports import drawings, statistics, tables
+from experiments.reports import drawings, figures, tables
 from jaxticket import analysis, supervised
 
 FILE = "overlaps.csv"
@@ -43,17 +43,9 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
     chance = found.drop_duplicates(["method", "setting", "seed"])
     chance = chance.assign(criterion="by chance", observed=chance["expected"])
     both = pd.concat([found, chance], ignore_index=True)
-    both = both.assign(
-        panel=both["method"].map(tables.words),
-        line=both["criterion"],
-        prunings=1,
-        x=100 * both["density"],
-        y=100 * both["observed"],
-    )
-    points = statistics.points(both, "x", "y")
-    label = "overlap, % of the weights kept"
-    drawing, grid = drawings.by_density(points, label)
-    grid[0, 0].set_ylim(0, 104)
+    both = both.assign(line=both["criterion"], prunings=1, y=100 * both["observed"])
+    drawing = figures.by_density(both, "overlap, % of the weights kept")
+    drawing.axes[0].set_ylim(0, 104)
     caption = (
         "Overlap of the masks found with those of criteria of the trained dense "
         "network, of the same layer counts."
