@@ -127,7 +127,7 @@ def test_pytorch_runs_what_compaction_leaves():
 def test_lenet_flops():
     # 6 a weight, less the gradient of the inputs; what is elementwise comes on top.
     expected = 6 * 266_200 - 2 * 784 * 300
-    flops = arithmetic.flops("lenet_300_100", 16, 8)
+    flops = arithmetic.flops("lenet_300_100", 8)
     assert expected <= flops < 1.02 * expected
 
 

@@ -9,27 +9,27 @@ from jaxticket import training
 
 
 @functools.cache
-def flops(model: str, images: int, batch_size: int) -> float:
+def flops(model: str, batch_size: int) -> float:
     """FLOP to train on one image: the loss and its gradient, as XLA counts them."""
-    gradient, _, carry, batch = _one_step(model, images, batch_size)
+    gradient, _, carry, batch = _one_step(model, batch_size)
     lowered = jax.jit(gradient).lower(carry, batch)
     return lowered.cost_analysis()["flops"] / batch_size
 
 
 @functools.cache
-def traffic(model: str, images: int, batch_size: int) -> float:
+def traffic(model: str, batch_size: int) -> float:
     """Bytes that the operations of one step read and write, by the image.
 
     XLA's count, of the step outside its loop: every operation from and to memory.
     """
-    _, step, carry, batch = _one_step(model, images, batch_size)
+    _, step, carry, batch = _one_step(model, batch_size)
     compiled = jax.jit(step, donate_argnums=0).lower(carry, batch).compile()
     return compiled.cost_analysis()["bytes accessed"] / batch_size
 
 
-def _one_step(model, images, batch_size):
+def _one_step(model, batch_size):
     """The gradient, the step with its update, and what both take."""
-    what = tasks.on_noise(model, images, batch_size)
+    what = tasks.on_noise(model, batch_size, batch_size)
     search = what.searches["fixed"](())
     key = jax.random.key(0)
     batch = jax.tree.map(lambda x: x[:batch_size], what.train)

@@ -52,7 +52,7 @@ def throughput(bench: Bench, *, seeds: int) -> tuple[measure.Work, float, float]
     work, count = trainer.epoch(
         MODEL, "fixed", images=images, batch_size=batch_size, seeds=seeds
     )
-    return work, count, count * arithmetic.flops(MODEL, images, batch_size)
+    return work, count, count * arithmetic.flops(MODEL, batch_size)
 
 
 def _sweep(bench, label, cases):
@@ -73,7 +73,7 @@ def _sweep(bench, label, cases):
             seeds=case.seeds,
             where=(case.devices, case.lanes),
         )
-        costs[name] = arithmetic.flops(MODEL, images, case.batch)
+        costs[name] = arithmetic.flops(MODEL, case.batch)
     times = bench.together(works)
     first = next(iter(counts))
     for name, count in counts.items():

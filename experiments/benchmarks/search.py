@@ -28,7 +28,7 @@ def rows(bench: Bench) -> Iterator[measure.Row]:
     count = steps * sizes.batch_size * sizes.rounds
     tests = len(plan) * len(found.held_out.labels)
     # A test is a forward pass, half of a step: the first layer has no input gradient.
-    training = arithmetic.flops(lenet.MODEL, sizes.images, sizes.batch_size)
+    training = arithmetic.flops(lenet.MODEL, sizes.batch_size)
     flops = count * training + tests * training / 2
     for seeds in sizes.search_seeds:
         devices, width = place(seeds)

@@ -41,7 +41,7 @@ def _together(bench, model, searches, batch, images, seeds):
         _, carries = works[name]()
         states[name] = sum(x.nbytes for x in jax.tree.leaves(carries)) / seeds
         works[_copy(name)] = ceiling.copied(int(states[name]) // 4, COPIES)
-    flops = batch * arithmetic.flops(model, images, batch)
+    flops = batch * arithmetic.flops(model, batch)
     times = bench.together(works)
     for name, state in states.items():
         timing = times[name]

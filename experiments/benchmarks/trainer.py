@@ -68,7 +68,7 @@ def program(
 def work(sizes: Sizes, model: str) -> tuple[int, float]:
     """How many images of a model one repetition takes, and how many FLOP each."""
     least = 2 * sizes.batch_size
-    flops = arithmetic.flops(model, least, sizes.batch_size)
+    flops = arithmetic.flops(model, sizes.batch_size)
     return int(min(sizes.images, max(least, sizes.step_work / flops))), flops
 
 

@@ -41,7 +41,7 @@ def _model(bench, model):
             / count,
         }
         if bench.roofline:
-            moved = count * arithmetic.traffic(model, 2 * batch_size, batch_size)
+            moved = count * arithmetic.traffic(model, batch_size)
             also["GB/s"] = moved / timing.median / 1e9
             also["of copy"] = (
                 measure.ratio(times[ceiling.COPY], timing) * moved / copy_bytes
