@@ -115,7 +115,7 @@ def _of_seed(
     found = matching.matches(study.outputs, own, theirs, images)
     for lane in lanes:
         mask = study.shelf.ticket(lane).mask
-        about = lane._asdict() | {"density": float(masks.density(mask))}
+        about = records.whose(lane, mask)
         moved = matching.permuted(mask, found)
         accuracies: dict[str, Any] = {"ticket": study.records.test_accuracy(lane)}
         for arm, m in (("aligned", moved), ("plain", mask)):

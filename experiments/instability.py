@@ -51,7 +51,7 @@ from experiments.reports import barriers, multiplicity
 from experiments.study import command, records, rules, settings, stages
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, checks, landscape, masks, pruners, searches
+from jaxticket import analysis, checks, landscape, pruners, searches
 from jaxticket.base import Mask, Ticket
 from jaxticket.engine import resumable
 from jaxticket.supervised import Metrics
@@ -127,7 +127,7 @@ def compare(study) -> None:
     along = jax.jit(partial(_along, study.metrics))
     drawn = jax.jit(_drawn)
     for lane, ticket, trained in copies(study):
-        known = lane._asdict() | {"density": float(masks.density(ticket.mask))}
+        known = records.whose(lane, ticket.mask)
         places = [*itertools.combinations(range(len(trained)), 2)]
         pairs = [{"one": [*trained][i], "other": [*trained][j]} for i, j in places]
         networks = resumable.together(
@@ -158,15 +158,14 @@ def copies(study) -> Iterator[tuple[records.Lane, Ticket, Copies]]:
     Copies that have diverged are not there, nor are tickets with less than two.
     """
     orders = [x for x in stages.draws(study.config) if x.startswith("reorder")]
-    for planned in study.planned.values():
-        for lane in stages.found(study, planned):
-            trained = {}
-            for treatment in ("ticket", *orders):
-                copy = lane._replace(treatment=treatment)
-                if study.shelf.intact(copy, kinds=["trained"]):
-                    trained[treatment] = study.shelf.trained(copy)
-            if len(trained) > 1:
-                yield lane, study.shelf.ticket(lane), trained
+    for lane in stages.found(study):
+        trained = {}
+        for treatment in ("ticket", *orders):
+            copy = lane._replace(treatment=treatment)
+            if study.shelf.intact(copy, kinds=["trained"]):
+                trained[treatment] = study.shelf.trained(copy)
+        if len(trained) > 1:
+            yield lane, study.shelf.ticket(lane), trained
 
 
 def _along(

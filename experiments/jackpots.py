@@ -60,7 +60,7 @@ from experiments.study import (
 )
 from experiments.study.methods import Method
 from experiments.study.settings import setting
-from jaxticket import analysis, checks, masks, scores, searches, starts, supervised
+from jaxticket import analysis, checks, scores, searches, starts, supervised
 from jaxticket.base import Ticket
 from jaxticket.engine import keys
 
@@ -189,12 +189,11 @@ def overlaps(study) -> None:
                 if study.records.lost(lane):
                     continue
                 mask = study.shelf.ticket(lane).mask
-                density = float(masks.density(mask))
+                whose = records.whose(lane, mask) | {"images": supervised.IMAGES}
                 for criterion, values in ranked.items():
                     found = overlap(values, mask)._asdict()
                     found = {name: float(x) for name, x in found.items()}
-                    row = lane._asdict() | {"density": density, "criterion": criterion}
-                    rows.append(row | found | {"images": supervised.IMAGES})
+                    rows.append(whose | {"criterion": criterion} | found)
     records.write_table(study.folder / words.FILE, words.COLUMNS, rows)
 
 

@@ -119,7 +119,7 @@ def look(work: study.Study) -> dict[str, list[dict]]:
     """The rows of each file, by its name."""
     moved, near, pooled = [], [], collections.defaultdict(list)
     for lane, mask, initial, trained in tickets(work):
-        known = lane._asdict() | {"density": float(masks.density(mask))}
+        known = records.whose(lane, mask)
         kept, before, after = (_layers(x, mask) for x in (mask, initial, trained))
         moved += [known | row for row in _moved(kept, before, after)]
         for layer in masks.names(mask):

@@ -97,17 +97,15 @@ def deletions(study) -> None:
         }
 
     rows, before = [], {}
-    for planned in study.planned.values():
-        for lane in stages.found(study, planned):
-            if lane.seed not in before:
-                dense = study.shelf.anchor(records.dense(lane.seed))
-                before[lane.seed] = measured(dense.weights, dense.model_state)
-            ticket = study.shelf.ticket(lane)
-            weights = masks.apply(ticket.mask, ticket.weights)
-            after = measured(weights, ticket.model_state)
-            density = {"density": float(masks.density(ticket.mask))}
-            dense = {f"dense_{name}": x for name, x in before[lane.seed].items()}
-            rows.append(lane._asdict() | density | after | dense)
+    for lane in stages.found(study):
+        if lane.seed not in before:
+            dense = study.shelf.anchor(records.dense(lane.seed))
+            before[lane.seed] = measured(dense.weights, dense.model_state)
+        ticket = study.shelf.ticket(lane)
+        weights = masks.apply(ticket.mask, ticket.weights)
+        after = measured(weights, ticket.model_state)
+        dense = {f"dense_{name}": x for name, x in before[lane.seed].items()}
+        rows.append(records.whose(lane, ticket.mask) | after | dense)
     path = study.folder / deleted.FILE
     records.write_table(path, deleted.COLUMNS, rows)
 

@@ -37,7 +37,7 @@ from experiments.reports import costs as words
 from experiments.study import command, records, settings, stages
 from experiments.study.methods import Method
 from experiments.study.study import Study
-from jaxticket import flops, masks, searches
+from jaxticket import flops, searches
 from jaxticket.base import Promises
 from jaxticket.engine import keys
 
@@ -116,9 +116,8 @@ def counted(study: Study) -> None:
     )
     examples, steps = study.config.batch_size, study.config.search_steps
     dense = flops.training(found, whole.mask, whole.mask, DENSE, study.config.steps)
-    lanes = [x for p in study.planned.values() for x in stages.found(study, p)]
     rows, spent = [], {}
-    for lane in sorted(lanes, key=lambda lane: lane.prunings):
+    for lane in sorted(stages.found(study), key=lambda lane: lane.prunings):
         mask, promises = study.shelf.ticket(lane).mask, study.promises(lane)
         # A further round goes on from the last one, and costs as much again.
         before, cost = spent.get(
@@ -127,20 +126,17 @@ def counted(study: Study) -> None:
         before = before if promises.rounds else whole.mask
         cost += examples * flops.training(found, before, mask, promises, steps)
         spent[lane] = mask, cost
-        rows.append(
-            {
-                **lane._asdict(),
-                "density": float(masks.density(mask)),
-                "inference": flops.inference(found, mask),
-                "training": cost,
-                "dense_inference": found.dense,
-                "dense_training": examples * dense,
-                "test_accuracy": study.records.test_accuracy(lane),
-                "dense_test_accuracy": study.records.test_accuracy(
-                    records.dense(lane.seed)
-                ),
-            }
-        )
+        row = {
+            "inference": flops.inference(found, mask),
+            "training": cost,
+            "dense_inference": found.dense,
+            "dense_training": examples * dense,
+            "test_accuracy": study.records.test_accuracy(lane),
+            "dense_test_accuracy": study.records.test_accuracy(
+                records.dense(lane.seed)
+            ),
+        }
+        rows.append(records.whose(lane, mask) | row)
     records.write_table(study.folder / words.FILE, words.COLUMNS, rows)
 
 

@@ -116,18 +116,17 @@ def rebuilt(study: Study) -> None:
     names = ("method", "setting", "seed", "arm")
     rows, done = reading.resumed(path, small_networks.COLUMNS, names)
     programs: dict[tuple, Callable] = {}
-    for planned in study.planned.values():
-        for lane in stages.found(study, planned):
-            whose = (lane.method, lane.setting, lane.seed)
-            rest = [arm for arm in small_networks.ARMS if (*whose, arm) not in done]
-            for row in _arms(study, lane, rest, programs) if rest else ():
-                rows.append(row)
-                print(
-                    f"small network, {lane.setting}, {row['arm']} of seed {lane.seed}, "
-                    f"{row['steps']} steps: {row['test_accuracy']:.1%} test",
-                    file=sys.stderr,
-                )
-                records.write_table(path, small_networks.COLUMNS, rows)
+    for lane in stages.found(study):
+        whose = (lane.method, lane.setting, lane.seed)
+        rest = [arm for arm in small_networks.ARMS if (*whose, arm) not in done]
+        for row in _arms(study, lane, rest, programs) if rest else ():
+            rows.append(row)
+            print(
+                f"small network, {lane.setting}, {row['arm']} of seed {lane.seed}, "
+                f"{row['steps']} steps: {row['test_accuracy']:.1%} test",
+                file=sys.stderr,
+            )
+            records.write_table(path, small_networks.COLUMNS, rows)
 
 
 def _arms(
@@ -140,8 +139,7 @@ def _arms(
     ticket = study.shelf.ticket(lane)
     image = study.prepare(jnp.asarray(study.data.held_out[1].images[:COMPARED]))
     small = compact(study.model, ticket, image)
-    about = lane._asdict() | {
-        "density": float(masks.density(ticket.mask)),
+    about = records.whose(lane, ticket.mask) | {
         "weights": _size(small.ticket),
         "large_weights": _size(ticket),
         "flops": _cost(small.model.apply, small.ticket, study.image),

@@ -69,19 +69,15 @@ def compare(study) -> None:
     train = jax.tree.map(lambda x: np.asarray(x)[:images], study.data.train)
     loss = partial(_loss, partial(study.evidence, images=images))
     gains, changes = jax.jit(partial(_gains, loss)), jax.jit(partial(_changes, loss))
-    for planned in study.planned.values():
-        for lane in stages.found(study, planned):
-            ticket = study.shelf.anchor(lane)  # which has the pruned weights too
-            density = float(masks.density(ticket.mask))
-            gained = gains(ticket, train)
-            places, counts = _counts(ticket, gained)
-            found = changes(ticket, gained, train, counts)
-            for i, (layer, swaps_) in enumerate(places):
-                row = lane._asdict() | {"density": density, "layer": layer}
-                row |= {"swaps": swaps_} | {
-                    name: float(x[i]) for name, x in found._asdict().items()
-                }
-                rows.append(row)
+    for lane in stages.found(study):
+        ticket = study.shelf.anchor(lane)  # which has the pruned weights too
+        gained = gains(ticket, train)
+        places, counts = _counts(ticket, gained)
+        found = changes(ticket, gained, train, counts)._asdict()
+        whose = records.whose(lane, ticket.mask)
+        for i, (layer, count) in enumerate(places):
+            change = {name: float(x[i]) for name, x in found.items()}
+            rows.append(whose | {"layer": layer, "swaps": count} | change)
     records.write_table(study.folder / loss_changes.FILE, loss_changes.COLUMNS, rows)
 
 

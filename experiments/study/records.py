@@ -7,11 +7,12 @@ import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxticket import files
+from jaxticket import files, masks
+from jaxticket.base import Mask
 from jaxticket.engine import hosts, resumable
 
 
@@ -48,6 +49,11 @@ class Lane(NamedTuple):
 def dense(seed: int) -> Lane:
     """The dense network of a seed."""
     return Lane("dense", "dense", seed, 0)
+
+
+def whose(lane: Lane, mask: Mask) -> dict[str, Any]:
+    """What the row of a finding begins with: `WHOSE` ticket it is of."""
+    return lane._asdict() | {"density": float(masks.density(mask))}
 
 
 def at_step(seed: int, step: int) -> Lane:

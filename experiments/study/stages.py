@@ -145,10 +145,14 @@ def tickets(
     ]
 
 
-def found(study: Study, planned: Planned) -> list[Lane]:
-    """The tickets that a method has found: those of seeds that have not diverged."""
-    all_of = tickets(study, planned, study.seeds, planned.prunings(), ["ticket"])
-    return [lane for lane in all_of if not study.records.lost(lane)]
+def found(study: Study, planned: Planned | None = None) -> list[Lane]:
+    """The tickets of a method, or of all: of seeds that have not diverged."""
+    return [
+        lane
+        for each in ([planned] if planned else study.planned.values())
+        for lane in tickets(study, each, study.seeds, each.prunings(), ["ticket"])
+        if not study.records.lost(lane)
+    ]
 
 
 def able(study: Study, task: Task) -> Task | None:
