@@ -634,8 +634,10 @@ def test_n_of_m_leaves_what_it_cannot_divide_and_takes_no_other_density():
 def test_blocks_of_half_precision_are_summed_in_single():
     scores = np.random.default_rng(0).random((128, 128)).astype("bfloat16")
     mask = {"w": np.ones((128, 128), bool)}
-    select = functools.partial(selection.blocks(8, 8), allowed=mask, density=0.5)
-    found, wanted = (select({"w": s})["w"] for s in (scores, scores.astype(np.float32)))
+    select = selection.blocks(8, 8)
+    found, wanted = (
+        select({"w": x}, mask, 0.5)["w"] for x in (scores, scores.astype(np.float32))
+    )
     np.testing.assert_array_equal(found, wanted)
 
 
