@@ -244,6 +244,13 @@ def _check_bools(mask: Mask) -> None:
             )
 
 
+def warn_if_empty(mask: Mask, remedy: str) -> None:
+    """Warns of a ticket that keeps nothing, where it can be seen: outside of `jit`."""
+    kept = density(mask)
+    if not isinstance(kept, jax.core.Tracer) and kept == 0:
+        warnings.warn(f"the ticket keeps no weight: {remedy}", stacklevel=3)
+
+
 def check_some(mask: Mask) -> None:
     """Raises a `ValueError` for a mask of no weights at all."""
     if not size(mask):

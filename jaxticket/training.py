@@ -476,6 +476,8 @@ def run(
     whole = jnp.all(finite)
     diverged = tuple(jnp.where(whole, -1, x.astype(jnp.int32)) for x in round_and_epoch)
     ticket = found(search, carry)
+    if search.promises.hard:  # others say it of themselves
+        masks.warn_if_empty(ticket.mask, "take fewer rounds, or prune less in each")
     one = whole.astype(jnp.float32)
     known = one / one  # 1, or NaN
     weights = jax.tree.map(

@@ -361,6 +361,20 @@ def test_a_batch_of_more_rows_than_there_are_is_refused_wherever_data_are_visite
             call()
 
 
+def test_an_empty_ticket_is_not_returned_in_silence():
+    weights = {"w": jnp.ones((2, 4))}
+    with pytest.warns(UserWarning, match="keeps no weight: take fewer rounds"):
+        found = run(
+            imp(optax.sgd(0.1), density=0.5),
+            lambda params, state, batch, key: (jnp.sum(params["w"] ** 2), state),
+            jax.random.key(0),
+            Ticket(weights, masks.full(weights), {}),
+            rounds=5,
+            steps=1,
+        )
+    assert masks.count(found.ticket.mask) == 0
+
+
 # Divergence.
 
 

@@ -1,6 +1,5 @@
 """What the searches with gates on weights share: all but the gates."""
 
-import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -33,6 +32,11 @@ from jaxticket.searches.groups import Groups, shaped
 
 Weights = Literal["anchor", "trained"]
 GATED = "the pair `Gated(weights, logits)`; `Gated(True, False)` is a mask of weights"
+OPEN = (  # what leaves gates open
+    "every gate is off. Read it before `advance`, which closes gates again; or start "
+    "from a larger initial_logit, with a smaller penalty, or train the logits for "
+    "longer or faster"
+)
 
 
 class Gated(NamedTuple):
@@ -262,7 +266,7 @@ def search(
 
     def ticket(state):
         mask = found(state)
-        warn_if_empty(mask)
+        masks.warn_if_empty(mask, OPEN)
         chosen = state.anchor if weights == "anchor" else state.gated.weights
         return Ticket(masks.scale(mask, chosen, scale), mask)
 
@@ -341,15 +345,3 @@ def restarted(state: State, fresh: State) -> State:
         return new
 
     return tree_map_with_path(opening, state, fresh, is_leaf=is_pair)
-
-
-def warn_if_empty(mask: Mask) -> None:
-    """Warns of a ticket that keeps nothing, where it can be seen: outside of `jit`."""
-    kept = masks.density(mask)
-    if not isinstance(kept, jax.core.Tracer) and kept == 0:
-        warnings.warn(
-            "the ticket keeps no weight: every gate is off. Read it before `advance`, "
-            "which closes gates again; or start from a larger initial_logit, with a "
-            "smaller penalty, or train the logits for longer or faster",
-            stacklevel=3,
-        )

@@ -109,7 +109,7 @@ def supermask(
 
     def ticket(state):
         likely = jax.tree.map(lambda s, a: a & (s > 0), state.scores, state.allowed)
-        gates.warn_if_empty(likely)
+        masks.warn_if_empty(likely, gates.OPEN)
         return search.ticket(state._replace(mask=likely))
 
     # The network runs with the mask last drawn, not with the ticket's.
