@@ -67,6 +67,7 @@ SECTIONS = {
     "loading": loading.rows,
     "compile": compiling.rows,
     "starting": starting.rows,
+    "default": starting.default,
     "memory": footprints.rows,
     "states": states.rows,
     "plan": plan.rows,

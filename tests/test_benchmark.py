@@ -42,7 +42,12 @@ QUICK = {
 }
 
 
-OTHERS = ("rivals", "starting", "jaxpruner")  # sections of whole programs, and others'
+OTHERS = (
+    "rivals",
+    "starting",
+    "default",
+    "jaxpruner",
+)  # sections of whole programs, and others'
 MEASURED = [name for name in benchmark.SECTIONS if name not in OTHERS]
 
 
@@ -223,20 +228,22 @@ def test_experiments_are_started_to_compile_and_again(monkeypatch):
         del kwargs
         assert "JAX_COMPILATION_CACHE_DIR" not in env
         cache = Path(env["JAXTICKET_CACHE"])
-        begun.append((line[2], cache, line[-1]))
+        begun.append((line[3:-1], cache, line[-1]))
         cache.mkdir(exist_ok=True)
         (cache / f"{line[2]}-cache").touch()
         return subprocess.CompletedProcess(line, 0, "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    rows = benchmark.experiment(benchmark.Config(sections=("starting",), **QUICK))
-    assert [row.name for row in rows] == [*faults.DOORS]
+    sections = "default", "starting"
+    rows = benchmark.experiment(benchmark.Config(sections=sections, **QUICK))
+    assert [row.name for row in rows] == ["ticket_search", *faults.DOORS]
     assert all(row.also["programs"] == 1 for row in rows)
     doors = [list(calls) for _, calls in itertools.groupby(begun, lambda x: x[1])]
-    assert len(doors) == len(faults.DOORS)  # each with a cache of its own
+    assert len(doors) == len(rows)  # each with a cache of its own
     for calls in doors:
         assert len(calls) >= 2
         assert len({last for *_, last in calls}) == len(calls)  # no run goes on
+    assert begun[0][0] == []  # the default run has no flags
 
 
 JAXPRUNER = """
