@@ -133,6 +133,13 @@ def test_counts_against_numpy(mask, other):
     assert all(type(n) is int for n in by_name.values())
 
 
+@pytest.mark.parametrize("gates", [np.full((4, 4), 0.7), np.ones((3, 3), np.uint8)])
+def test_what_is_no_mask_is_not_counted(gates):
+    for count in (masks.count, masks.density, masks.layer_densities):
+        with pytest.raises(ValueError, match="mask at 'w' is .*, expected bool"):
+            count({"w": gates, "b": None})
+
+
 def test_a_mask_is_nested_in_itself_and_in_what_keeps_more():
     inner, outer = toy.ticket(lost=5).mask, toy.ticket(lost=3).mask
     assert masks.nested(inner, outer)
