@@ -246,14 +246,15 @@ def _check_bools(mask: Mask) -> None:
 
 def warn_if_empty(mask: Mask, remedy: str) -> None:
     """Warns of a ticket that keeps nothing, where it can be seen: outside of `jit`."""
-    kept = density(mask)
-    if not isinstance(kept, jax.core.Tracer) and kept == 0:
+    some = [jnp.any(leaf) for leaf in jax.tree.leaves(mask)]
+    known = not any(isinstance(one, jax.core.Tracer) for one in some)
+    if some and known and not any(some):
         warnings.warn(f"the ticket keeps no weight: {remedy}", stacklevel=3)
 
 
 def check_some(mask: Mask) -> None:
-    """Raises a `ValueError` for a mask of no weights at all."""
-    if not size(mask):
+    """Raises a `ValueError` for a mask that covers no leaf."""
+    if not jax.tree.leaves(mask):
         raise ValueError("the mask covers no leaf: there is nothing to keep")
 
 

@@ -605,8 +605,7 @@ def top(scores: Scores, mask: Mask, k: ArrayLike | counts.Count) -> Mask:
         is known and cannot be.
     """
     alive, tree = jax.tree.flatten(mask)
-    if not alive:
-        masks.check_some(mask)
+    masks.check_some(mask)
     masks.check_sizes(mask)
     if not isinstance(k, counts.Count) and all(map(checks.concrete, [k, *alive])):
         checks.whole(0, sum(int(np.count_nonzero(leaf)) for leaf in alive))(k=k)

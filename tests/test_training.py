@@ -375,6 +375,25 @@ def test_an_empty_ticket_is_not_returned_in_silence():
     assert masks.count(found.ticket.mask) == 0
 
 
+@pytest.mark.parametrize("mask", [None, (2**16, 2**16)])
+def test_a_run_that_prunes_nothing_counts_nothing(mask):
+    """Neither where nothing can be pruned nor of a leaf that cannot be counted."""
+
+    def loss(params, model_state, batch, key):
+        del batch, key
+        return jnp.sum(params["w"]), model_state
+
+    def trained(ticket):
+        search, key = fixed(optax.sgd(0.1)), jax.random.key(0)
+        return run(search, loss, key, ticket, rounds=1, steps=1).ticket
+
+    shape = mask or (2, 2)
+    whole = mask and jax.ShapeDtypeStruct(shape, bool)
+    weights = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    found = jax.eval_shape(trained, Ticket(weights, {"w": whole}, {}))
+    assert found.weights["w"].shape == shape
+
+
 # Divergence.
 
 

@@ -67,8 +67,7 @@ class Paths:
             return list(map(self.constant, found if _several(eqn) else [found]))
         name = eqn.primitive.name
         varies = any(x.varies for x in values)
-        # A choice among constants may be one that is not zero: as number by number.
-        if name in _RULES and not (self.sources and name == "select_n"):
+        if name in _RULES:
             flow = _RULES[name](eqn, self._split(values), *values)
         elif _is_elementwise(eqn):
             flow = self._combined(eqn, values)
@@ -300,7 +299,6 @@ _RULES: dict[str, Callable] = {
     **dict.fromkeys(walking.WINDOWS, _windows),
     **dict.fromkeys(walking.CUMULATIVE, _cumulative),
     **dict.fromkeys(("sort", "top_k"), _any_along),
-    "select_n": _chosen,
     "split": _parted,
     "gather": _looked_up,
     "dynamic_slice": _sliced,

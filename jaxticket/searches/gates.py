@@ -266,6 +266,7 @@ def search(
 
     def ticket(state):
         mask = found(state)
+        masks.check_some(mask)
         masks.warn_if_empty(mask, OPEN)
         chosen = state.anchor if weights == "anchor" else state.gated.weights
         return Ticket(masks.scale(mask, chosen, scale), mask)

@@ -109,6 +109,7 @@ def supermask(
 
     def ticket(state):
         likely = jax.tree.map(lambda s, a: a & (s > 0), state.scores, state.allowed)
+        masks.check_some(likely)
         masks.warn_if_empty(likely, gates.OPEN)
         return search.ticket(state._replace(mask=likely))
 
