@@ -226,7 +226,7 @@ def sums(
     ready = isinstance(data, Window)
     size = None if data is None or ready else rows(data)
     totals = nothing(search, carry, observe) if totals is None else totals
-    order_key, noise_key = jax.random.split(key)
+    order_key, noise_key = _order_and_noise(key)
     first, last, round = (jnp.asarray(x, jnp.int32) for x in (first, last, round))
     gradient = jax.value_and_grad(_held_to_its_form(loss_fn), has_aux=True)
     rewind_step = search.promises.rewind_step
@@ -302,7 +302,7 @@ def visits(
     Returns:
       int32 `[steps, batch_size]`.
     """
-    order_key, _ = jax.random.split(key)
+    order_key, _ = _order_and_noise(key)
     per_epoch = _per_epoch(size, batch_size)
 
     def at(position):
@@ -311,6 +311,11 @@ def visits(
         return order.rows(order.draw(epoch, size), places, size)
 
     return jax.vmap(at)(positions)
+
+
+def _order_and_noise(key: PRNGKey) -> jax.Array:
+    """Two keys of a round: every stretch of it asks for them anew, and has the same."""
+    return jax.random.split(jax.random.clone(key))  # no reuse for JAX's key checker
 
 
 def _per_epoch(size: int, batch_size: int | None) -> int:

@@ -346,6 +346,15 @@ def test_a_search_runs_under_the_switches_that_users_turn(switch):
     assert masks.count(found.ticket.mask) == cases.survivors(54, 0.8)
 
 
+@pytest.mark.parametrize("name", ["imp", "continuous_sparsification", "iss", "rigl"])
+def test_no_key_is_used_twice(name):
+    """By JAX's own checker, over several epochs, which share the key of their round."""
+    first = jax.tree.map(lambda x: x[0], told(name))
+    with jax.debug_key_reuse(True):
+        found = toy.hurried(retold(name))(*first)
+    assert jnp.isfinite(found.losses).all()
+
+
 def test_a_batch_of_more_rows_than_there_are_is_refused_wherever_data_are_visited():
     search, rows = fixed(optax.sgd(0.1)), cases.data()
     key = jax.random.key(0)
