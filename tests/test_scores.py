@@ -407,16 +407,17 @@ def test_a_search_prunes_by_derivatives_at_its_trained_weights(name):
         assert grade[kept].min() > grade[alive & ~kept].max()
 
 
+def chained(w):
+    """A network of the layers `w`, `[layers, 8, 8]`, on ones."""
+    return jax.lax.scan(lambda x, w: (x @ w, None), jnp.ones((1, 8)), w)[0]
+
+
 @pytest.mark.parametrize(("size", "power"), [(3, -30), (1e-3, 150)])
 def test_a_flow_beyond_single_precision_keeps_its_ranks(size, power):
     """In a chain all scores differ by one power of two; what is broken ends."""
     rng, shape = np.random.default_rng(0), (30, 8, 8)
     chain = (size * rng.normal(1, 1 / 3, shape)).astype(np.float32)
-    known = Evidence(
-        forward=lambda w: jax.lax.scan(lambda x, w: (x @ w, None), jnp.ones((1, 8)), w)[
-            0
-        ]
-    )
+    known = Evidence(forward=chained)
     found = np.asarray(jax.jit(lambda w: scores.synflow(w, known))(chain))
     sizes = np.abs(chain).astype(float)
     before, after = [np.ones(8)], [np.ones(8)]
@@ -431,6 +432,23 @@ def test_a_flow_beyond_single_precision_keeps_its_ranks(size, power):
     assert before[-1].max() > most or before[-1].max() < 1 / most
     np.testing.assert_allclose(ratio, 2.0**power, rtol=1e-5)
     assert not np.isfinite(scores.synflow(chain * np.nan, known)).all()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_network_that_is_cut_is_looked_at_twice_and_no_deeper(cut):
+    """Of a deep one of small weights, too, the scores are all 0 at first."""
+    passes = []
+
+    def forward(w):
+        jax.debug.callback(lambda: passes.append(1))
+        return chained(w)
+
+    lines = jnp.broadcast_to(1e-3 * jnp.eye(8), (30, 8, 8))
+    lines = lines.at[jnp.array([9, 20])].multiply(not cut)
+    found = scores.synflow(lines, Evidence(forward=forward))
+    jax.effects_barrier()
+    assert (len(passes) == 2) == cut
+    np.testing.assert_array_equal(found > 0, (lines > 0) & (not cut))
 
 
 def flat(tree):
