@@ -147,6 +147,12 @@ class Search(NamedTuple):
     promises: Promises = Promises()
 
 
+def going_on(state: State, evidence: Evidence = NO_EVIDENCE) -> State:
+    """`Search.advance` where there are no rounds: a further one goes on."""
+    del evidence
+    return state
+
+
 def optimizing(
     optimizer: optax.GradientTransformation, form: str = "a tree like the parameters"
 ) -> optax.GradientTransformationExtraArgs:

@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 
 from jaxticket import checks, masks, scores, selection, thresholds
 from jaxticket.base import (
-    NO_EVIDENCE,
     Mask,
     OfWeights,
     Params,
@@ -16,6 +15,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    going_on,
     optimizing,
     owned,
     trained_by,
@@ -102,10 +102,6 @@ def dnw(
         mask, cuts = chosen(weights, state.allowed, state.cuts)
         return WiringState(weights, mask, state.allowed, inner, cuts)
 
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        return state
-
     def params(state):
         return masks.apply(state.mask, state.weights)
 
@@ -119,4 +115,4 @@ def dnw(
         running=None if kept else jnp.ones_like,
         dense_gradient=jnp.ones_like,
     )
-    return Search(init, update, advance, params, ticket, promises)
+    return Search(init, update, going_on, params, ticket, promises)

@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 
 from jaxticket import checks, draws, masks, meshes, schedules, selection
 from jaxticket.base import (
-    NO_EVIDENCE,
     Mask,
     OfWeights,
     PRNGKey,
@@ -17,6 +16,7 @@ from jaxticket.base import (
     Scores,
     Search,
     State,
+    going_on,
     of_each,
     owned,
 )
@@ -308,10 +308,6 @@ def _search(
         )
         return state._replace(training=training, count=state.count + 1)
 
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        return state
-
     def params(state):
         return train.params(state.training)
 
@@ -321,7 +317,7 @@ def _search(
     kept = selection.kept(select, density)
     dense = None if not by_gradient else due if momentum is None else jnp.ones_like
     promises = Promises(nested=False, random=True, kept=kept, dense_gradient=dense)
-    return Search(init, update, advance, params, ticket, promises)
+    return Search(init, update, going_on, params, ticket, promises)
 
 
 def _forget(optimizer: OfWeights, state: State, mask: Mask) -> State:

@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 
 from jaxticket import checks, masks, meshes, scores, selection
 from jaxticket.base import (
-    NO_EVIDENCE,
     Mask,
     OfFactors,
     Params,
@@ -18,6 +17,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    going_on,
     optimizing,
     owned,
     trained_by,
@@ -134,10 +134,6 @@ def factored(
         factors = optax.apply_updates(state.factors, updates)
         return state._replace(factors=factors, optimizer=inner)
 
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        return state
-
     def params(state):
         return realise(state.factors, state.mask)
 
@@ -152,4 +148,4 @@ def factored(
 
     kept = None if density is None else selection.kept(select, density)
     promises = Promises(hard=False, nested=False, kept=kept)
-    return Search(init, update, advance, params, ticket, promises)
+    return Search(init, update, going_on, params, ticket, promises)

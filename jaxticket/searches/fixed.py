@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 
 from jaxticket import checks, masks
 from jaxticket.base import (
-    NO_EVIDENCE,
     Mask,
     OfWeights,
     Params,
@@ -17,6 +16,7 @@ from jaxticket.base import (
     Search,
     State,
     Ticket,
+    going_on,
     optimizing,
     owned,
     trained_by,
@@ -109,10 +109,6 @@ def fixed(
         weights = optax.apply_updates(state.weights, updates)
         return FixedState(held(state, weights), state.mask, inner)
 
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        return state
-
     def params(state):
         return masks.scale(state.mask, state.weights, multiplier)
 
@@ -122,7 +118,7 @@ def fixed(
     promises = Promises(
         hard=pruned == "zero", opens_given=True, kept=masks.layer_counts
     )
-    return Search(init, update, advance, params, ticket, promises)
+    return Search(init, update, going_on, params, ticket, promises)
 
 
 def remember(

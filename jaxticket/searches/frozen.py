@@ -9,7 +9,6 @@ import optax
 
 from jaxticket import masks
 from jaxticket.base import (
-    NO_EVIDENCE,
     Mask,
     OfScores,
     Params,
@@ -20,6 +19,7 @@ from jaxticket.base import (
     State,
     Step,
     Ticket,
+    going_on,
     optimizing,
     owned,
     trained_by,
@@ -122,10 +122,6 @@ def search(
         mask, cuts = choose(moved, step)
         return moved._replace(mask=mask, cuts=cuts)
 
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        return state
-
     def weights(state):
         if gain is None:
             return state.weights
@@ -150,4 +146,4 @@ def search(
         running=None if kept else jnp.ones_like,
         dense_gradient=jnp.ones_like,
     )
-    return Search(init, update, advance, params, ticket, promises)
+    return Search(init, update, going_on, params, ticket, promises)

@@ -6,13 +6,13 @@ from jax.typing import ArrayLike
 
 from jaxticket import checks, pruners, scores, selection
 from jaxticket.base import (
-    NO_EVIDENCE,
     Evidence,
     OfWeights,
     Params,
     PRNGKey,
     Promises,
     Search,
+    going_on,
     owned,
 )
 from jaxticket.searches.fixed import FixedState, fixed
@@ -73,10 +73,6 @@ def one_shot(
         training = train.update(grads, state.training, step, **told)
         return state._replace(training=training)
 
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        return state
-
     def params(state):
         return train.params(state.training)
 
@@ -95,4 +91,4 @@ def one_shot(
         random="key" in scores.needed(score),
         kept=selection.kept(select, density),
     )
-    return Search(init, update, advance, params, ticket, promises)
+    return Search(init, update, going_on, params, ticket, promises)

@@ -9,13 +9,13 @@ from jax.typing import ArrayLike
 
 from jaxticket import checks, masks
 from jaxticket.base import (
-    NO_EVIDENCE,
     Mask,
     OfGates,
     Promises,
     Search,
     State,
     Ticket,
+    going_on,
     optimizing,
     owned,
     trained_by,
@@ -93,10 +93,6 @@ def soft_threshold(optimizer: OfGates, *, initial_logit: ArrayLike = -3200.0) ->
         gated = optax.apply_updates(state.gated, updates)
         return state._replace(gated=gated, optimizer=inner)
 
-    def advance(state, evidence=NO_EVIDENCE):
-        del evidence
-        return state
-
     def params(state):
         return realise(state.gated, state.mask)
 
@@ -106,4 +102,4 @@ def soft_threshold(optimizer: OfGates, *, initial_logit: ArrayLike = -3200.0) ->
         return Ticket(found, mask)
 
     promises = Promises(nested=False, running=jnp.ones_like)
-    return Search(init, update, advance, params, ticket, promises)
+    return Search(init, update, going_on, params, ticket, promises)
