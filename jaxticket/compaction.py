@@ -84,15 +84,15 @@ def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
     def network(variables, x):
         return model.apply(*variables, x)[0]
 
-    whole = ticket._replace(
+    given = ticket._replace(
         weights=jax.jit(masks.apply)(ticket.mask, ticket.weights),
         model_state={} if ticket.model_state is None else ticket.model_state,
     )
-    found = constants.found(network, whole, x[:1])
+    found = constants.found(network, given, x[:1])
     # A unit that stays nevertheless keeps its part in the training: its bias moves.
-    planned = _planner(network, whole, x[:1])
-    trial = planned(constants.folded(whole, found))
-    whole = constants.folded(whole, found, trial.places())
+    planned = _planner(network, given, x[:1])
+    trial = planned(constants.folded(given, found))
+    whole = constants.folded(given, found, trial.places())
     plan = planned(whole)
     if not plan.runs(model, whole, x):
         one_by_one = (plan.only([atom]) for atom in plan.stays)
@@ -100,7 +100,7 @@ def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
         plan = plan.only(atom for one in can for atom in one)
     small = plan.cut(whole)
     smaller = _resized(model, small.weights)
-    if not plan.runs(model, whole, x) or not _same(model, whole, smaller, small, x):
+    if not plan.runs(model, whole, x) or not _same(model, given, smaller, small, x):
         raise ValueError(
             "in smaller arrays the network does not compute the same: its code uses "
             f"a width of {sorted(plan.left(whole))} otherwise than as a size"

@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxticket as jt
+from jaxticket.graphs import constants
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -151,6 +152,29 @@ def test_units_of_a_chain_go_and_constants_move_to_the_next_bias():
     assert bool(small.ticket.mask["fc_1"]["kernel"].all())
 
 
+def test_a_bias_that_takes_over_too_much_is_noticed(monkeypatch):
+    """What comes out is compared with the network as it was given."""
+    found = constants.found
+
+    def wrong(*arguments):
+        return [c._replace(gives=2 * c.gives) for c in found(*arguments)]
+
+    monkeypatch.setattr(constants, "found", wrong)
+    ticket = two_layers()
+    ticket.weights["first"]["bias"] = np.full(6, 0.5, np.float32)
+    ticket.weights["last"]["bias"] = np.zeros(2, np.float32)
+    ticket.mask["first"]["bias"] = ticket.mask["last"]["bias"] = None
+    ticket.mask["last"]["kernel"][2] = True
+
+    def apply(params, state, x, **_):
+        for name in params:
+            x = x @ params[name]["kernel"] + params[name]["bias"].reshape(1, -1)
+        return x, state
+
+    with pytest.raises(ValueError, match="does not compute the same"):
+        jt.compact(jt.models.Model(None, apply), ticket, ROWS)
+
+
 def test_a_constant_before_padding_stays():
     """At the edge of an image the next layer sees less of it."""
     model = jt.models.create("conv_2", 2, widths=(3,), hidden=(4,))
@@ -163,6 +187,27 @@ def test_a_constant_before_padding_stays():
     params["conv_0"]["bias"][0] = -0.5  # nothing is left of it after the ReLU
     small = jt.compact(model, jt.Ticket(params, mask, state), IMAGES)
     assert small.left["conv_0/kernel"][-1].tolist() == [1, 2]
+
+
+def test_a_constant_among_zeros_stays():
+    """Where a convolution puts zeros between its inputs, what follows sees them too."""
+
+    def apply(params, state, x, **_):
+        inner, outer = (params[name]["bias"].reshape(1, 1, 1, -1) for name in params)
+        x = jax.nn.relu(x @ params["first"]["kernel"] + inner)
+        kernel, layout = params["last"]["kernel"], ("NHWC", "HWIO", "NHWC")
+        options = {"lhs_dilation": (2, 2), "dimension_numbers": layout}
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), ((0, 0),) * 2, **options)
+        return y + outer, state
+
+    params = {
+        "first": {"kernel": jnp.ones((3, 2)), "bias": jnp.full(2, 0.5)},
+        "last": {"kernel": jnp.ones((1, 1, 2, 4)), "bias": jnp.zeros(4)},
+    }
+    mask = jax.tree.map(lambda m: np.ones(m.shape, bool), jt.masks.full(params))
+    mask["first"]["kernel"][:, 0] = False
+    model = jt.models.Model(None, apply)
+    assert not jt.compact(model, jt.Ticket(params, mask), IMAGES).left
 
 
 def test_a_channel_of_a_residual_stream_goes_from_all_its_layers_or_from_none():

@@ -205,9 +205,8 @@ def _axes(eqn: Any, place: int) -> tuple[int, int, int, bool] | None:
         numbers, p = eqn.params["dimension_numbers"], eqn.params
         if place == 0 or p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
             return None
-        padded = any(pad != (0, 0) for pad in p["padding"]) or {*p["lhs_dilation"]} > {
-            1
-        }
+        padded = any(pad != (0, 0) for pad in p["padding"])
+        padded |= any(n != 1 for n in p["lhs_dilation"])
         return numbers.lhs_spec[1], numbers.rhs_spec[1], numbers.rhs_spec[0], padded
     contracted, batch = eqn.params["dimension_numbers"]
     if batch[0] or len(contracted[0]) != 1 or eqn.invars[place].aval.ndim != 2:
