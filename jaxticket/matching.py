@@ -29,12 +29,7 @@ class Match(NamedTuple):
     order: np.ndarray
 
 
-def matches(
-    network: Callable,
-    own: Ticket,
-    other: Ticket,
-    x: Any,
-) -> list[Match]:
+def matches(network: Callable, own: Ticket, other: Ticket, x: Any) -> list[Match]:
     """The units of two networks, matched layer by layer by what they do.
 
         P_l = argmax over permutations P of <P, Z_other Z_own^T>
@@ -90,10 +85,7 @@ def permuted(mask: Mask, found: list[Match]) -> Mask:
     """
     leaves = {name: np.asarray(m) for name, m in masks.named(mask).items()}
     for layer, order in found:
-        for name, axis, outside, inside in (
-            (layer.kernel, layer.axis, 1, 1),
-            *layer.places,
-        ):
+        for name, axis, outside, inside in layer.everywhere:
             leaves[name] = _permuted(leaves[name], axis, order, outside, inside)
     return jax.tree.structure(mask).unflatten(leaves.values())
 

@@ -27,6 +27,11 @@ class Filters(NamedTuple):
     axis: int
     places: tuple[tuple[str, int, int, int], ...]
 
+    @property
+    def everywhere(self) -> tuple[tuple[str, int, int, int], ...]:
+        """The kernel itself, as a place, and the others."""
+        return (self.kernel, self.axis, 1, 1), *self.places
+
 
 def filters(network: Callable, ticket: Ticket, x: Any) -> list[Filters]:
     """The layers whose filters can be pruned one by one, read off a network's steps.
@@ -56,20 +61,13 @@ def filters(network: Callable, ticket: Ticket, x: Any) -> list[Filters]:
                 writers.setdefault(parts[0][0], []).append((name, k))
             elif name in covered:
                 for i, (atom, _) in enumerate(parts):
-                    around = [_size(parts[:i]), _size(parts[i + 1 :])]
+                    around = map(ties.count, (parts[:i], parts[i + 1 :]))
                     places.setdefault(atom, []).append((name, k, *around))
     return [
         Filters(*layers[0], tuple(places.get(atom, ())))
         for atom, layers in writers.items()
         if len(layers) == 1 and units.fixed(atom) is None and atom in places
     ]
-
-
-def _size(parts) -> int:
-    size = 1
-    for _, n in parts:
-        size *= n
-    return size
 
 
 def prune_filters(ticket: Ticket, layers: list[Filters], density: ArrayLike) -> Ticket:
@@ -95,7 +93,6 @@ def prune_filters(ticket: Ticket, layers: list[Filters], density: ArrayLike) -> 
       "Rethinking the Value of Network Pruning", 2019.
     """
     checks.fraction(density=density)
-
     weights, old = map(masks.named, (ticket.weights, ticket.mask))
     new = dict(old)
     for layer in layers:
@@ -106,10 +103,7 @@ def prune_filters(ticket: Ticket, layers: list[Filters], density: ArrayLike) -> 
         have = jnp.any(m, rest)
         keep = selection.keep(masks.count([have]), density)
         [stay] = selection.top([norms], [have], keep)
-        for name, axis, outside, inside in (
-            (layer.kernel, layer.axis, 1, 1),
-            *layer.places,
-        ):
+        for name, axis, outside, inside in layer.everywhere:
             along = jnp.tile(jnp.repeat(stay, inside), outside)
             shape = [-1 if i == axis else 1 for i in range(new[name].ndim)]
             new[name] &= along.reshape(shape)

@@ -120,7 +120,7 @@ class Ties:
         found = list(_free(shape))
         for value in values:
             for i, axis in enumerate(value):
-                if _size(axis) == shape[i] and shape[i] != 1:
+                if count(axis) == shape[i] and shape[i] != 1:
                     found[i] = self.tie(found[i], axis)
         return tuple(found)
 
@@ -129,7 +129,8 @@ class Ties:
 _ALONG = (*walking.CUMULATIVE, "sort", "rev", "fft")
 
 
-def _size(axis: Axis) -> int:
+def count(axis: Axis) -> int:
+    """How many units lie along an axis."""
     return math.prod(size for _, size in axis)
 
 
@@ -149,10 +150,10 @@ def _reshape(ties, eqn, value, *_):
         found = []
         for size in sizes:
             taken = ()
-            while block and _size(taken) < size:
+            while block and count(taken) < size:
                 taken += (block.pop(0),)
             found.append(taken)
-        if [_size(axis) for axis in found] != sizes:
+        if [count(axis) for axis in found] != sizes:
             ties.fix("the step 'reshape'", *found, tuple(block))
             found = _free(sizes)
         axes.extend(found)
@@ -164,9 +165,9 @@ def _blocks(shape: Sequence[int], parts: list) -> Iterator[tuple[list[int], list
     parts, sizes, block = list(parts), [], []
     for size in shape:
         sizes.append(size)
-        while parts and _size(block) < math.prod(sizes):
+        while parts and count(block) < math.prod(sizes):
             block.append(parts.pop(0))
-        if _size(block) == math.prod(sizes):
+        if count(block) == math.prod(sizes):
             yield sizes, block
             sizes, block = [], []
     if sizes:
@@ -183,7 +184,7 @@ def _broadcast(ties, eqn, value, *_):
     shape = eqn.params["shape"]
     found = list(_free(shape))
     for axis, i in zip(value, eqn.params["broadcast_dimensions"], strict=True):
-        if _size(axis) == shape[i]:
+        if count(axis) == shape[i]:
             found[i] = axis
     return tuple(found)
 
@@ -272,7 +273,7 @@ def _convolved(ties, eqn, x, kernel):
     ties.made.append(outputs)
     if groups == 1 and eqn.params["batch_group_count"] == 1:
         ties.tie(x[lhs[1]], kernel[rhs[1]])
-    elif groups == _size(x[lhs[1]]) == _size(outputs):
+    elif groups == count(x[lhs[1]]) == count(outputs):
         ties.fix("a convolution by channels", ties.tie(x[lhs[1]], outputs))
     else:
         ties.fix("a convolution in groups", x[lhs[1]], outputs)
@@ -290,7 +291,7 @@ def _looked_up(ties, eqn, operand, indices):
     gone = set(numbers.collapsed_slice_dims)
     ties.fix("rows that are looked up", *(operand[i] for i in numbers.start_index_map))
     rest = [
-        axis if _size(axis) == sizes[i] else ((FREE, sizes[i]),)
+        axis if count(axis) == sizes[i] else ((FREE, sizes[i]),)
         for i, axis in enumerate(operand)
         if i not in gone
     ]
