@@ -18,6 +18,7 @@ ModelState = Any  # batch statistics and the like; an empty dict where there are
 PRNGKey = jax.Array
 Step = jax.Array | int
 Schedule = Callable[[Step], jax.Array]
+Kept = Callable[[Mask], dict[str, int] | int]  # how many weights: by layer, or in all
 # What the optimiser of a search is handed: the weights, the pair `Gated(weights,
 # logits)`, the pair `Factors(m, u)`, or scores of weights that are frozen. Programs
 # that build one read this.
@@ -106,7 +107,7 @@ class Promises(NamedTuple):
     rounds: bool = False
     opens_given: bool = False
     random: bool = False
-    kept: Callable[[Mask], dict[str, int] | int] | None = None
+    kept: Kept | None = None
     least_steps: int = 1
     scale: ArrayLike | None = 1.0
     running: Callable[[ArrayLike], ArrayLike] | None = None

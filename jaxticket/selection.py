@@ -21,7 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxticket import checks, counts, highest, kernels, masks, meshes
-from jaxticket.base import Mask, Scores
+from jaxticket.base import Kept, Mask, Scores
 
 Select = Callable[[Scores, Mask, ArrayLike], Mask]
 Allocation = Callable[[Mask, ArrayLike], Scores]
@@ -39,9 +39,7 @@ def named(select: Select | str) -> Select:
     return NAMES[select]
 
 
-def kept(
-    select: Select, density: ArrayLike
-) -> Callable[[Mask], dict[str, int] | int] | None:
+def kept(select: Select, density: ArrayLike) -> Kept | None:
     """How many weights a `Select` will keep, known beforehand.
 
     Counted in Python's whole numbers, apart from `keep`: a promise to hold it to.
@@ -55,64 +53,34 @@ def kept(
       name, or all layers together where they share it: for `global_top`, and for
       `linear` if modules have several leaves. `None` where it depends on how a
       program rounds (`uniform`, `erk`), on which weights of `blocks` were left, or
-      where nothing is known of a function.
+      where a `Select` of one's own has no method `kept(density)` that says it.
 
     Raises:
       ValueError: a density that `n_of_m` does not have.
     """
-
-    def whole(alive, density):
-        lost = 2**31 - round(min(max(float(density), 0.0), 1.0) * 2**31)
-        return alive - (2 * alive * lost + 2**31) // 2**32
-
-    def by_layer(mask):
-        have = masks.layer_counts(mask)
-        # In the arithmetic of the array, not in numpy's.
-        given = density if isinstance(density, float | int) else jnp.asarray(density)
-        densities = jax.tree.leaves(select.allocation(mask, given))
-        return {n: whole(have[n], d) for n, d in zip(have, densities, strict=True)}
-
-    def as_reference(mask):
-        have, theirs = map(masks.layer_counts, (mask, select.reference))
-        return {n: min(have[n], theirs[n]) for n in have}
-
-    def of_groups(mask):
-        found = masks.layer_counts(mask)
-        for name, leaf in zip(found, jax.tree.leaves(mask), strict=True):
-            if (groups := select.groups(leaf)) is not None:
-                found[name] = int(jnp.minimum(groups.sum(-1), select.n).sum())
-        return found
-
-    def on_a_line(mask):
-        have, leaves = [*masks.layer_counts(mask).items()], jax.tree.leaves(mask)
-        found = {}
-        for places in _modules(mask):
-            size = sum(leaves[i].size for i in places)
-            there = sum(have[i][1] for i in places)
-            left = max(there - size + whole(size, density), 0)
-            found[have[places[0]][0]] = left
-        return found if len(found) == len(have) else sum(found.values())
-
     if select is global_top:
-        return lambda mask: whole(sum(masks.layer_counts(mask).values()), density)
+        return lambda mask: _whole(sum(masks.layer_counts(mask).values()), density)
     if select is linear:
-        return on_a_line
-    if isinstance(select, _Like):
-        return as_reference
-    if isinstance(select, _OfGroups):
-        given = np.asarray(density) if checks.concrete(density) else None
-        if given is not None and np.any(given != select.n / select.m):
-            raise checks.Refused(
-                "density",
-                f"must be {select.n / select.m:g} where {select.n} of {select.m} are "
-                f"kept; got {density}",
-            )
-        return of_groups
-    if isinstance(select, _PerLayer) and (
-        select.allocation is equal or isinstance(select.allocation, _Rates)
-    ):
-        return by_layer
-    return None
+        return lambda mask: _on_a_line(mask, density)
+    return select.kept(density) if hasattr(select, "kept") else None
+
+
+def _whole(alive: int, density: ArrayLike) -> int:
+    """What `keep` leaves, in Python's numbers."""
+    lost = 2**31 - round(min(max(float(density), 0.0), 1.0) * 2**31)
+    return alive - (2 * alive * lost + 2**31) // 2**32
+
+
+def _on_a_line(mask: Mask, density: ArrayLike) -> dict[str, int] | int:
+    """What `linear` leaves of a mask."""
+    have, leaves = [*masks.layer_counts(mask).items()], jax.tree.leaves(mask)
+    found = {}
+    for places in _modules(mask):
+        size = sum(leaves[i].size for i in places)
+        there = sum(have[i][1] for i in places)
+        left = max(there - size + _whole(size, density), 0)
+        found[have[places[0]][0]] = left
+    return found if len(found) == len(have) else sum(found.values())
 
 
 def steady(select: Select) -> bool:
@@ -189,6 +157,21 @@ def per_layer(allocation: Allocation) -> Select:
 class _PerLayer:
     allocation: Allocation
 
+    def kept(self, density):
+        if self.allocation is not equal and not isinstance(self.allocation, _Rates):
+            return None
+
+        def by_layer(mask):
+            have = masks.layer_counts(mask)
+            # In the arithmetic of the array, not in numpy's.
+            given = (
+                density if isinstance(density, float | int) else jnp.asarray(density)
+            )
+            densities = jax.tree.leaves(self.allocation(mask, given))
+            return {n: _whole(have[n], d) for n, d in zip(have, densities, strict=True)}
+
+        return by_layer
+
     def __call__(self, scores, mask, density):
         counts = jax.tree.map(
             lambda alive, density: keep(masks.count([alive]), density),
@@ -215,6 +198,15 @@ def like(reference: Mask) -> Select:
 class _Like:
     reference: Mask
 
+    def kept(self, density):
+        del density
+
+        def as_reference(mask):
+            have, theirs = map(masks.layer_counts, (mask, self.reference))
+            return {n: min(have[n], theirs[n]) for n in have}
+
+        return as_reference
+
     def __call__(self, scores, mask, density):
         del density
         counts = masks.together(
@@ -232,8 +224,7 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Select:
     `Select` is given must be `n / m`, and plays no part. Of a group that has fewer
     weights left, all stay. A leaf of one dimension, or of inputs that `m` does not
     divide, is left as it is. Where a group would lie in two shards, a leaf is gathered
-    for it. Searches that move connections afterwards, as `rigl`, do
-    not keep to it.
+    for it. Searches that move connections afterwards, as `rigl`, do not keep to it.
 
     Args:
       n: how many are kept of a group.
@@ -263,6 +254,24 @@ class _OfGroups:
             leaf = meshes.gathered(leaf)  # a group is in two shards
         leaf = jnp.moveaxis(leaf, self.axis, -1)
         return leaf.reshape(*leaf.shape[:-1], -1, self.m)
+
+    def kept(self, density):
+        given = np.asarray(density) if checks.concrete(density) else None
+        if given is not None and np.any(given != self.n / self.m):
+            raise checks.Refused(
+                "density",
+                f"must be {self.n / self.m:g} where {self.n} of {self.m} are kept; "
+                f"got {density}",
+            )
+
+        def of_groups(mask):
+            found = masks.layer_counts(mask)
+            for name, leaf in zip(found, jax.tree.leaves(mask), strict=True):
+                if (groups := self.groups(leaf)) is not None:
+                    found[name] = int(jnp.minimum(groups.sum(-1), self.n).sum())
+            return found
+
+        return of_groups
 
     def __call__(self, scores, mask, density):
         del density
@@ -633,4 +642,8 @@ NAMES: dict[str, Select] = {
     "lottery_one_shot": per_layer(lottery(per_round=0.8)),
     "lottery_conv_2_one_shot": per_layer(lottery(conv=0.5, per_round=0.8)),
     "lottery_conv_6_one_shot": per_layer(lottery(conv=0.75, per_round=0.8)),
+}
+# By the layers' order in the network, from input to output: order -> `Select`.
+IN_ORDER: dict[str, Callable[[Sequence[str]], Select]] = {
+    "smart": lambda order: per_layer(smart(order)),
 }

@@ -25,7 +25,7 @@ from jaxticket import (
     selection,
     units,
 )
-from jaxticket.base import Evidence, Mask, PRNGKey, Ticket
+from jaxticket.base import Evidence, Kept, PRNGKey, Ticket
 from jaxticket.engine import keys
 from jaxticket.pruners import prune, prune_by_deviation
 
@@ -83,7 +83,7 @@ class Start(NamedTuple):
 
     ticket: Callable[[Opening], Ticket]
     trained: bool = False
-    kept: Callable[[Mask], dict[str, int] | int] | None = None
+    kept: Kept | None = None
     file: str = ""
     without: tuple[str, ...] = ()
 
@@ -173,7 +173,7 @@ def pruned(
       density: the fraction of the prunable weights that is kept.
       score: which weights matter, by name.
       select: how the layers share the density, by name: one of `selection.NAMES`, or
-        `smart`, by their order in the network.
+        of `selection.IN_ORDER`, by their order in the network.
       iterations: how many times to score and prune.
       temperature: what logits are divided by in the loss that a score looks at.
       of: what is scored: the initial or the trained weights.
@@ -191,8 +191,8 @@ def pruned(
     checks.positive(temperature=temperature)
     checks.one_of(get_args(Network))(of=of, weights=weights)
     checks.one_of(("first", "random"))(ties=ties)
-    chosen, in_order = scores.named(score), select == "smart"
-    select = selection.global_top if in_order else selection.named(select)
+    chosen, in_order = scores.named(score), selection.IN_ORDER.get(select)
+    select = None if in_order else selection.named(select)
     if inverted:
         chosen = scores.inverted(chosen)
     if ties == "random":
@@ -211,9 +211,7 @@ def pruned(
             evidence=evidence._replace(
                 initial=opening.initial.weights, key=opening.key
             ),
-            select=selection.per_layer(selection.smart(opening.order(scored)))
-            if in_order
-            else select,
+            select=in_order(opening.order(scored)) if in_order else select,
             iterations=iterations,
         )
         if shuffle:

@@ -9,6 +9,7 @@ import optax
 
 from jaxticket import masks
 from jaxticket.base import (
+    Kept,
     Mask,
     OfScores,
     Params,
@@ -60,7 +61,7 @@ def search(
     gain: Callable[[FrozenState], Scores] | None = None,
     through_gain: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     random: bool = False,
-    kept: Callable[[Mask], dict[str, int] | int] | None = None,
+    kept: Kept | None = None,
 ) -> Search:
     """A search that trains scores `s` through a hard mask `h(s)`, straight through.
 
