@@ -149,11 +149,9 @@ def apply(mask: Mask, params: Params) -> Params:
 
 def either(mask: Mask, params: Params, other: Params) -> Params:
     """`params` where the mask is true, and in leaves without one; else `other`."""
-    found = _under(lambda w, m: m, params, mask)
-    return jax.tree.map(
-        lambda m, w, o: w if m is None else jnp.where(m, w, o),
-        found, params, other, is_leaf=lambda leaf: leaf is None,
-    )  # fmt: skip
+    return _under(
+        lambda w, m, o: w if m is None else jnp.where(m, w, o), params, mask, other
+    )
 
 
 def known(mask: Mask, params: Params, reader: str) -> Params:
@@ -199,18 +197,16 @@ def scale(mask: Mask, params: Params, factor: ArrayLike) -> Params:
     )
 
 
-def _under(
-    f: Callable[[jax.Array, jax.Array | None], jax.Array], params: Params, mask: Mask
-) -> Params:
-    """`f(weights, mask)` of every leaf; the first that does not fit is named."""
+def _under(f: Callable, params: Params, mask: Mask, *others: Params) -> Params:
+    """`f(weights, mask, ...)` of every leaf; the first that does not fit is named."""
 
-    def fitting(w, m):
+    def fitting(w, m, *more):
         if m is not None and (not _is_bool(m) or m.shape != w.shape):
             raise ValueError
-        return f(w, m)
+        return f(w, m, *more)
 
     try:
-        return jax.tree.map(fitting, params, mask)
+        return jax.tree.map(fitting, params, mask, *others)
     except (AttributeError, ValueError, TypeError):
         check(mask, params)
         raise

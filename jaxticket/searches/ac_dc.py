@@ -84,8 +84,7 @@ def ac_dc(
             f"stop={turning}, final={last}"
         )
     select = selection.named(select)
-    optimizer = optimizing(optimizer)
-    train = fixed(optimizer)
+    train, optimizer = fixed(optimizer), optimizing(optimizer)
 
     def compressed(step):
         """Whether the network is sparse at a step."""
@@ -134,7 +133,6 @@ def ac_dc(
     kept = selection.kept(select, density)
     promises = Promises(
         rounds=True,
-        opens_given=False,
         kept=kept,
         least_steps=last,
         running=lambda step: jnp.where(compressed(step), density, 1.0),

@@ -91,13 +91,11 @@ def fixed(
             return masks.either(state.mask, weights, state.weights)
         return masks.apply(state.mask, weights)
 
-    def realise(weights, mask):
-        return masks.scale(mask, masks.apply(mask, weights), multiplier)
-
     def update(grads, state, step, **told):
         updates, inner = trained_by(
             optimizer,
-            realise(grads, state.mask),
+            # With respect to `w / c`.
+            masks.scale(state.mask, masks.apply(state.mask, grads), multiplier),
             state.optimizer,
             state.weights,
             step=step,

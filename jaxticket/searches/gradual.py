@@ -96,7 +96,7 @@ def gradual(
 
     def init(key, ticket):
         del key
-        weights, mask, *_ = ticket
+        weights, mask = ticket.weights, ticket.mask
         masks.check(mask, weights)
         selection.check_kept(select, final_density, mask)
         inner = optimizer.init(masks.apply(mask, weights))
@@ -115,12 +115,8 @@ def gradual(
             told=told,
             realise=lambda weights: masks.apply(state.mask, weights),
         )
-        weights = jax.tree.map(
-            lambda new, old, m: new if m is None else jnp.where(m, new, old),
-            optax.apply_updates(running, updates),
-            state.weights,
-            state.mask,
-        )
+        moved = optax.apply_updates(running, updates)
+        weights = masks.either(state.mask, moved, state.weights)
         due = step + 1
         mask = jax.lax.cond(
             (due >= first) & (due <= last) & ((due - first) % every == 0),
