@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxticket import archive, masks, meshes, packing, recipes
+from jaxticket import archive, checks, masks, meshes, packing, recipes
 from jaxticket.archive import REBUILT, WHOLE, Archive, Leaf
 from jaxticket.base import Params, Ticket
 from jaxticket.recipes import Recipe
@@ -158,10 +158,9 @@ def save_ticket(
         those of the recipe; a mask that does not fit the weights, two leaves of one
         name; and see `save`.
     """
-    if pruned not in get_args(Pruned):
-        raise ValueError(f"pruned must be one of {get_args(Pruned)}, got {pruned!r}")
-    if values not in (None, *get_args(Values)):
-        raise ValueError(f"values must be one of {get_args(Values)}, got {values!r}")
+    checks.one_of(get_args(Pruned))(pruned=pruned)
+    if values is not None:
+        checks.one_of(get_args(Values))(values=values)
     if [pruned == "keep", values is not None, recipe is not None].count(True) > 1:
         raise ValueError("give one of pruned='keep', values and recipe, not two")
     masks.check(ticket.mask, ticket.weights)

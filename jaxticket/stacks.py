@@ -20,13 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import (
     FlattenedIndexKey,
-    keystr,
     register_pytree_with_keys_class,
-    tree_leaves_with_path,
     tree_map_with_path,
 )
 
-from jaxticket import checks
+from jaxticket import checks, masks
 from jaxticket.base import Params
 
 Axes = Mapping[str, int | Sequence[int]] | Callable[[tuple, jax.Array], Any]
@@ -77,7 +75,7 @@ def apart(params: Params, axes: Axes) -> Params:
 
     def named(path, leaf):
         del leaf
-        name = keystr(path, simple=True, separator="/")
+        name = masks.name(path)
         matching = [p for p in axes if name == p or name.startswith(f"{p}/")]
         used.update(matching)
         return axes[max(matching, key=len)] if matching else None
@@ -87,19 +85,15 @@ def apart(params: Params, axes: Axes) -> Params:
         along = () if along is None else along
         along = tuple(along) if isinstance(along, tuple | list) else (along,)
         layers = checks.whole(-leaf.ndim, leaf.ndim - 1)
-        name = keystr(path, simple=True, separator="/")
+        name = masks.name(path)
         for axis in along:
             layers(**{f"the axis of {name!r}, of shape {leaf.shape},": axis})
         return _split(leaf, sorted({axis % leaf.ndim for axis in along}))
 
     found = tree_map_with_path(split, params)
-    names = [
-        keystr(path, simple=True, separator="/")
-        for path, _ in tree_leaves_with_path(params)
-    ]
     if not callable(axes):
         for name in set(axes) - used:
-            checks.one_of(names)(**{"a name in axes": name})
+            checks.one_of(masks.names(params))(**{"a name in axes": name})
     return found
 
 
