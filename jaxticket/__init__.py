@@ -68,7 +68,6 @@ __all__ = [
     "as_optax",
     "audit",
     "compact",
-    "supervised",
     "controls",
     "data",
     "engine",
@@ -92,6 +91,7 @@ __all__ = [
     "starts",
     "structure",
     "summary",
+    "supervised",
     "training",
     *searches.__all__,
 ]

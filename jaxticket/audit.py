@@ -165,7 +165,7 @@ def counts(where: str, mask: Mask, expected: dict[str, int] | int) -> None:
 
 def no_empty_layer(where: str, mask: Mask) -> None:
     """Every layer keeps something."""
-    for name, m, _ in _prunable(mask, mask):
+    for name, m in _together(mask):
         if not m.any():
             raise AuditError(f"{where}: {name} keeps nothing, the network is cut")
 

@@ -120,7 +120,6 @@ def fan_in(params: Params) -> Params:
     haiku are `[..., out, in]`; all else is `[..., in, out]`.
     """
     layers = _layers(params)
-
     return jax.tree.structure(params).unflatten(
         _fan_in(leaf, layers) for leaf in _leaves(params)
     )

@@ -153,7 +153,7 @@ def per_layer(allocation: Allocation) -> Select:
     return _PerLayer(allocation)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # functions to `jit`, known to `kept`
+@dataclasses.dataclass(frozen=True, eq=False)  # a function to `jit`
 class _PerLayer:
     allocation: Allocation
 

@@ -243,7 +243,6 @@ def evaluator(
     then take 840 MB in Conv-2, four times what XLA plans for, against 90 MB. Other
     numbers of images than of labels are a `ValueError`.
     """
-
     checks.whole(1)(batch_size=batch_size)
     known = objective(model, loss, prepare=prepare).check
 

@@ -513,8 +513,7 @@ def _length(data, epochs, steps, every, batch_size) -> tuple[int, int]:
         raise ValueError(
             f"a round has epochs or steps, got epochs={epochs} and steps={steps}"
         )
-    numbers = {"epochs": epochs, "steps": steps, "every": every}
-    numbers["batch_size"] = batch_size
+    numbers = dict(epochs=epochs, steps=steps, every=every, batch_size=batch_size)
     checks.whole(1)(**{name: n for name, n in numbers.items() if n is not None})
     if data is None:
         if epochs is not None or batch_size is not None:

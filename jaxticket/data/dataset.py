@@ -199,8 +199,9 @@ def with_label_noise(dataset: Dataset, share: float) -> Dataset:
         dataset.num_classes
     )
     train = dataset.train._replace(labels=noisy)
-    arrays = (array for split in (train, *dataset[2:4]) for array in split)
-    return dataset._replace(train=train, checksum=_checksum(arrays))
+    splits = train, dataset.validation, dataset.test
+    checksum = _checksum(array for split in splits for array in split)
+    return dataset._replace(train=train, checksum=checksum)
 
 
 def _outputs(train: np.ndarray, test: np.ndarray) -> int:

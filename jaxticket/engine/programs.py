@@ -38,12 +38,12 @@ class Program(NamedTuple):
     The swept numbers of the lanes are part of the carry.
 
     Attributes:
+      metrics: the names of what a stretch measures, besides `FINITE`.
       start: `(keys, tickets, swept) -> carry`.
       stretch: `(carry, round_keys, data, first, last, round) -> (carry, metrics)`;
         `carry` is donated.
       next_round: `(carry, data) -> carry`; `carry` is donated.
       view: `carry -> View`.
-      metrics: the names of what a stretch measures, besides `FINITE`.
     """
 
     metrics: tuple[str, ...]
@@ -265,8 +265,7 @@ def compiled(
 
     Args:
       program: from `program`.
-      keys, tickets, swept: what it starts from, or their shapes and
-        dtypes.
+      keys, tickets, swept: what it starts from, or their shapes and dtypes.
       round_keys: `[lanes]`, or their shape and dtype.
       data: likewise; need not be on the devices.
 

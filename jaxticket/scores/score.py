@@ -9,16 +9,17 @@ from jaxticket.base import NO_EVIDENCE, Evidence, Mask, Params, Scores
 # `weights` are zero where they are pruned; scores of what is pruned play no part.
 Score = Callable[[Params, Evidence], Scores]
 
+_OF_DATA = (
+    "for a classifier supervised.evidence(model, split); a search is handed it by its "
+    "loop"
+)
 _REMEDIES = {
     "initial": "the weights before training, Evidence(initial=weights)",
     "key": "a key to draw from, Evidence(key=jax.random.key(0))",
-    "loss": "a loss on fixed data, Evidence(loss=...), for a classifier "
-    "supervised.evidence(model, split); a search is handed it by its loop",
-    "forward": "the network on an input of ones, Evidence(forward=...), for a "
-    "classifier supervised.evidence(model, split); a search is handed it by its "
-    "loop",
-    "curvature": "the diagonal of a Gauss-Newton matrix, Evidence(curvature=...), for "
-    "a classifier supervised.evidence(model, split); a search is handed it by its loop",
+    "loss": f"a loss on fixed data, Evidence(loss=...), {_OF_DATA}",
+    "forward": f"the network on an input of ones, Evidence(forward=...), {_OF_DATA}",
+    "curvature": "the diagonal of a Gauss-Newton matrix, Evidence(curvature=...), "
+    f"{_OF_DATA}",
 }
 # Those that run the network.
 RUNNING = frozenset({"loss", "forward", "curvature"})

@@ -72,8 +72,8 @@ def imp(
       retrain: see the table.
 
     Returns:
-      A `Search`. Its ticket is what the current round trains, so the first round's is
-      dense and that of round `n` keeps about `density ** n`.
+      A `Search`. Its ticket is what the current round trains: in the first round the
+      given one, and after `n` prunings about the fraction `density ** n` of it.
 
     Raises:
       ValueError: density outside (0, 1], a negative `rewind_step`, an unknown `retrain`

@@ -155,7 +155,6 @@ def l0(
 
     def gate(logits, state):
         """The gates of this step, and how likely they are not to be zero."""
-
         u = draws.uniform(state.key, state.count, logits, EPSILON, 1 - EPSILON)
         active = jax.tree.map(
             lambda a, alive: gates.soft(a - shift, alive, jnp.ones((), a.dtype)),
