@@ -102,8 +102,8 @@ def binary_cross_entropy(
     """Of several labels that an example may have at once.
 
     Args:
-      outputs: logits `[batch, labels]`.
-      labels: bool, `[batch, labels]`, or `[batch]` where it is one.
+      outputs: logits `[batch, labels]`, or `[batch]` where it is one.
+      labels: bool, likewise, whichever the outputs are.
 
     Returns:
       The mean over the labels of `log(1 + exp(-(2 label - 1) output))`, and the share
@@ -112,7 +112,12 @@ def binary_cross_entropy(
     labels = jnp.reshape(labels, outputs.shape)
     losses = optax.sigmoid_binary_cross_entropy(outputs, labels.astype(outputs.dtype))
     right = (outputs > 0) == labels
-    return losses.mean(-1), right.mean(-1)
+    return losses.mean(_own(outputs)), right.mean(_own(outputs))
+
+
+def _own(outputs: jax.Array) -> tuple[int, ...]:
+    """The axes of what one example has: none where its output is a number."""
+    return (-1,) if outputs.ndim > 1 else ()
 
 
 def _bools(outputs: jax.ShapeDtypeStruct, labels: np.ndarray) -> None:
@@ -140,15 +145,16 @@ def squared_error(outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax
     """Of numbers, of unit variance.
 
     Args:
-      outputs: `[batch, numbers]`.
-      labels: `[batch, numbers]`, or `[batch]` where it is one.
+      outputs: `[batch, numbers]`, or `[batch]` where it is one.
+      labels: likewise, whichever the outputs are.
 
     Returns:
       The mean over the numbers of `(output - label)^2`, and one minus that: of labels
       of unit variance the share that is explained.
     """
     errors = (outputs - jnp.reshape(labels, outputs.shape)) ** 2
-    return errors.mean(-1), 1 - errors.mean(-1)
+    errors = errors.mean(_own(outputs))
+    return errors, 1 - errors
 
 
 squared_error.metric = "variance explained"

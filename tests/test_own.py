@@ -121,6 +121,24 @@ def test_losses_and_what_they_are_tested_by():
     np.testing.assert_array_equal(right, (logits[:, 0] > 0) == several[:, 0])
 
 
+@pytest.mark.parametrize(
+    "loss", [supervised.squared_error, supervised.binary_cross_entropy]
+)
+def test_one_number_an_example_is_tested_with_an_axis_for_it_or_without(loss):
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, 5).astype(np.float32)
+    split = data.Split(rng.normal(size=(5, 3)).astype(np.float32), labels)
+
+    def tested(shape):
+        model = models.Model(
+            lambda key, x: ({}, {}),
+            lambda p, s, x, *, train=False, key=None: (x.sum(-1).reshape(shape), s),
+        )
+        return supervised.evaluator(model, loss, batch_size=3)({}, {}, split)
+
+    np.testing.assert_allclose(tested((-1,)), tested((-1, 1)), 1e-6)
+
+
 def test_the_next_token_counts_at_every_place():
     rng = np.random.default_rng(1)
     table = rng.normal(size=(7, 7))
