@@ -24,7 +24,9 @@ from jaxticket.graphs import constants, reach, ties
 from jaxticket.graphs.ties import Atom, Axes, Axis
 from jaxticket.models.model import Model
 
-TOLERANCE = 1e-4  # of the largest output: what sums in another order may differ by
+# Of the largest output: what sums in another order may differ by, and of a smaller type
+# than float32 how many of its steps constants that move.
+TOLERANCE, STEPS = 1e-4, 4
 
 
 class Compacted(NamedTuple):
@@ -234,9 +236,12 @@ def _same(model: Model, ticket: Ticket, smaller: Model, small: Ticket, x: Any) -
         jax.tree.leaves(jax.jit(m.apply)(t.weights, t.model_state, x)[0])
         for m, t in ((model, ticket), (smaller, small))
     ]
+    kinds = {jnp.result_type(w) for w in jax.tree.leaves(ticket.weights)}
+    steps = [jnp.finfo(kind).eps for kind in kinds if jnp.issubdtype(kind, jnp.inexact)]
+    tolerance = max([TOLERANCE, *(STEPS * float(step) for step in steps)])
     return all(
         a.shape == b.shape
-        and bool(jnp.abs(a - b).max() <= TOLERANCE * (1 + jnp.abs(a).max()))
+        and bool(jnp.abs(a - b).max() <= tolerance * (1 + jnp.abs(a).max()))
         for a, b in zip(*leaves, strict=True)
     )
 

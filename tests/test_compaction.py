@@ -189,25 +189,121 @@ def test_a_constant_before_padding_stays():
     assert small.left["conv_0/kernel"][-1].tolist() == [1, 2]
 
 
-def test_a_constant_among_zeros_stays():
-    """Where a convolution puts zeros between its inputs, what follows sees them too."""
+def convolved(x, kernel, *, stretched=1):
+    """Of `[batch, channels, places]`, as equinox has it."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1,),
+        ((0, 0),),
+        lhs_dilation=(stretched,),
+        dimension_numbers=("NCH", "IOH", "NCH"),
+    )
 
-    def apply(params, state, x, **_):
-        inner, outer = (params[name]["bias"].reshape(1, 1, 1, -1) for name in params)
-        x = jax.nn.relu(x @ params["first"]["kernel"] + inner)
-        kernel, layout = params["last"]["kernel"], ("NHWC", "HWIO", "NHWC")
-        options = {"lhs_dilation": (2, 2), "dimension_numbers": layout}
-        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), ((0, 0),) * 2, **options)
-        return y + outer, state
 
+def row(layer):
+    return layer["bias"].reshape(1, 1, -1)
+
+
+def by_channels(p, x, stretched=1):
+    h = convolved(x.swapaxes(1, 2), p["first"]["kernel"]) + p["first"]["bias"][None]
+    h = convolved(jnp.abs(h), p["second"]["kernel"], stretched=stretched)
+    return convolved(jnp.abs(h + p["second"]["bias"][None]), p["last"]["kernel"])
+
+
+def in_columns(p, x):
+    h = p["first"]["kernel"].T @ x[:, 0].T + p["first"]["bias"]
+    h = jnp.einsum("io,ib->ob", p["second"]["kernel"], jnp.abs(h))
+    return jnp.abs(h + p["second"]["bias"]).T @ p["last"]["kernel"]
+
+
+def by_places(p, x):
+    h = jnp.abs(x @ p["first"]["kernel"] + row(p["first"]))
+    h = jnp.abs(h @ p["second"]["kernel"] + p["second"]["bias"][None])
+    return h @ p["last"]["kernel"]
+
+
+def twice(p, x):
+    h = jnp.abs(x @ p["first"]["kernel"] + row(p["first"]))
+    h = h @ p["second"]["kernel"]
+    again = h.reshape(-1).reshape(h.shape)
+    return (jnp.abs(h + row(p["second"])) + again) @ p["last"]["kernel"]
+
+
+def beside(p, x):
+    h = jnp.abs(x @ p["first"]["kernel"] + row(p["first"]))
+    h = h @ p["second"]["kernel"]
+    return jnp.abs(h + row(p["second"])) @ p["last"]["kernel"], h
+
+
+def reshaped(p, x):
+    h = jnp.abs(x @ p["first"]["kernel"] + row(p["first"]))
+    h = h @ p["second"]["kernel"].reshape(5, 4)
+    return jnp.abs(h + row(p["second"])) @ p["last"]["kernel"]
+
+
+@pytest.mark.parametrize(
+    ("network", "second", "moves"),
+    [
+        (by_channels, (5, 4, 2), True),
+        (functools.partial(by_channels, stretched=2), (5, 4, 2), False),
+        (in_columns, (5, 4), True),
+        (by_places, (5, 4), False),
+        (twice, (5, 4), False),
+        (beside, (5, 4), False),
+        (reshaped, (10, 2), False),
+    ],
+)
+def test_a_constant_moves_to_a_bias_of_the_outputs_that_is_all_it_enters(
+    network, second, moves
+):
+    rng = np.random.default_rng(0)
+    window = second[2:]
+    shapes = {"first": (3, 5, *window), "second": second, "last": (4, 2, *window)}
     params = {
-        "first": {"kernel": jnp.ones((3, 2)), "bias": jnp.full(2, 0.5)},
-        "last": {"kernel": jnp.ones((1, 1, 2, 4)), "bias": jnp.zeros(4)},
+        name: {"kernel": rng.normal(size=shape).astype(np.float32)}
+        for name, shape in shapes.items()
     }
-    mask = jax.tree.map(lambda m: np.ones(m.shape, bool), jt.masks.full(params))
-    mask["first"]["kernel"][:, 0] = False
-    model = jt.models.Model(None, apply)
-    assert not jt.compact(model, jt.Ticket(params, mask), IMAGES).left
+    for name, units in {"first": 5, "second": 4}.items():
+        params[name]["bias"] = rng.normal(size=(units, 1)).astype(np.float32)
+    x = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    mask = jax.tree.map(np.array, jt.masks.full(params))
+    mask["first"]["kernel"][:, 0] = False  # unit 0 is a constant
+    model = jt.models.Model(
+        lambda key, x: (params, {}), lambda p, s, x, **options: (network(p, x), s)
+    )
+    small = jt.compact(model, jt.Ticket(params, mask), x)
+    assert ("first/kernel" in small.left) is moves
+    for got, want in zip(
+        jax.tree.leaves(small.model.apply(small.ticket.weights, {}, x)[0]),
+        jax.tree.leaves(network(jt.masks.apply(mask, params), x)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_what_comes_out_is_held_to_the_network_that_was_given(monkeypatch):
+    """And not to one whose constants have moved already."""
+    ticket, found = two_layers(), constants.found
+    bias = np.ones(6, np.float32)
+    params = ticket.weights | {"first": ticket.weights["first"] | {"bias": bias}}
+    params["last"] = params["last"] | {"bias": np.ones(2, np.float32)}
+    mask = jax.tree.map(np.ones_like, jt.masks.full(params))
+    mask["first"]["kernel"][:, 2] = False
+
+    def network(p, s, x, **options):
+        h = jnp.tanh(x @ p["first"]["kernel"] + p["first"]["bias"][None])
+        return h @ p["last"]["kernel"] + p["last"]["bias"][None], s
+
+    model = jt.models.Model(lambda key, x: (params, {}), network)
+    assert jt.compact(model, jt.Ticket(params, mask), ROWS).left
+    monkeypatch.setattr(
+        constants,
+        "found",
+        lambda *args: [x._replace(gives=2 * x.gives) for x in found(*args)],
+    )
+    with pytest.raises(ValueError, match="does not compute the same"):
+        jt.compact(model, jt.Ticket(params, mask), ROWS)
 
 
 def test_a_channel_of_a_residual_stream_goes_from_all_its_layers_or_from_none():

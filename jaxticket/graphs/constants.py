@@ -1,5 +1,6 @@
 """Units that no input reaches are constants: the next bias can take them over."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,8 +36,9 @@ def found(network: Callable, ticket: Ticket, x: Any) -> list[Constants]:
     """Inputs of layers that no input of the network reaches.
 
     With a convolution all positions have to see the same: where it pads its images,
-    they do if the constant is zero. Left out are layers without a bias of their own,
-    weights that are used twice, and what batch statistics change.
+    they do if the constant is zero. Left out are layers without a bias of their own, a
+    number for each output; kernels in another shape than they are kept in; what is used
+    twice, weights and results; and what batch statistics change.
 
     Args:
       network: `((weights, model_state), x) -> outputs`.
@@ -54,7 +56,7 @@ def found(network: Callable, ticket: Ticket, x: Any) -> list[Constants]:
         flows = jax.tree.map(reach.through, ticket.weights, ticket.mask)
         pairs = zip(*map(jax.tree.leaves, (ticket.weights, flows)), strict=True)
         inputs = [
-            _Value(w, reach.Reach(flow, False), leaf=i)
+            _Value(w, reach.Reach(flow, False), leaf=i, along=_wide(w.shape))
             for i, (w, flow) in enumerate(pairs)
         ]
         for s in jax.tree.leaves(ticket.model_state):
@@ -62,16 +64,19 @@ def found(network: Callable, ticket: Ticket, x: Any) -> list[Constants]:
         for a in jax.tree.leaves(x):
             whole = jnp.ones(a.shape, jnp.float32)
             inputs.append(_Value(a, reach.Reach(whole, True)))
-        walking.walk(jaxpr, inputs, domain)
+        domain.used(walking.walk(jaxpr, inputs, domain))
         return [(layer.units, layer.gives) for layer in domain.layers]
 
     masked = jax.tree.structure(ticket.weights).flatten_up_to(ticket.mask)
+    shapes = list(map(jnp.shape, jax.tree.leaves(ticket.weights)))
     return [
         Constants(layer.kernel, layer.axis, layer.bias, *values)
         for layer, values in zip(domain.layers, walked(ticket, x), strict=True)
         if layer.uses == 1
         and domain.uses[layer.kernel] == domain.uses.get(layer.bias) == 1
         and masked[layer.bias] is None
+        and layer.shape == shapes[layer.kernel]
+        and math.prod(shapes[layer.bias]) == values[1].shape[1]
     ]
 
 
@@ -104,7 +109,9 @@ def folded(
         gone = np.expand_dims(units, [i for i in range(kernel.ndim) if i != layer.axis])
         leaves[layer.kernel] = jnp.where(gone, 0, kernel)
         kept[layer.kernel] = m if m is None else m & ~gone
-        leaves[layer.bias] = leaves[layer.bias] + units @ layer.gives
+        bias = leaves[layer.bias]
+        added = jnp.reshape(units @ layer.gives, bias.shape)
+        leaves[layer.bias] = bias + added.astype(bias.dtype)
     return ticket._replace(weights=tree.unflatten(leaves), mask=tree.unflatten(kept))
 
 
@@ -113,13 +120,15 @@ class _Layer:
 
     Attributes:
       kernel, axis, units, gives: see `Constants`.
+      shape: in which the kernel multiplies.
+      out: along which axis of its results its outputs lie.
       uses: of its results.
       bias: the leaf that is added to them.
     """
 
-    def __init__(self, kernel: int, axis: int, units: jax.Array, gives: jax.Array):
+    def __init__(self, kernel, axis, units, gives, *, shape, out):
         self.kernel, self.axis, self.units, self.gives = kernel, axis, units, gives
-        self.uses, self.bias = 0, None
+        self.shape, self.out, self.uses, self.bias = shape, out, 0, None
 
 
 class _Value(NamedTuple):
@@ -129,12 +138,14 @@ class _Value(NamedTuple):
       array: its numbers.
       reach: what inputs and batch statistics reach of it.
       leaf: which parameter it is, perhaps in another shape.
+      along: the axes along which that has several numbers.
       layer: whose results it is, without a bias.
     """
 
     array: Any
     reach: reach.Reach
     leaf: int | None = None
+    along: tuple[int, ...] = ()
     layer: _Layer | None = None
 
 
@@ -149,10 +160,20 @@ class _Layers:
     def constant(self, array: Any) -> _Value:
         return _Value(array, self._paths.constant(array))
 
+    def used(self, values: Sequence[_Value]) -> None:
+        """Counts what is read of parameters and of layers."""
+        for value in values:
+            if value.leaf is not None:
+                self.uses[value.leaf] = self.uses.get(value.leaf, 0) + 1
+            if value.layer is not None:
+                value.layer.uses += 1
+
     def row(self, value: _Value, index: int) -> _Value:
+        self.used([value])
         return _Value(value.array[index], self._paths.row(value.reach, index))
 
     def stack(self, values: Sequence[_Value]) -> _Value:
+        self.used(values)
         array = jnp.stack([x.array for x in values])
         return _Value(array, self._paths.stack([x.reach for x in values]))
 
@@ -164,15 +185,15 @@ class _Layers:
         first, *others = map(_Value, arrays, paths)
         name = eqn.primitive.name
         if name in ("reshape", "broadcast_in_dim", "convert_element_type"):
-            return [first._replace(leaf=values[0].leaf)]
-        for value in values:
-            if value.leaf is not None:
-                self.uses[value.leaf] = self.uses.get(value.leaf, 0) + 1
-            if value.layer is not None:
-                value.layer.uses += 1
+            self.used([value._replace(leaf=None) for value in values])
+            return [first._replace(leaf=values[0].leaf, along=_along(eqn, values[0]))]
+        self.used(values)
         if name == "add":
             for one, other in (values, values[::-1]):
-                if one.layer is not None and other.leaf is not None:
+                if one.layer is None or other.leaf is None:
+                    continue
+                # Not what is added along another axis, as that of positions.
+                if other.along in ((), (one.layer.out,)):
                     one.layer.bias = other.leaf
         elif name in ("dot_general", "conv_general_dilated"):
             first = first._replace(layer=self._layer(eqn, *values))
@@ -183,7 +204,7 @@ class _Layers:
         axes = _axes(eqn, places[0]) if len(places) == 1 else None
         if axes is None:
             return None
-        along, axis, out, padded = axes
+        along, axis, out, result, padded = axes
         kernel, given = operands[places[0]].array, operands[1 - places[0]]
         rest = tuple(i for i in range(given.array.ndim) if i != along)
         least, most = given.array.min(rest), given.array.max(rest)
@@ -193,23 +214,38 @@ class _Layers:
         spatial = tuple(i for i in range(kernel.ndim) if i not in (axis, out))
         gives = kernel.sum(spatial)
         gives = (gives if axis < out else gives.T) * jnp.where(units, most, 0)[:, None]
-        layer = _Layer(operands[places[0]].leaf, axis, units, gives)
+        leaf, shape = operands[places[0]].leaf, kernel.shape
+        layer = _Layer(leaf, axis, units, gives, shape=shape, out=result)
         self.layers.append(layer)
         return layer
 
 
-def _axes(eqn: Any, place: int) -> tuple[int, int, int, bool] | None:
+def _wide(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(i for i, size in enumerate(shape) if size != 1)
+
+
+def _along(eqn: Any, value: _Value) -> tuple[int, ...]:
+    """The axes of a parameter, see `_Value`, after a step that moves its numbers."""
+    if eqn.primitive.name == "broadcast_in_dim":
+        return tuple(eqn.params["broadcast_dimensions"][i] for i in value.along)
+    return _wide(eqn.outvars[0].aval.shape) if value.along else ()
+
+
+def _axes(eqn: Any, place: int) -> tuple[int, int, int, int, bool] | None:
     """Of a layer: along which axes of its inputs and its kernel its inputs and outputs
-    lie, and whether there are zeros around its inputs."""
+    lie, and of its results the outputs; and whether there are zeros around its inputs
+    or in between."""
     if eqn.primitive.name == "conv_general_dilated":
         numbers, p = eqn.params["dimension_numbers"], eqn.params
         if place == 0 or p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
             return None
         padded = any(pad != (0, 0) for pad in p["padding"])
-        padded |= any(n != 1 for n in p["lhs_dilation"])
-        return numbers.lhs_spec[1], numbers.rhs_spec[1], numbers.rhs_spec[0], padded
+        padded |= any(dilation != 1 for dilation in p["lhs_dilation"])
+        lhs, rhs, out = numbers
+        return lhs[1], rhs[1], rhs[0], out[1], padded
     contracted, batch = eqn.params["dimension_numbers"]
     if batch[0] or len(contracted[0]) != 1 or eqn.invars[place].aval.ndim != 2:
         return None
     axis = contracted[place][0]
-    return contracted[1 - place][0], axis, 1 - axis, False
+    result = 0 if place == 0 else eqn.outvars[0].aval.ndim - 1
+    return contracted[1 - place][0], axis, 1 - axis, result, False
