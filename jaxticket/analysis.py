@@ -121,10 +121,10 @@ class Interval(NamedTuple):
 
 
 def interval(values: ArrayLike) -> Interval:
-    """Mean over the last axis and its 95% interval by Student's t."""
+    """Mean over the last axis and its 95% interval by Student's t; of a number too."""
     from scipy import special
 
-    values = np.asarray(values, float)
+    values = np.atleast_1d(np.asarray(values, float))
     n = values.shape[-1]
     if n == 0:
         return Interval(*np.full((3, *values.shape[:-1]), math.nan))
@@ -148,9 +148,12 @@ def ratio(first: ArrayLike, second: ArrayLike) -> Interval:
 def sign_test(differences: ArrayLike) -> float:
     """The chance that as many differences are above 0 where either sign is as likely.
 
-    One-sided; those that are 0 are left out. Of 5 that are all above it is 0.031.
+    One-sided; those that are 0 are left out. Of 5 that are all above it is 0.031. It is
+    NaN where a difference is, as of a seed that has diverged.
     """
     signs = np.sign(np.asarray(differences, float))
+    if np.isnan(signs).any():
+        return math.nan
     n, above = np.count_nonzero(signs), np.count_nonzero(signs > 0)
     return sum(math.comb(n, i) for i in range(above, n + 1)) / 2**n
 

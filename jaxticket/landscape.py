@@ -14,7 +14,8 @@ from jaxticket.base import Mask, Params, Scores
 def interpolated(alpha: ArrayLike, one: Params, other: Params) -> Params:
     """A network on the line between two: `alpha w1 + (1 - alpha) w2`, leaf by leaf.
 
-    At 1 and 0 it is one of the two, to the bit.
+    At 1 and 0 it is one of the two, to the bit but for the sign of a zero, where the
+    other is finite.
 
     Args:
       alpha: scalar; several by `vmap`.

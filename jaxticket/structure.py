@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxticket import masks
+from jaxticket import checks, masks
 from jaxticket.base import Mask, Params, Ticket
 from jaxticket.graphs import reach
 
@@ -69,7 +69,11 @@ def valley(values: Params, mask: Mask, *, width: float = 0.5) -> Mask:
 
     Returns:
       A mask tree of float32 scalars; NaN where no bin but the first has any.
+
+    Raises:
+      ValueError: a width that is not above 0, or leaves a single bin.
     """
+    checks.between(0, 8)(width=width)  # what is 4 deviations away or more has the last
 
     def of_layer(m, w):
         w = w.astype(jnp.promote_types(w.dtype, jnp.float32))  # for squares of float16

@@ -184,3 +184,11 @@ def test_a_sign_test_is_that_of_scipy():
     expected = stats.binomtest(int((values > 0).sum()), 12, alternative="greater")
     assert math.isclose(analysis.sign_test([*values, 0.0]), expected.pvalue)
     assert analysis.sign_test([]) == 1
+    assert math.isnan(analysis.sign_test([1, math.nan, 2]))
+
+
+def test_a_number_alone_has_a_mean_and_no_interval():
+    for found in (analysis.interval(0.5), analysis.ratio(1, 2)):
+        assert found.mean == 0.5
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)

@@ -54,6 +54,12 @@ def test_a_valley_tells_one_peak_from_two():
     assert np.isnan(structure.valley(w, {"a": ~whole["a"]})["a"])
 
 
+@pytest.mark.parametrize("width", [0.0, -1.0, 9.0])
+def test_a_valley_needs_bins(width):
+    with pytest.raises(ValueError, match=f"width must be between 0 and 8; got {width}"):
+        structure.valley({"a": np.ones(3)}, {"a": np.ones(3, bool)}, width=width)
+
+
 def test_a_valley_counts_beyond_single_precision():
     small = np.full((2**25, 1), 0.01, np.float32)
     small[::32] = 1
