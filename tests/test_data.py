@@ -97,6 +97,18 @@ def test_label_noise_needs_classes_and_a_share(embedded):
     train = embedded.train._replace(labels=np.ones((1200, 2), np.float32))
     with pytest.raises(ValueError, match="label noise needs classes"):
         data.with_label_noise(embedded._replace(train=train), 0.1)
+    with pytest.raises(ValueError, match="label noise needs two classes"):
+        data.with_label_noise(embedded._replace(num_classes=1), 0.1)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(2, 1), (5, 1), (12, 2)])
+def test_of_few_images_one_is_held_out_at_least(count, held_out):
+    split = data.Split(np.ones((count, 3), np.float32), np.arange(count) % 2)
+    found = data.of_splits("few", split, split)
+    assert len(found.validation.labels) == held_out
+    one = data.Split(split.images[:1], split.labels[:1])
+    with pytest.raises(ValueError, match="few: of the training images one is held out"):
+        data.of_splits("few", one, split)
 
 
 def test_loading_is_deterministic_and_the_checksum_sees_the_split(embedded):

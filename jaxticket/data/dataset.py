@@ -149,6 +149,10 @@ def of_splits(
             split._replace(labels=((split.labels - mean) / scale).astype(np.float32))
             for split in (train, test)
         )
+    if len(train.labels) < 2:
+        raise ValueError(
+            f"{name}: of the training images one is held out; got 1 in all"
+        )
     if validation is not None and _are_classes(train.labels):
         number = len(np.unique(train.labels))
         checks.whole(number, len(train.labels) - 1)(validation=validation)
@@ -179,7 +183,7 @@ def with_label_noise(dataset: Dataset, share: float) -> Dataset:
       share: of the training labels, in [0, 1], rounded to a whole number of them.
 
     Raises:
-      ValueError: a share that cannot be, or labels that are no classes.
+      ValueError: a share that cannot be, or labels that are no classes, or of one.
     """
     checks.share(share=share)
     if not share:
@@ -190,6 +194,8 @@ def with_label_noise(dataset: Dataset, share: float) -> Dataset:
             "label noise",
             f"needs classes; the labels are {labels.dtype}, {labels.ndim}-D",
         )
+    if dataset.num_classes < 2:
+        raise checks.Refused("label noise", "needs two classes; the labels are of one")
     rng = np.random.default_rng(SEED)
     order = np.argsort(rng.random(len(labels)), kind="stable")
     other = 1 + np.floor(rng.random(len(labels)) * (dataset.num_classes - 1))
@@ -251,7 +257,7 @@ def _prepared(name, data_dir, cache_dir, side, stream) -> Iterable[Split]:
 def _default_validation(name: str, count: int) -> int:
     if name in HELD_OUT:
         return HELD_OUT[name]
-    return 5_000 if count >= 50_000 else count // 6
+    return 5_000 if count >= 50_000 else max(1, count // 6)
 
 
 def _hold_out(labels: np.ndarray, count: int) -> np.ndarray:
