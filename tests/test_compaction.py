@@ -357,18 +357,21 @@ def test_a_choice_among_constants_is_no_zero(other):
     )
 
 
-def test_what_needs_all_units_is_named():
+@pytest.mark.parametrize(
+    ("reads", "needs"),
+    [
+        (lambda h: h - h.mean(-1, keepdims=True), "the step 'reduce_sum'"),
+        (lambda h: h * jax.lax.iota(h.dtype, h.shape[-1]), "numbers of the units"),
+    ],
+)
+def test_what_needs_all_units_is_named(reads, needs):
     def apply(params, state, x, *, train=False, key=None):
-        h = jax.nn.relu(x @ params["first"]["kernel"])
-        h = h - h.mean(-1, keepdims=True)
+        h = jax.vmap(reads)(jax.nn.relu(x @ params["first"]["kernel"]))
         return h @ params["last"]["kernel"], state
 
     small = jt.compact(jt.models.Model(None, apply), two_layers(), ROWS)
     assert not small.left
-    assert small.whole == {
-        "first/kernel": "the step 'reduce_sum'",
-        "last/kernel": "the step 'reduce_sum'",
-    }
+    assert small.whole == {"first/kernel": needs, "last/kernel": needs}
 
 
 def test_code_that_writes_widths_down_keeps_its_layers_whole_or_is_refused():

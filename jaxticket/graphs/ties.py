@@ -301,7 +301,17 @@ def _looked_up(ties, eqn, operand, indices):
     return tuple(found)
 
 
+def _numbered(ties, eqn):
+    """Numbers from 0 along an axis: other units would have others."""
+    shape, along = eqn.outvars[0].aval.shape, eqn.params["dimension"]
+    found = list(_free(shape))
+    [found[along]] = ties.fresh([shape[along]])
+    ties.fix("numbers of the units", found[along])
+    return tuple(found)
+
+
 _RULES = {
+    "iota": _numbered,
     "reshape": _reshape,
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast,
