@@ -152,6 +152,15 @@ def test_scores_rewinding_and_the_final_density(tmp_path):
     assert (second.search_steps == 40 + 30).all()
 
 
+def test_tickets_train_as_long_as_the_dense_network_whatever_a_round_takes(tmp_path):
+    """Those that a round returns to are trained again, where rounds are shorter."""
+    controls = ("reinitialise",)
+    rows = run(tmp_path, methods=("imp",), controls=controls, rounds=2, search_epochs=1)
+    assert [*rows.treatment.unique()] == ["dense", "ticket", "reinitialise"]
+    assert (rows.steps == 40).all()
+    assert (rows.search_steps == 20 * rows.prunings).all()
+
+
 def test_the_recipe_of_mnist1d_prunes_along_a_line_and_beside_it_at_random(tmp_path):
     """Biases too; both start from the dense network's training."""
     rows = run(

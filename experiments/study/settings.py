@@ -334,9 +334,11 @@ class Settings:
         """Whether a ticket is trained or tested after its search.
 
         It is not where the looks at the search are already those of its ticket, with
-        its weights, under its mask.
+        its weights, under its mask; of a ticket that every round returns to, where a
+        round is as long as a training.
         """
-        own = promises.rewinds or promises.weights == "trained"
+        as_long = self.search_steps == self.steps
+        own = as_long if promises.rewinds else promises.weights == "trained"
         return not (promises.hard and own)
 
     def training(self, resumed: int) -> tuple[int, int]:
