@@ -9,7 +9,7 @@ attribute `metric` says what the latter is called, else it is "accuracy"; an att
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -184,8 +184,32 @@ def check(
                 raise checks.Refused(
                     name, f"must be finite numbers; got {found} at {at}"
                 )
-    if outputs is not None and hasattr(loss, "check") and checks.concrete(split.labels):
-        loss.check(outputs(), np.asarray(split.labels))
+    if outputs is None or not checks.concrete(split.labels):
+        return
+    found = outputs()
+    _of_batch("the network", "an array of floats, [batch, ...]", found)
+    if hasattr(loss, "check"):
+        loss.check(found, np.asarray(split.labels))
+    wide = jax.ShapeDtypeStruct(found.shape, jnp.float32)
+    each = jax.eval_shape(loss, wide, split.labels[:1])
+    if not isinstance(each, tuple | list) or len(each) != 2:
+        alone = isinstance(each, jax.ShapeDtypeStruct)
+        raise checks.Refused(
+            "the loss",
+            "must return (losses, accuracies) of a batch; got "
+            f"{'losses alone' if alone else type(each).__name__}",
+        )
+    _of_batch("the loss", "losses as floats, [batch, ...], first", each[0])
+
+
+def _of_batch(whose: str, what: str, found: Any) -> None:
+    """Raises a `ValueError` for what is no array of floats of a batch of one."""
+    got = type(found).__name__
+    if isinstance(found, jax.ShapeDtypeStruct):
+        if found.shape[:1] == (1,) and jnp.issubdtype(found.dtype, jnp.floating):
+            return
+        got = f"{found.dtype} {[*found.shape]} of a batch of 1"
+    raise checks.Refused(whose, f"must return {what}; got {got}")
 
 
 def objective(

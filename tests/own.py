@@ -40,6 +40,22 @@ def nothing(outputs):
     return {"outputs": outputs}
 
 
+def unmade(outputs):
+    return Net
+
+
+class Two(Net):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.Dense(self.outputs)(x.reshape(len(x), -1))
+        return x, {}[self.width] if self.bias else x
+
+
+def two(outputs, *, bias: bool = False):
+    """Two outputs; with a bias a fault."""
+    return Two(outputs, 3, bias)
+
+
 def arrays(*, kind: str = "numbers", count: int = 120):
     """Six numbers a row, and what is asked of them: numbers, labels, or a class."""
     rng = np.random.default_rng(SEED)
@@ -66,6 +82,15 @@ def short():
     return (x, y[:-1]), test
 
 
+def threefold():
+    train, test = arrays(kind="class", count=80)
+    return train, test, test
+
+
+def lost():
+    return np.load("nowhere.npy")
+
+
 def streamless():
     """Images that only come one after another."""
     (x, y), test = arrays(kind="class", count=80)
@@ -80,6 +105,14 @@ def uneven():
 
 def pairless():
     return 3
+
+
+def alone(outputs, labels):
+    return ((outputs - 1) ** 2).mean(-1)
+
+
+def swapped(outputs, labels):
+    return outputs.argmax(-1) == labels, alone(outputs, labels)
 
 
 def absolute(outputs, labels):

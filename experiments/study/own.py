@@ -9,34 +9,60 @@ import ast
 import functools
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
+import jaxticket
 from experiments.study.settings import Settings
 from jaxticket import checks, data, models, supervised
 from jaxticket.base import Ticket
 from jaxticket.models import Model
 from jaxticket.training import LossFn
 
+# Where code lies that is not the user's.
+OTHERS = (
+    "<",
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib")),
+    *(str(Path(file).parent) for file in (__file__, jaxticket.__file__)),
+)
+
 
 def named(flag: str, name: str) -> Callable:
     """The function that a flag names as `package.module:function`.
 
     Raises:
-      ValueError: there is none; it says what is missing.
+      ValueError: there is none; it says what is missing, or what importing raised.
     """
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"--{flag}={name}: {error}; it is looked for where the command runs, and "
             "among what is installed"
         ) from None
-    except AttributeError:
-        raise ValueError(f"--{flag}={name}: {module} has no {attribute!r}") from None
+    except Exception as error:
+        raise ValueError(f"--{flag}={name}: {_said(error)}") from error
+    if found is None:
+        raise ValueError(f"--{flag}={name}: {module} has no {attribute!r}")
+    if not callable(found):
+        kind = type(found).__name__
+        raise ValueError(f"--{flag}={name} must be a function, got {kind}")
+    return found
+
+
+def _said(error: Exception) -> str:
+    """What the user's code, or what it called, has raised, and where that is."""
+    said = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if theirs := [x for x in frames if not x.filename.startswith(OTHERS)]:
+        return f"{said} (line {theirs[-1].lineno} of {theirs[-1].filename})"
+    return str(error) if isinstance(error, ValueError) else said
 
 
 def model(name: str, outputs: int, options: Mapping[str, Any]) -> Model:
@@ -84,15 +110,30 @@ def _dataset(config: Settings) -> data.Dataset:
         )
     found = called("dataset", name, options)
     try:
-        train, test = (data.Split(*split) for split in found)
-    except TypeError:
+        train, test = (data.Split(*_pair(split)) for split in _pair(found))
+    except (TypeError, ValueError):
         raise ValueError(
             f"--dataset={name} must return training and test (images, labels), "
-            f"got {type(found).__name__}"
+            f"got {_kind(found)}"
         ) from None
     return data.of_splits(
         name, train, test, validation=config.validation, stream=config.stream
     )
+
+
+def _pair(found: Any) -> Any:
+    """Itself, but no dictionary, of which only the names would be seen."""
+    if isinstance(found, Mapping):
+        raise TypeError
+    return found
+
+
+def _kind(found: Any) -> str:
+    """What it is, and what is in it."""
+    kind = type(found).__name__
+    if not isinstance(found, tuple | list):
+        return kind
+    return f"{kind} of {', '.join(type(x).__name__ for x in found) or 'nothing'}"
 
 
 def prepare(config: Settings, dataset: data.Dataset) -> Callable:
@@ -140,12 +181,12 @@ def shapes(config: Settings, init: Callable, split: data.Split) -> None:
     """
     try:
         jax.eval_shape(init, jax.random.key(0))
-    except (TypeError, ValueError, AssertionError, IndexError) as error:
+    except Exception as error:  # whatever a network of the user's raises
         images = split.images
         raise ValueError(
             f"--model={config.model} does not fit images {images.dtype} "
-            f"{list(images.shape[1:])}: {error}"
-        ) from None
+            f"{list(images.shape[1:])}: {_said(error)}"
+        ) from error
 
 
 def check(config: Settings, loss_fn: LossFn, like: Ticket, split: data.Split) -> None:
@@ -159,12 +200,12 @@ def check(config: Settings, loss_fn: LossFn, like: Ticket, split: data.Split) ->
     try:
         loss_fn.check((like.weights, like.model_state), split)
         jax.eval_shape(loss_fn, like.weights, like.model_state, row, key)
-    except (TypeError, ValueError, AssertionError, IndexError) as error:
+    except Exception as error:  # whatever a network or a loss of the user's raises
         raise ValueError(
             f"--model={config.model} and --loss={config.loss} do not fit data of "
             f"images {row.images.dtype} {list(row.images.shape[1:])} and labels "
-            f"{row.labels.dtype} {list(row.labels.shape[1:])}: {error}"
-        ) from None
+            f"{row.labels.dtype} {list(row.labels.shape[1:])}: {_said(error)}"
+        ) from error
 
 
 def loss(name: str) -> supervised.Loss:
@@ -193,7 +234,7 @@ def called(flag: str, name: str, options: Mapping[str, Any], *args: Any) -> Any:
     """What a function of the user's returns; its arguments with defaults are options.
 
     Raises:
-      ValueError: there is no such function, or it takes other arguments.
+      ValueError: there is no such function, it takes other arguments, or it fails.
     """
     function = named(flag, name)
     signature = inspect.signature(function)
@@ -204,7 +245,10 @@ def called(flag: str, name: str, options: Mapping[str, Any], *args: Any) -> Any:
         signature.bind(*args, **options)
     except TypeError as error:
         raise ValueError(f"--{flag}={name}{signature}: {error}") from None
-    return function(*args, **options)
+    try:
+        return function(*args, **options)
+    except Exception as error:
+        raise ValueError(f"--{flag}={name}: {_said(error)}") from error
 
 
 def given(

@@ -55,7 +55,8 @@ def _is_none(path: Path) -> str:
 FOLDER = _path("a folder, there or to be made", _cannot_be_made)
 FOLDER_THERE = _path("a folder that is there", _is_none)
 IN_A_FOLDER = _path(
-    "a file in a folder that is there", lambda path: _is_none(path.parent)
+    "a file in a folder that is there",
+    lambda path: ", which is a folder" if path.is_dir() else _is_none(path.parent),
 )
 
 

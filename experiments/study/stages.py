@@ -524,8 +524,10 @@ def _look(
             )
     shown = [metrics["test_accuracy"][i] for i in here.values()]
     accuracy = f"{100 * np.mean(shown):.1f}%" if shown else "no seed left,"
-    where = f"{group[0].treatment}, pruned {group[0].prunings} times"
-    text = f"{task.name}, {where}: {accuracy} test"
+    settings = [x for x in dict.fromkeys(lane.setting for lane in group) if x]
+    more = f" and {len(settings) - 1} more" if settings[1:] else ""
+    where = ", ".join([group[0].treatment, *(x + more for x in settings[:1])])
+    text = f"{task.name}, {where}, pruned {group[0].prunings} times: {accuracy} test"
     progress.advance(text, say=stretch.ends)
 
 

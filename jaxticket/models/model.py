@@ -63,7 +63,7 @@ def from_linen(module) -> Model:
     def init(key, x):
         mode = _mode(module.__call__, False)
         variables = dict(module.init({"params": key}, x, **mode))
-        return variables.pop("params"), variables
+        return variables.pop("params", {}), variables
 
     def apply(params, state, x, *, train=False, key=None):
         variables = {"params": params, **state}
@@ -221,7 +221,8 @@ def adapted(network) -> Model:
     """
     if isinstance(network, Model):
         return network
-    if hasattr(network, "init") and hasattr(network, "apply"):
+    made = not isinstance(network, type)
+    if made and hasattr(network, "init") and hasattr(network, "apply"):
         is_haiku = isinstance(network, tuple)
         return from_haiku(network) if is_haiku else from_linen(network)
     called = network.__init__ if isinstance(network, type) else network
@@ -231,9 +232,9 @@ def adapted(network) -> Model:
     if "key" in takes:
         return from_equinox(network)
     raise ValueError(
-        f"no network: {network!r}; give a jaxticket.models.Model, a linen module, a "
-        "haiku transform, or a constructor of an nnx module (rngs) or an equinox "
-        "module (key)"
+        f"no network: {network!r}; give a jaxticket.models.Model, a linen module (no "
+        "class), a haiku transform, or a constructor of an nnx module (rngs) or an "
+        "equinox module (key)"
     )
 
 

@@ -83,7 +83,7 @@ def gradual(
     if last <= first:
         raise ValueError(
             f"stop must be at least every={every} steps after start={start} in a round "
-            f"of {steps} steps, got {stop}"
+            f"of {steps} steps, got {stop}: take a smaller `every`, or longer rounds"
         )
     select = selection.named(select)
     optimizer = optimizing(optimizer)
