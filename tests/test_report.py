@@ -479,6 +479,13 @@ def test_metrics_of_a_killed_and_resumed_run(tmp_path):
     assert math.isnan(look["changed"])
 
 
+@pytest.mark.parametrize("name", ["config.json", "results.csv"])
+def test_what_is_no_run_and_what_has_not_finished(tmp_path, name):
+    (make_run(tmp_path, make_pairs([0.01])) / name).unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path} h.* no {name}"):
+        report.read(tmp_path)
+
+
 @pytest.mark.parametrize("config", ["", "[]", "{}", '{"config": 7}'])
 def test_a_config_that_is_none(tmp_path, config):
     make_run(tmp_path, make_pairs([0.01]))
@@ -540,6 +547,15 @@ def test_a_collapsed_ticket_does_not_stretch_the_axes():
     rows = make_ladder([0.01, -0.8, -0.8])
     (axes,) = figures.drawn(as_run(rows))["comparison"][0].axes
     assert axes.get_ylim()[0] < 10
+
+
+@pytest.mark.parametrize(("means", "below"), [((60.0, 90.0), 0), ((-5.0, 9.0), -5)])
+def test_below_zero_are_lines_of_other_metrics_and_no_bands(means, below):
+    points = {"x": [1.0, 2.0], "mean": means, "low": -30.0, "high": 95.0}
+    points = pd.DataFrame(points | {"panel": "", "line": "ticket"})
+    _, grid = drawings.panels(points, "step", drawings.ACCURACY, curves=True)
+    drawings.accuracy_axis(grid)
+    assert grid[0, 0].get_ylim()[0] == below
 
 
 def test_colours_and_markers_differ():
@@ -618,8 +634,12 @@ def test_page_is_whole_and_safe(tmp_path):
         "same batches in the same order",
         "other\nbatch orders",
         "one test set",
+        "<dt>effective</dt>",
+        "not sparser: of all weights",
     ):
         assert page.count(said) == 1
+    captions = re.findall("<figcaption>([^<]*)", page)
+    assert len({*captions}) == 5
     first, table, figure = (page.index(x) for x in ("<ul>", "<table", "<figure"))
     assert first < figure < table  # the headline, a figure, then the rest
     assert not list(tmp_path.rglob(".*"))  # no temporary file stays

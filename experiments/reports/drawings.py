@@ -240,11 +240,12 @@ def _round(axis, ratio: float) -> None:
 def accuracy_axis(grid, floor: float = -math.inf) -> None:
     """Ends panels at the floor and at 100%; wide ones are logarithmic in the error.
 
-    So starts and ends both show.
+    So starts and ends both show. Below 0% are only bands, unless lines are there too.
     """
     axes, values = grid[0, 0], heights(grid)
     if not (values := values[values >= floor]).size:
         return
+    floor = max(floor, min(0, values.min()))
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, floor), min(top, WHOLE))
     worst, best = 100 - values.min(), 100 - values.max()

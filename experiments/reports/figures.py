@@ -218,14 +218,14 @@ def _of_trainings(looks: pd.DataFrame) -> drawings.Figures:
         shown = [dense.assign(panel=panel) for panel in ours["panel"].unique()]
         shown = pd.concat([*shown, ours])
         shown = shown.assign(line=shown["treatment"].map(tables.words))
-        caption = (
-            f"Learning curves of {tables.words(method)}: its densest ticket, one in "
-            "the middle, and its sparsest."
+        which = (
+            f"of {tables.words(method)}, by the step: its densest ticket, one in the "
+            "middle, and its sparsest."
         )
         accuracy = _curves(shown, "test_accuracy", drawings.ACCURACY)
         loss = _curves(shown, "validation_loss", "validation loss")
-        figures[f"learning_curves_{method}"] = accuracy, caption
-        figures[f"validation_loss_{method}"] = loss, caption
+        figures[f"learning_curves_{method}"] = accuracy, f"Test accuracy {which}"
+        figures[f"validation_loss_{method}"] = loss, f"Validation loss {which}"
     return figures
 
 

@@ -73,6 +73,8 @@ def read(folder: str | Path, *, margin: float | None = None) -> Run:
     try:
         about = {"references": REFERENCES} | json.loads(path.read_text("utf-8"))
         margin = about["config"].get("margin", MARGIN) if margin is None else margin
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no run: it has no config.json") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the config of a run: {error!r}") from error
     checks.positive(**{"--margin": margin})
@@ -113,7 +115,12 @@ def results(path: Path) -> pd.DataFrame:
     What earlier versions did not write is NaN, except the validation accuracy at the
     early-stopping step, for which that of the last step stands in.
     """
-    rows = table(path, records.COLUMNS, optional=LATER)
+    try:
+        rows = table(path, records.COLUMNS, optional=LATER)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path.parent} has no results.csv: no training there has finished"
+        ) from None
     if (again := rows.duplicated([*Lane._fields])).any():
         raise ValueError(f"{path}, line {again.idxmax() + 2}: a training comes twice")
     if rows["early_stopping_validation_accuracy"].isna().all():
