@@ -93,7 +93,7 @@ def _read(folder: Path) -> tuple[Path, list[int], dict[str, Any]]:
         if missing := [name for name in CALL if name not in about]:
             raise ValueError(f"no {missing[0]}, as a run of an earlier version")
         return folder, [*range(begin, begin + count)], about
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} holds no run: it has no config.json") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}/config.json is not a run's: {error!r}") from error

@@ -383,11 +383,12 @@ class Config(settings.Settings):
 
     def _density(self) -> float:
         """That of a pruning of IMP, of the density after the last."""
-        if self.rounds < 2:
+        rounds = self.hyper.get("imp.rounds", self.rounds)
+        if rounds < 2:
             raise ValueError("--final_density needs --rounds from 2: it prunes between")
         if self.hyper.get("imp.select") == "linear":
-            return 1 - (1 - self.final_density) / (self.rounds - 1)
-        return self.final_density ** (1 / (self.rounds - 1))
+            return 1 - (1 - self.final_density) / (rounds - 1)
+        return self.final_density ** (1 / (rounds - 1))
 
     def in_steps(self, epoch_steps: int) -> Self:
         config = super().in_steps(epoch_steps)

@@ -276,6 +276,12 @@ def resolved(name, **options):
     return settings.resolve(studies.door(name).Config(**options))
 
 
+@pytest.mark.parametrize("rounds", [{"rounds": 3}, {"hyper": {"imp.rounds": 3}}])
+def test_the_final_density_is_that_after_the_rounds_of_imp(rounds):
+    config = resolved("ticket_search", final_density=0.01, **rounds)
+    assert config.hyper["imp.density"] == pytest.approx(0.1)
+
+
 def test_presets_of_the_lottery_ticket_paper():
     config = resolved("ticket_search", dataset="mnist", model="lenet_300_100")
     assert (config.optimizer, config.learning_rate) == ("adam", 1.2e-3)
