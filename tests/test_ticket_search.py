@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import studies
 
@@ -81,6 +82,10 @@ def test_files_are_complete_and_tickets_can_be_read(done):
         ticket = shelf.ticket(Lane(row.method, "ticket", row.seed, row.prunings))
         assert float(masks.density(ticket.mask)) == pytest.approx(row.density)
         assert ticket.model_state == {}
+    tickets = rows[rows.treatment == "ticket"].groupby(["method", "prunings"]).density
+    inputs = pd.read_csv(folder / "inputs.csv").groupby("method").density.first()
+    for method, sparsest in tickets.mean().groupby("method").min().items():
+        assert inputs[method] == pytest.approx(sparsest)  # over the seeds, as `kept`
 
 
 def test_a_later_ticket_is_verified_against_the_one_before(done):

@@ -64,7 +64,7 @@ def drawn(rows: pd.DataFrame) -> drawings.Figures:
         y=100 * rows["test_accuracy"],
     )
     points = statistics.points(rows, "x", "y", by=[*statistics.TICKET, "arm"])
-    drawing, _ = drawings.panels(points, drawings.KEPT, drawings.ACCURACY, curves=True)
+    drawing, _ = drawings.by_density(points, drawings.ACCURACY, curves=True)
     caption = (
         "Test accuracy of a ticket from its own initialisation, and of its mask from "
         "another, with its units permuted to that network's and as it is; bands are "

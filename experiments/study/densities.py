@@ -3,6 +3,7 @@
 import functools
 import math
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,10 +26,11 @@ def write(study: Study) -> None:
         lanes = stages.found(study, planned)
         if not any(lane.prunings for lane in lanes):  # it prunes nothing
             continue
-        densities = {}
+        alike: dict[Any, dict[Any, float]] = {}  # ticket -> lane of a seed -> density
         for lane in lanes:
             ticket = study.shelf.ticket(lane)
-            densities[lane] = density = float(masks.density(ticket.mask))
+            density = float(masks.density(ticket.mask))
+            alike.setdefault(lane._replace(seed=0), {})[lane] = density
             effective = _effective(study, ticket)
             rows += [
                 {**lane._asdict(), "density": density, "layer": layer.name}
@@ -36,11 +38,12 @@ def write(study: Study) -> None:
                 | {"effective_density": effective.get(layer.name, math.nan)}
                 for layer in summary(ticket).layers
             ]
-        sparsest = min(densities, key=densities.__getitem__)
-        alike = [x for x in lanes if x._replace(seed=sparsest.seed) == sparsest]
-        kept = [_of_inputs(study, study.shelf.ticket(each).mask) for each in alike]
+        means = {x: float(np.mean([*seeds.values()])) for x, seeds in alike.items()}
+        sparsest = min(means, key=means.__getitem__)
+        lanes = alike[sparsest]
+        kept = [_of_inputs(study, study.shelf.ticket(each).mask) for each in lanes]
         if kept[0] is not None:
-            about = {"method": method, "density": densities[sparsest]}
+            about = {"method": method, "density": means[sparsest]}
             inputs += [
                 about | {"row": i, "column": j, "kept": x}
                 for (i, j), x in np.ndenumerate(np.mean(kept, axis=0))
