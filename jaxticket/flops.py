@@ -21,7 +21,8 @@ class Flops(NamedTuple):
 
     Attributes:
       layers: of the products with each parameter, in its tree; 0 for biases.
-      others: of products without one, as in attention.
+      others: of products without one, as in attention, or with what is computed of
+        several, as a sum of two kernels: no mask says what is left of them.
     """
 
     layers: Params

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxticket import Ticket, flops, masks, models, searches
+from jaxticket import Ticket, flops, masks, models, searches, stacks
 from jaxticket.graphs import products
 from jaxticket.models import convolution
 
@@ -97,6 +97,46 @@ def test_a_layer_that_runs_in_a_loop_counts_as_often_as_it_does():
     weights = {"stack": jnp.ones((3, 4, 4)), "last": jnp.ones((4, 2))}
     found = flops.of(network, Ticket(weights, masks.full(weights)), jnp.ones((1, 4)))
     assert found.layers == {"stack": 3 * 2 * 16, "last": 2 * 8}
+
+
+def test_layers_of_a_stack_have_their_own():
+    def network(layers, x):
+        w = jnp.where(True, 2 * stacks.together(layers)["w"], 0)
+        return jax.lax.scan(lambda x, w: (x @ w, ()), x, jnp.moveaxis(w, -1, 0))[0]
+
+    layers = stacks.apart({"w": jnp.ones((4, 4, 3))}, {"w": 2})
+    mask = masks.full(layers)
+    found = flops.of(network, Ticket(layers, mask), jnp.ones((1, 4)))
+    assert jax.tree.leaves(found.layers) == [32] * 3
+    [first, *others], tree = jax.tree.flatten(mask)
+    mask = tree.unflatten([jnp.zeros_like(first), *others])
+    assert flops.inference(found, mask) == 64
+
+
+def test_kernels_side_by_side_share_and_a_sum_of_two_is_neither():
+    """A sum has the zeros of none, so that nothing is left out where one is sparse."""
+    weights = {"a": jnp.ones((4, 3)), "b": jnp.ones((4, 1)), "c": jnp.ones((1, 4))}
+    ticket, x = Ticket(weights, masks.full(weights)), jnp.ones((1, 4))
+
+    def beside(a, b, c):
+        return jnp.concatenate([a, b, jnp.zeros((4, 1))], axis=1)
+
+    def product(a, b, c):
+        return b @ c
+
+    def added(a, b, c):
+        return jnp.concatenate([a, a[:, :1]], axis=1) + b @ c
+
+    def scaled(a, b, c):
+        return a / jnp.linalg.norm(a, axis=0, keepdims=True) * b
+
+    for kernel, expected in (
+        (beside, ({"a": 24, "b": 8, "c": 0}, 8)),
+        (product, ({"a": 0, "b": 0, "c": 0}, 32)),
+        (added, ({"a": 0, "b": 0, "c": 0}, 32)),
+        (scaled, ({"a": 24, "b": 0, "c": 0}, 0)),
+    ):
+        assert flops.of(lambda w, x, k=kernel: x @ k(**w), ticket, x) == expected
 
 
 def test_a_ticket_has_as_many_as_its_layers_are_dense():

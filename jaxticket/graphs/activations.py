@@ -14,7 +14,7 @@ class Value(NamedTuple):
     """An array, and what it is made of, see `products`."""
 
     array: jax.Array
-    origin: int
+    origin: products.Made
 
 
 class Inputs:
@@ -31,18 +31,20 @@ class Inputs:
         return Value(array, products.CONSTANT)
 
     def row(self, value: Value, index: int) -> Value:
-        return Value(value.array[index], value.origin)
+        return Value(value.array[index], value.origin.row(index))
 
     def stack(self, values: Sequence[Value]) -> Value:
-        return Value(jnp.stack([x.array for x in values]), values[0].origin)
+        arrays, origins = zip(*values, strict=True)
+        lengths = [1] * len(values)
+        return Value(jnp.stack(arrays), products.beside(origins, lengths, 0))
 
     def step(self, eqn: Any, values: Sequence[Value]) -> list[Value]:
         arrays, origins = zip(*values, strict=True) if values else ((), ())
         if products.DATA in origins:
             factors = zip(reversed(origins), arrays, products.summed(eqn), strict=False)
-            for place, array, axes in factors:
-                if place >= 0 and place not in self.of:
-                    self.of[place] = _rows(array, axes)
+            for made, array, axes in factors:
+                if made.place is not None:
+                    self.of.setdefault(made.place, _rows(array, axes))
         found = eqn.primitive.bind(*arrays, **eqn.params)
         origin = products.origin(eqn, origins)
         several = found if eqn.primitive.multiple_results else [found]
@@ -72,7 +74,7 @@ def inputs(network: Callable, variables: Any, x: Any) -> dict[int, jax.Array]:
       ValueError: the network has a loop without a known length, or a branch.
     """
     domain, leaves = Inputs(), jax.tree.leaves(variables)
-    start = [Value(leaf, i) for i, leaf in enumerate(leaves)]
+    start = [Value(leaf, products.whole(i)) for i, leaf in enumerate(leaves)]
     start += [Value(leaf, products.DATA) for leaf in jax.tree.leaves(x)]
     walking.walk(walking.steps(network, variables, x), start, domain)
     return domain.of

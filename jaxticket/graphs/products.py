@@ -5,17 +5,68 @@ and an addition each, those with what a convolution is padded with included. Wha
 done number by number is not.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxticket import masks
 from jaxticket.graphs import walking
 
-# What an array is made of: the place of a parameter; or one of these.
-CONSTANT, DATA = -1, -2
+
+class Made(NamedTuple):
+    """What an array is made of.
+
+    Attributes:
+      parts: places of parameters, or `NONE`, and how long each is, side by side.
+      axis: along which; None where there is one, or where it is not known any more.
+    """
+
+    parts: tuple[tuple[int, Fraction | int], ...]
+    axis: int | None = None
+
+    @property
+    def place(self) -> int | None:
+        """That of the parameter that all of it is made of; None where there is none."""
+        [place, _], *others = self.parts
+        return None if others or place < 0 else place
+
+    def row(self, index: int) -> "Made":
+        """What `array[index]` is made of."""
+        if self.axis is None:
+            return self
+        if self.axis:
+            return self._replace(axis=self.axis - 1)
+        ends = itertools.accumulate(length for _, length in self.parts)
+        return whole(self.parts[sum(end <= index for end in ends)][0])
+
+
+def whole(place: int) -> Made:
+    """An array that is all of one parameter."""
+    return Made(((place, 1),))
+
+
+def beside(values: Sequence[Made], lengths: Sequence[int], axis: int) -> Made:
+    """What arrays of these lengths are made of, side by side along an axis."""
+    if DATA in values:
+        return DATA
+    if {*values} == {whole(values[0].parts[0][0])}:
+        return values[0]
+    parts = []
+    for made, length in zip(values, lengths, strict=True):
+        total = sum(n for _, n in made.parts)
+        parts += [(place, Fraction(n * length, total)) for place, n in made.parts]
+    known = all(made.axis == axis or len(made.parts) == 1 for made in values)
+    return Made(tuple(parts), axis if known else None)
+
+
+NONE = -1  # in place of a parameter
+# An array that stands in the network; what is computed of the inputs; what is computed
+# of several parameters, as a sum of kernels, which has the zeros of none of them.
+CONSTANT, DATA, COMPUTED = whole(NONE), whole(NONE - 1), whole(NONE - 2)
 
 
 def summed(eqn: Any) -> tuple[tuple[int, ...], ...]:
@@ -44,12 +95,39 @@ def operations(eqn: Any) -> int:
     )
 
 
-def origin(eqn: Any, origins: Sequence[int]) -> int:
+def origin(eqn: Any, values: Sequence[Made]) -> Made:
     """What the results of a step are made of: of data, or of its largest operand."""
-    if DATA in origins:
+    if DATA in values:
         return DATA
-    sizes = [math.prod(var.aval.shape) for var in eqn.invars]
-    return max(zip(sizes, origins, strict=True), default=(0, CONSTANT))[1]
+    shapes = [var.aval.shape for var in eqn.invars]
+    if eqn.primitive.name == "stack":
+        return beside(values, [1] * len(values), eqn.params["axis"])
+    if eqn.primitive.name == "concatenate":
+        axis = eqn.params["dimension"]
+        return beside(values, [shape[axis] for shape in shapes], axis)
+    sizes = [*map(math.prod, shapes)]
+    alike = operations(eqn)  # both factors of a product
+    largest = {
+        made.parts: made
+        for made, size in zip(values, sizes, strict=True)
+        if made != CONSTANT and (alike or size == max(sizes))
+    }
+    if len(largest) > 1:
+        return COMPUTED
+    return next((_moved(eqn, made) for made in largest.values()), CONSTANT)
+
+
+def _moved(eqn: Any, made: Made) -> Made:
+    """The same, after a step; where its parts lie then is known of few."""
+    if made.axis is None:
+        return made
+    name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
+    if name == "transpose":
+        return made._replace(axis=eqn.params["permutation"].index(made.axis))
+    if name == "broadcast_in_dim":
+        return made._replace(axis=eqn.params["broadcast_dimensions"][made.axis])
+    by_number = any(var.aval.shape == shape for var in eqn.invars)
+    return made if by_number else made._replace(axis=None)
 
 
 class Products:
@@ -57,32 +135,36 @@ class Products:
 
     Attributes:
       of: by the place of a parameter, of the products of what the network computes with
-        it; in the order in which the network first does.
-      others: of products of two things that are computed, as in attention.
+        it; in the order in which the network first does. Of parameters that lie side by
+        side each has its share.
+      others: of products of two things that are computed, as in attention, or with
+        what is computed of several parameters.
     """
 
     def __init__(self):
         self.of: dict[int, int] = {}
         self.others = 0
 
-    def constant(self, array: Any) -> int:
+    def constant(self, array: Any) -> Made:
         del array
         return CONSTANT
 
-    def row(self, value: int, index: int) -> int:
-        del index
-        return value
+    def row(self, value: Made, index: int) -> Made:
+        return value.row(index)
 
-    def stack(self, values: Sequence[int]) -> int:
-        return values[0]
+    def stack(self, values: Sequence[Made]) -> Made:
+        return beside(values, [1] * len(values), 0)
 
-    def step(self, eqn: Any, values: Sequence[int]) -> list[int]:
+    def step(self, eqn: Any, values: Sequence[Made]) -> list[Made]:
         if (count := operations(eqn)) and DATA in values:
-            parameters = [x for x in values if x >= 0]
-            if parameters:
-                self.of[parameters[0]] = self.of.get(parameters[0], 0) + count
-            else:
-                self.others += count
+            kernel = next((made for made in values if made != DATA), DATA)
+            total = sum(length for _, length in kernel.parts)
+            for place, length in kernel.parts:
+                share = int(Fraction(count * length, total))
+                if place < 0:
+                    self.others += share
+                else:
+                    self.of[place] = self.of.get(place, 0) + share
         return [origin(eqn, values)] * len(eqn.outvars)
 
 
@@ -108,7 +190,8 @@ def order(network: Callable, params: Any, x: Any) -> list[str]:
 
 
 def _of(network, params, x) -> Products:
-    places = [*range(len(jax.tree.leaves(params))), *(DATA for _ in jax.tree.leaves(x))]
+    made = [whole(i) for i in range(len(jax.tree.leaves(params)))]
+    made += [DATA for _ in jax.tree.leaves(x)]
     domain = Products()
-    walking.walk(walking.steps(network, params, x), places, domain)
+    walking.walk(walking.steps(network, params, x), made, domain)
     return domain
