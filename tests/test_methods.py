@@ -341,6 +341,18 @@ def test_what_has_no_preset_says_what_it_is_trained_by():
     assert note.endswith("--epochs=3")
 
 
+def test_flags_of_methods_that_do_not_run_are_named():
+    flags = "imp.density", "snip.density", "model.width", "imp_continued.select"
+    config = resolved("ticket_search", methods=("imp_continued", "iss"))
+    assert (
+        methods.idle(config, flags[:1] + flags[2:]) is None
+    )  # imp's are its variant's
+    note = methods.idle(config, flags)
+    assert note == "--snip.density changes nothing with --methods=imp_continued,iss"
+    config = resolved("ticket_search", methods=("imp",))
+    assert methods.idle(config, flags).startswith("--snip.density, --imp_cont")
+
+
 def test_a_learning_rate_rises_and_falls():
     config = resolved(
         "ticket_search",

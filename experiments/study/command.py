@@ -218,7 +218,7 @@ def run(
     """
     from experiments.study import outputs
 
-    config = resolve(config)
+    given, config = config.hyper, resolve(config)
     processes.check(config)
     threads = outputs.recorded_threads(Path(config.output_dir))
     use_devices(compilation_cache=config.compilation_cache, threads=threads)
@@ -228,6 +228,8 @@ def run(
     except RuntimeError as error:  # of a platform that is not there
         raise ValueError(f"JAX has no device: {error}") from None
     with processes.quiet():
+        if note := methods.idle(config, given):
+            print(f"note: {note}", file=sys.stderr)
         return _reported(title, config, finish)
 
 

@@ -300,6 +300,25 @@ def check_flags(config: Settings) -> None:
             _known(config.METHODS, flag)
 
 
+def idle(config: Settings, given: Iterable[str]) -> str | None:
+    """Which of the flags that were given are of methods that do not run, in words.
+
+    Those of a method that one which runs is a variant of are of this one too.
+    """
+    running = {*config.methods, *(config.METHODS[x].base for x in config.methods)}
+    found = [
+        f"--{flag}"
+        for flag in given
+        if not flag.startswith(OPTIONS) and flag.partition(".")[0] not in running
+    ]
+    if not found:
+        return None
+    verb = "change" if len(found) > 1 else "changes"
+    return (
+        f"{', '.join(found)} {verb} nothing with --methods={','.join(config.methods)}"
+    )
+
+
 def _known(methods: Mapping[str, Method], flag: str) -> None:
     """Raises a `ValueError` for a flag that no method has."""
     owner, _, name = flag.partition(".")
