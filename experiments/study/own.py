@@ -46,7 +46,7 @@ def named(flag: str, name: str) -> Callable:
             f"--{flag}={name}: {error}; it is looked for where the command runs, and "
             "among what is installed"
         ) from None
-    except Exception as error:
+    except Exception as error:  # whatever a module of the user's raises
         raise ValueError(f"--{flag}={name}: {_said(error)}") from error
     if found is None:
         raise ValueError(f"--{flag}={name}: {module} has no {attribute!r}")
@@ -247,7 +247,7 @@ def called(flag: str, name: str, options: Mapping[str, Any], *args: Any) -> Any:
         raise ValueError(f"--{flag}={name}{signature}: {error}") from None
     try:
         return function(*args, **options)
-    except Exception as error:
+    except Exception as error:  # whatever a function of the user's raises
         raise ValueError(f"--{flag}={name}: {_said(error)}") from error
 
 

@@ -43,8 +43,8 @@ class Inputs:
         if products.DATA in origins:
             factors = zip(reversed(origins), arrays, products.summed(eqn), strict=False)
             for made, array, axes in factors:
-                if made.place is not None:
-                    self.of.setdefault(made.place, _rows(array, axes))
+                if made.place is not None and made.place not in self.of:
+                    self.of[made.place] = _rows(array, axes)
         found = eqn.primitive.bind(*arrays, **eqn.params)
         origin = products.origin(eqn, origins)
         several = found if eqn.primitive.multiple_results else [found]

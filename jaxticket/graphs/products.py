@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 
@@ -34,7 +34,7 @@ class Made(NamedTuple):
         [place, _], *others = self.parts
         return None if others or place < 0 else place
 
-    def row(self, index: int) -> "Made":
+    def row(self, index: int) -> Self:
         """What `array[index]` is made of."""
         if self.axis is None:
             return self
