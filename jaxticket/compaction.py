@@ -24,8 +24,8 @@ from jaxticket.graphs import constants, reach, ties
 from jaxticket.graphs.ties import Atom, Axes, Axis
 from jaxticket.models.model import Model
 
-# Of the largest output: what sums in another order may differ by, and of a smaller type
-# than float32 how many of its steps constants that move.
+# Of the largest output: what sums in another order may differ by; and what the rounding
+# of biases that take constants over may, in steps of a type that is less than float32.
 TOLERANCE, STEPS = 1e-4, 4
 
 
@@ -102,7 +102,12 @@ def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
         plan = plan.only(atom for one in can for atom in one)
     small = plan.cut(whole)
     smaller = _resized(model, small.weights)
-    if not plan.runs(model, whole, x) or not _same(model, given, smaller, small, x):
+    rounding = max(TOLERANCE, STEPS * _step(given.weights))
+    if not (
+        plan.runs(model, whole, x)
+        and _same(model, whole, smaller, small, x, TOLERANCE)
+        and _same(model, given, smaller, small, x, rounding)
+    ):
         raise ValueError(
             "in smaller arrays the network does not compute the same: its code uses "
             f"a width of {sorted(plan.left(whole))} otherwise than as a size"
@@ -230,15 +235,26 @@ def _taken(leaf: Any, places: tuple[np.ndarray, ...] | None) -> Any:
     return leaf[np.ix_(*places)]
 
 
-def _same(model: Model, ticket: Ticket, smaller: Model, small: Ticket, x: Any) -> bool:
-    """Whether both compute the same, as far as sums in another order can."""
+def _step(weights: Params) -> float:
+    """From 1 to the next number, in the coarsest of their types."""
+    kinds = {jnp.result_type(w) for w in jax.tree.leaves(weights)}
+    floats = (kind for kind in kinds if jnp.issubdtype(kind, jnp.inexact))
+    return max((float(jnp.finfo(kind).eps) for kind in floats), default=0.0)
+
+
+def _same(
+    model: Model,
+    ticket: Ticket,
+    smaller: Model,
+    small: Ticket,
+    x: Any,
+    tolerance: float,
+) -> bool:
+    """Whether both compute the same, but for a fraction of the largest output."""
     leaves = [
         jax.tree.leaves(jax.jit(m.apply)(t.weights, t.model_state, x)[0])
         for m, t in ((model, ticket), (smaller, small))
     ]
-    kinds = {jnp.result_type(w) for w in jax.tree.leaves(ticket.weights)}
-    steps = [jnp.finfo(kind).eps for kind in kinds if jnp.issubdtype(kind, jnp.inexact)]
-    tolerance = max([TOLERANCE, *(STEPS * float(step) for step in steps)])
     return all(
         a.shape == b.shape
         and bool(jnp.abs(a - b).max() <= tolerance * (1 + jnp.abs(a).max()))

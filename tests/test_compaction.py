@@ -408,3 +408,16 @@ def test_a_ticket_without_model_state_and_a_whole_one_are_taken():
     small = jt.compact(model, jt.Ticket(params, jt.masks.full(params)), ROWS)
     assert not small.left
     assert not small.whole
+
+
+def test_a_network_in_half_precision_is_compacted():
+    """Biases that take constants over are rounded, which is no other network."""
+    half = jnp.bfloat16
+    model = jt.models.create("lenet_300_100", hidden=(64, 64), dtype=half)
+    params, state = model.init(jax.random.key(0), IMAGES)
+    params = jax.tree.map(lambda w: (w + 0.3 * (w.ndim == 1)).astype(half), params)
+    ticket = jt.Ticket(params, jt.masks.full(params), state)
+    evidence = jt.Evidence(key=jax.random.key(1))
+    ticket = jt.prune(ticket, "random", 0.02, evidence=evidence)
+    small = jt.compact(model, ticket, IMAGES)
+    assert small.ticket.weights["fc_0"]["bias"].size < 64
