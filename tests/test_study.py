@@ -73,6 +73,10 @@ def test_another_configuration_is_refused_by_name(whole):
         run(whole[0], rounds=2)
     with pytest.raises(ValueError, match=r"\(imp.density: 0.7 there, 0.5 here\)"):
         run(whole[0], hyper={"imp.density": 0.5})
+    with pytest.raises(
+        ValueError, match=r"\(methods: imp there, one_shot here\): it c"
+    ):
+        run(whole[0], methods=("one_shot",))
 
 
 def test_a_run_goes_on_with_fewer_devices_to_the_same_bits(
@@ -210,6 +214,44 @@ def test_seeds_and_rounds_are_added_and_only_they_are_run(whole, tmp_path, monke
         {"seeds": [0, 1], "rounds": [2, 3]},
         {"seeds": [1, 2], "rounds": [3]},
     ]
+
+
+MORE = {
+    "methods": ("imp_random", "imp", "random"),
+    "hyper": {"imp.density": 0.6, "random.density": 0.3},
+}
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "new"),
+    [
+        # Tickets and controls of two methods; of the other seed dense and all three.
+        (("imp",), 2 * (2 * 2 + 1 + 3 * 2)),
+        # The dense network, which no search has trained, is not trained by one again:
+        # two searches have a round more, of both seeds.
+        (("random",), 2 * (2 * 3 + 1 + 2 * 3 + 2)),
+    ],
+)
+def test_methods_are_added_and_only_they_are_run(
+    tmp_path, monkeypatch, begun_with, new
+):
+    alone, grown = tmp_path / "alone", tmp_path / "grown"
+    first = run(grown, rounds=2, **{**MORE, "methods": begun_with, "seeds": 1})
+    with monkeypatch.context() as patch:
+        taken = studies.stretches_taken(patch)
+        rows = run(grown, rounds=2, **MORE)
+    order = ["method", "treatment", "seed", "prunings"]
+    ours, theirs = (x.sort_values(order) for x in (rows, run(alone, rounds=2, **MORE)))
+    studies.assert_same(ours, theirs)
+    studies.assert_same_tickets(grown, alone)
+    together = pd.concat([rows, first]).drop_duplicates()
+    assert len(together) == len(rows)  # the old ones are there, their clocks too
+    assert len(taken) == new
+    config = json.loads((grown / "config.json").read_text())
+    assert config["begun_with"] == [*begun_with]
+    assert config["config"]["methods"] == [*MORE["methods"]]
+    with pytest.raises(ValueError, match=r"\(methods: imp_random, imp, random there"):
+        run(grown, rounds=2, **{**MORE, "methods": begun_with})
 
 
 @pytest.mark.parametrize(

@@ -300,17 +300,19 @@ def check_flags(config: Settings) -> None:
             _known(config.METHODS, flag)
 
 
-def idle(config: Settings, given: Iterable[str]) -> str | None:
-    """Which of the flags that were given are of methods that do not run, in words.
+def serves(config: Settings, names: Iterable[str], flag: str) -> bool:
+    """Whether an option, or a hyper-parameter, is of one of these methods.
 
-    Those of a method that one which runs is a variant of are of this one too.
+    Those of a method that one of them is a variant of are of this one too.
     """
-    running = {*config.methods, *(config.METHODS[x].base for x in config.methods)}
-    found = [
-        f"--{flag}"
-        for flag in given
-        if not flag.startswith(OPTIONS) and flag.partition(".")[0] not in running
-    ]
+    owner = flag.partition(".")[0]
+    bases = (config.METHODS[name].base for name in names if name in config.METHODS)
+    return flag.startswith(OPTIONS) or owner in {*names, *bases}
+
+
+def idle(config: Settings, given: Iterable[str]) -> str | None:
+    """Which of the flags that were given are of methods that do not run, in words."""
+    found = [f"--{flag}" for flag in given if not serves(config, config.methods, flag)]
     if not found:
         return None
     verb = "change" if len(found) > 1 else "changes"

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import jaxticket
-from experiments.study import lock, processes
+from experiments.study import lock, methods, processes
 from experiments.study.methods import Planned
 from jaxticket import files, machine
 from jaxticket.engine import hosts
@@ -39,7 +39,8 @@ HOW = (
     "distributed",
     *processes.PLACE,
 )
-GROWS = ("seeds", "rounds")  # a later call may ask for more of them
+# Later calls may ask for more of these, and for more methods.
+GROWS = ("seeds", "rounds")
 SWITCHES = (  # of JAX, which its numbers depend on
     "default_matmul_precision",
     "default_prng_impl",
@@ -151,10 +152,12 @@ class Claim(NamedTuple):
       identities: hashes of all that the numbers of a run depend on: of this call, and
         of earlier ones whose work is taken over.
       parts: seeds and rounds, as they came to it.
+      begun_with: the methods that the first call had.
     """
 
     identities: tuple[str, ...] = ("",)
     parts: tuple[Part, ...] = ()
+    begun_with: tuple[str, ...] = ()
 
 
 class Folder:
@@ -252,19 +255,28 @@ class Folder:
         theirs = {name: self.about.get(name) for name in ours if name != "config"}
         theirs["config"] = _without(self.about["config"], (*HOW, *GROWS))
         theirs["environment"] = ours["environment"]
+        there = _methods(self.about)
+        both = [name for name in there if name in config.methods]
+        theirs, ours = (_of_methods(x, config, both) for x in (theirs, ours))
         if theirs != ours:
             raise ValueError(
                 f"{self.path} holds another run ({difference(theirs, ours)}): "
                 "give another --output_dir"
+            )
+        fewer = "it can be given more, not fewer"
+        if both != there:
+            said = " there, ".join(", ".join(x) for x in (there, config.methods))
+            raise ValueError(
+                f"{self.path} holds another run (methods: {said} here): {fewer}"
             )
         for name in GROWS:
             before, now = self.about["config"].get(name, 1), getattr(config, name)
             if now < before:
                 raise ValueError(
                     f"{self.path} holds another run ({name}: {before} there, {now} "
-                    "here): it can be given more, not fewer"
+                    f"here): {fewer}"
                 )
-        if _hash(ours) in self._identities():
+        if _hash(_numbers(config, layout, facts)) in self._identities():
             return
         there = self._calls()[-1]["environment"]
         new = sorted(k for k, x in _depends().items() if there.get(k) != x)
@@ -299,7 +311,9 @@ class Folder:
             self.about |= {"accepted": [], "parts": []}
         elif identity not in self._identities():
             self.about["accepted"].append(call)
-        grown = {"config": settings, "parts": _parts(config, self.about["parts"])}
+        begun_with = self.about.setdefault("begun_with", _methods(self.about))
+        parts = _parts(config, self.about["parts"])
+        grown = {"config": settings, **facts, "parts": parts}
         if grown != {name: self.about[name] for name in grown}:
             self.about |= {**grown, "command": command()}
         self.about = _json(self.about)
@@ -311,7 +325,7 @@ class Folder:
             Part(range(*part["seeds"]), tuple(part["rounds"]), first=i == 0)
             for i, part in enumerate(self.about["parts"])
         ]
-        return Claim(tuple(known), tuple(parts))
+        return Claim(tuple(known), tuple(parts), tuple(begun_with))
 
     def check_room(self, needed: int) -> None:
         """Raises an `OSError` where a new run would not find the room that it needs."""
@@ -390,6 +404,23 @@ def _numbers(config, layout: dict, facts: Mapping) -> dict:
     lanes = {"lanes": layout["lanes"], "width": layout["width"]}
     found = {"config": settings, **facts, "layout": lanes, "environment": _depends()}
     return _json(found)
+
+
+def _methods(about: dict) -> list[str]:
+    """Those of the run that a `config.json` is of."""
+    found = about["config"].get("methods")
+    return [str(name) for name in (found if isinstance(found, list) else [found])]
+
+
+def _of_methods(numbers: dict, config, names: Sequence[str]) -> dict:
+    """What the numbers of these methods depend on, of all that a run's do."""
+    settings, found = _without(numbers["config"], ["methods"]), dict(numbers)
+    if isinstance(hyper := settings.get("hyper"), dict):
+        ours = {k: x for k, x in hyper.items() if methods.serves(config, names, k)}
+        settings["hyper"] = ours
+    if isinstance(given := numbers["references"], dict):
+        found["references"] = {name: given.get(name) for name in names}
+    return found | {"config": settings}
 
 
 def _depends() -> dict[str, Any]:

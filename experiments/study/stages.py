@@ -84,8 +84,8 @@ def run(study: Study) -> None:
 def tasks(study: Study) -> Iterator[Task]:
     """In order: a task may need what those before it have left.
 
-    Seeds that came later, and tickets of rounds that came later, are groups of their
-    own: those of the first call are what they were.
+    Seeds, methods, and tickets of rounds that came later are groups of their own: those
+    of the first call are what they were.
     """
     config = study.config
     for part in study.claim.parts:

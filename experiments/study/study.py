@@ -307,7 +307,7 @@ class Study:
         """Methods whose first round is the dense network's training: they share it.
 
         They are variants of one search, from the initialised network, with states of
-        one structure; the first of them trains it.
+        one structure; the first of them trains it, which the folder was begun with.
         """
         if self.config.pretrained or self.config.search_steps != self.config.steps:
             return ()
@@ -326,7 +326,11 @@ class Study:
             return factory, structure, [(x.shape, x.dtype) for x in leaves]
 
         kinds = {name: kind(name) for name in able}
-        return tuple(name for name in able if kinds[name] == kinds[able[0]])
+        first = next((name for name in self.claim.begun_with if name in kinds), None)
+        if first is None:
+            return ()  # it was trained without them
+        others = [name for name in able if name != first]
+        return (first, *[name for name in others if kinds[name] == kinds[first]])
 
     def state_like(self, name: str) -> Any:
         """What the state of a lane of a program is like."""
