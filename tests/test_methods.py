@@ -13,7 +13,7 @@ import pytest
 import studies
 from jax.typing import ArrayLike
 
-from experiments import ticket_search
+from experiments import pruning, ticket_search
 from experiments.study import methods, optimizers, settings
 from experiments.study.methods import Method
 from jaxticket import hyperparameters, masks, models, searches
@@ -344,13 +344,26 @@ def test_what_has_no_preset_says_what_it_is_trained_by():
 def test_flags_of_methods_that_do_not_run_are_named():
     flags = "imp.density", "snip.density", "model.width", "imp_continued.select"
     config = resolved("ticket_search", methods=("imp_continued", "iss"))
-    assert (
-        methods.idle(config, flags[:1] + flags[2:]) is None
-    )  # imp's are its variant's
-    note = methods.idle(config, flags)
-    assert note == "--snip.density changes nothing with --methods=imp_continued,iss"
+    given = [dataclasses.replace(config, hyper=dict.fromkeys(x)) for x in (flags, ())]
+    assert methods.idle(given[1], config) == []
+    note = "--snip.density changes nothing with --methods=imp_continued,iss"
+    assert methods.idle(given[0], config) == [note]  # imp's are its variant's
     config = resolved("ticket_search", methods=("imp",))
-    assert methods.idle(config, flags).startswith("--snip.density, --imp_cont")
+    (note,) = methods.idle(given[0], config)
+    assert note.startswith("--snip.density, --imp_cont")
+
+
+def test_settings_that_change_nothing_are_named():
+    given = ticket_search.Config(momentum=0.5, learning_rate_factor=0.2)
+    adam = settings.resolve(given)
+    assert settings.idle(given, adam) == [
+        "--momentum changes nothing with --optimizer=adam",
+        "--learning_rate_factor changes nothing without --learning_rate_drops",
+    ]
+    sgd = {"optimizer": "nesterov", "learning_rate_drops": (0.5,)}
+    assert settings.idle(given, dataclasses.replace(adam, **sgd)) == []
+    assert settings.idle(ticket_search.Config(), adam) == []
+    assert settings.idle(pruning.Config(), adam) == []  # which has no such setting
 
 
 def test_a_learning_rate_rises_and_falls():

@@ -45,6 +45,24 @@ def test_arrays_of_a_file(tmp_path, names):
     assert found.num_classes == 3
 
 
+def test_classes_that_no_training_image_is_of_are_named():
+    train, test = images(), images(10, 1)
+
+    def note(shift=0, test=test, train=train):
+        moved = [data.Split(x, y + shift) for x, y in (train, test)]
+        return own.unseen(data.of_splits("own", *moved, validation=5))
+
+    assert note() is None
+    assert note(1) == (
+        "the network has 4 outputs, for labels from 0 to 3, and no training image is "
+        "of 0"
+    )
+    assert note(9).endswith("of 0, 1, 2, 3, 4 and 4 more")
+    assert note(test=(test[0], test[1] + 1)).endswith("is of 3")
+    numbers = [(x, np.float32(y)) for x, y in (train, test)]
+    assert note(test=numbers[1], train=numbers[0]) is None
+
+
 def test_numbers_are_standardised_by_the_training_set():
     (x, y), test = mine.arrays()
     found = data.of_splits("own", data.Split(x, y), data.Split(*test), validation=10)

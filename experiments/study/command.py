@@ -16,7 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments.study import methods, own, processes, records, signals
-from experiments.study.settings import Settings, fallen_back, names, resolve
+from experiments.study.settings import Settings, fallen_back, idle, names, resolve
 from jaxticket.engine import hosts, resumable
 from jaxticket.hyperparameters import Hyper
 
@@ -218,7 +218,7 @@ def run(
     """
     from experiments.study import outputs
 
-    given, config = config.hyper, resolve(config)
+    given, config = config, resolve(config)
     processes.check(config)
     threads = outputs.recorded_threads(Path(config.output_dir))
     use_devices(compilation_cache=config.compilation_cache, threads=threads)
@@ -228,7 +228,7 @@ def run(
     except RuntimeError as error:  # of a platform that is not there
         raise ValueError(f"JAX has no device: {error}") from None
     with processes.quiet():
-        if note := methods.idle(config, given):
+        for note in [*idle(given, config), *methods.idle(given, config)]:
             print(f"note: {note}", file=sys.stderr)
         return _reported(title, config, finish)
 
@@ -288,7 +288,7 @@ def _run(config: Settings, dataset, folder, facts: Mapping[str, Any]) -> Any:
             f"{'searches' if config.methods else 'trainings'} at a time",
             file=sys.stderr,
         )
-        if note := fallen_back(config):
+        for note in filter(None, (fallen_back(config), own.unseen(dataset))):
             print(f"note: {note}", file=sys.stderr)
         try:
             stages.run(work)

@@ -310,15 +310,19 @@ def serves(config: Settings, names: Iterable[str], flag: str) -> bool:
     return flag.startswith(OPTIONS) or owner in {*names, *bases}
 
 
-def idle(config: Settings, given: Iterable[str]) -> str | None:
-    """Which of the flags that were given are of methods that do not run, in words."""
-    found = [f"--{flag}" for flag in given if not serves(config, config.methods, flag)]
+def idle(given: Settings, config: Settings) -> list[str]:
+    """Which flags are of methods that do not run, in words.
+
+    Args:
+      given: the settings as they came, without those of presets.
+      config: the same, resolved.
+    """
+    running = config.methods
+    found = [f"--{x}" for x in given.hyper if not serves(config, running, x)]
     if not found:
-        return None
+        return []
     verb = "change" if len(found) > 1 else "changes"
-    return (
-        f"{', '.join(found)} {verb} nothing with --methods={','.join(config.methods)}"
-    )
+    return [f"{', '.join(found)} {verb} nothing with --methods={','.join(running)}"]
 
 
 def _known(methods: Mapping[str, Method], flag: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import jaxticket
 from experiments.study.settings import Settings
@@ -118,6 +119,25 @@ def _dataset(config: Settings) -> data.Dataset:
         ) from None
     return data.of_splits(
         name, train, test, validation=config.validation, stream=config.stream
+    )
+
+
+def unseen(dataset: data.Dataset) -> str | None:
+    """Which classes no training image is of, in words; None where there are none.
+
+    They are learned by nobody: labels that count from 1, or a class of the test set.
+    """
+    labels = dataset.train.labels
+    if labels.ndim > 1 or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    missing = sorted({*range(dataset.num_classes)} - {*np.unique(labels).tolist()})
+    if not missing:
+        return None
+    more = f" and {len(missing) - 5} more" if missing[5:] else ""
+    return (
+        f"the network has {dataset.num_classes} outputs, for labels from 0 to "
+        f"{dataset.num_classes - 1}, and no training image is of "
+        f"{', '.join(map(str, missing[:5]))}{more}"
     )
 
 

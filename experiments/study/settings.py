@@ -447,6 +447,24 @@ def fallen_back(config: Settings) -> str | None:
     return f"there is no preset for {' with '.join(pair)}, which is trained by {values}"
 
 
+def idle(given: Settings, config: Settings) -> list[str]:
+    """Which of the settings that were given change nothing beside the others, in words.
+
+    Args:
+      given: as they came.
+      config: the same, resolved.
+    """
+    came = {name for name, x in vars(given).items() if x is not None}
+    found = []
+    if "momentum" in came and config.optimizer not in ("momentum", "nesterov"):
+        found.append(f"--momentum changes nothing with --optimizer={config.optimizer}")
+    if "learning_rate_factor" in came and not config.learning_rate_drops:
+        found.append(
+            "--learning_rate_factor changes nothing without --learning_rate_drops"
+        )
+    return found
+
+
 def check(config: Any) -> None:
     """Holds every setting of a configuration to the check in its field.
 
