@@ -172,7 +172,12 @@ def optimizing(
             f"must be an optax.GradientTransformation, as optax.adam(1e-3); got "
             f"{optimizer!r}",
         )
-    extended = optax.with_extra_args_support(optimizer)
+
+    def update(grads, state, params=None, **told):
+        # Not as optax extends it: of `optax.MultiSteps` it would hand nothing on.
+        return calls.told(optimizer.update, grads, state, params, **told)
+
+    extended = optax.GradientTransformationExtraArgs(optimizer.init, update)
 
     def init(params):
         try:
@@ -363,6 +368,7 @@ def as_optax(
     def update(grads, state, params=None, **told):
         if params is None:
             raise ValueError("as_optax needs params: call update(grads, state, params)")
+        told.pop("step", None)  # what others in a chain are told; this one counts
         inner, count = state
         if rounds == 1:
             inner = calls.told(search.update, grads, inner, count, **told)

@@ -80,14 +80,31 @@ def _keys(scores: Sequence[jax.Array], alive: Sequence[jax.Array]) -> jax.Array:
 
 def _ordered(scores: jax.Array, alive: jax.Array) -> jax.Array:
     """Unsigned integers in the order of the scores: 0 for pruned weights, 1 for NaN."""
-    if scores.dtype.itemsize < 2 or not jnp.issubdtype(scores.dtype, jnp.floating):
+    whole, size = jnp.issubdtype(scores.dtype, jnp.integer), scores.dtype.itemsize
+    if whole and size >= 4:  # smaller ones float32 has all of
+        return jnp.where(alive, _of_integers(scores), 0)
+    if size < 2 or not jnp.issubdtype(scores.dtype, jnp.floating):
         scores = scores.astype(jnp.float32)
-    kind = jnp.dtype(f"uint{8 * scores.dtype.itemsize}").type
-    sign = kind(1) << kind(scores.dtype.itemsize * 8 - 1)
+    kind, sign = _unsigned(scores)
     scores = jnp.where(scores == 0, 0, scores)  # -0.0 and 0.0 are a tie
     bits = jax.lax.bitcast_convert_type(scores, kind)
     ordered = jnp.where(bits >= sign, ~bits, bits | sign)
     return jnp.where(alive, jnp.where(jnp.isnan(scores), kind(1), ordered), kind(0))
+
+
+def _of_integers(scores: jax.Array) -> jax.Array:
+    """The same of integers, from 1 on: the two highest of their type are a tie."""
+    kind, sign = _unsigned(scores)
+    ordered = jax.lax.bitcast_convert_type(scores, kind)
+    if jnp.issubdtype(scores.dtype, jnp.signedinteger):
+        ordered ^= sign
+    return jnp.minimum(ordered, ~kind(1)) + kind(1)
+
+
+def _unsigned(scores: jax.Array) -> tuple[type, np.unsignedinteger]:
+    """The unsigned integers of as many bits, and the highest of these bits."""
+    kind = jnp.dtype(f"uint{8 * scores.dtype.itemsize}").type
+    return kind, kind(1) << kind(scores.dtype.itemsize * 8 - 1)
 
 
 class _Layout(NamedTuple):

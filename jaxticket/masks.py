@@ -275,7 +275,7 @@ def layer_counts(mask: Mask) -> dict[str, int]:
 def total(scores: Scores) -> jax.Array:
     """The sum of all numbers of a mask tree, in float32 at least."""
     return sum(
-        jnp.sum(leaf, dtype=jnp.promote_types(leaf.dtype, jnp.float32))
+        jnp.sum(leaf, dtype=leaf.dtype if leaf.dtype == jnp.float64 else jnp.float32)
         for leaf in jax.tree.leaves(scores)
     )
 

@@ -47,12 +47,11 @@ def ham(
     checks.not_negative(alpha=alpha, beta=beta)
     if not callable(learning_rate):
         checks.not_negative(learning_rate=learning_rate)
-    inner = optax.with_extra_args_support(optimizer)
 
     def update(grads, state, params=None, **told):
         if params is None:
             raise ValueError("ham needs params: call update(grads, state, params)")
-        updates, state = calls.told(inner.update, grads, state, params, **told)
+        updates, state = calls.told(optimizer.update, grads, state, params, **told)
         rate = learning_rate
         if callable(rate):
             if "step" not in told:
@@ -71,4 +70,4 @@ def ham(
 
         return jax.tree.map(mirrored, params, grads, updates), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)

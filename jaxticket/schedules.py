@@ -1,7 +1,5 @@
 """Schedules: step within the round -> value, and an optax transform to follow them."""
 
-import numbers
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -27,11 +25,11 @@ def position(name: str, at: int | float, steps: int | None) -> int:
         checks.whole(1)(steps=steps)
     most = checks.INT32 if steps is None else steps
     _place(most)(**{name: at})
-    if isinstance(at, numbers.Integral) or at > 1:
+    if jnp.issubdtype(jnp.result_type(at), jnp.integer) or at > 1:
         return int(at)
     if steps is None and at > 0:
         raise checks.Refused(name, f"{at} is a fraction of a round: give its steps")
-    return round(at * (steps or 0))
+    return round(float(at) * (steps or 0))
 
 
 def _place(steps: int) -> checks.Check:

@@ -599,7 +599,9 @@ def top(scores: Scores, mask: Mask, k: ArrayLike | counts.Count) -> Mask:
     Leaves may be in shards, along automatic or explicit axes of a mesh: none is
     gathered. Within `jax.shard_map` a device has an array of its own, a whole network
     or a part of one: it chooses within that. So leave axes that cut weights to the
-    compiler there, and map the others alone, with `axis_names`.
+    compiler there, and map the others alone, with `axis_names`; and give
+    `check_vma=False`, there as around searches and `run`, whose loops begin with
+    constants.
 
     Args:
       scores: tree of numbers; leaves where `mask` is `None` are ignored.

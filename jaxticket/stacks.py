@@ -112,12 +112,26 @@ def _split(leaf, axes):
 
 
 def together(params: Params) -> Params:
-    """The other way round: stacks where `apart` has left `Layers`."""
+    """The other way round: stacks where `apart` has left `Layers`.
 
-    def join(node):
+    Raises:
+      ValueError: a mask that some layers of a stack have and others do not.
+    """
+
+    def join(path, node):
         if not isinstance(node, Layers):
             return node
         layers = [together(layer) for layer in node.layers]
-        return None if layers[0] is None else jnp.stack(layers, axis=node.axis)
+        lacking = [i for i, layer in enumerate(layers) if layer is None]
+        if len(lacking) == len(layers):
+            return None
+        if lacking:
+            raise ValueError(
+                f"layers {lacking} of {masks.name(path)!r} are None, and others of its "
+                f"{len(layers)} are not: give these a mask of ones"
+            )
+        return jnp.stack(layers, axis=node.axis)
 
-    return jax.tree.map(join, params, is_leaf=lambda node: isinstance(node, Layers))
+    return tree_map_with_path(
+        join, params, is_leaf=lambda node: isinstance(node, Layers)
+    )

@@ -271,13 +271,19 @@ def evaluator(
     Runs over batches one after another, the last one padded, so that memory does not
     depend on how much there is. On CPU batches of 1000 are no faster, and convolutions
     then take 840 MB in Conv-2, four times what XLA plans for, against 90 MB. Other
-    numbers of images than of labels are a `ValueError`.
+    numbers of images than of labels are a `ValueError`, and images and labels that
+    cannot be, which are looked at on the host in every call outside `jit`.
     """
     checks.whole(1)(batch_size=batch_size)
     known = objective(model, loss, prepare=prepare).check
 
     def evaluate(params, model_state, split):
+        model_state = {} if model_state is None else model_state
         known((params, model_state), split)
+        return means(params, model_state, split)
+
+    @jax.jit  # called by itself it is compiled once
+    def means(params, model_state, split):
         size = rows(split)
         batch = min(batch_size, size)
         batches = -(-size // batch)
@@ -355,6 +361,7 @@ def evidence(
 
     def of(model_state, temperature=1.0):
         checks.positive(temperature=temperature)
+        model_state = {} if model_state is None else model_state
 
         def apply(*args, **options):
             outputs, state = model.apply(*args, **options)

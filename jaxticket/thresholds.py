@@ -96,7 +96,8 @@ def _layer(scores: jax.Array, alive: jax.Array, cut: Cuts) -> tuple[jax.Array, C
         )
         near = _NEAR * (most - least)
         lower, upper = (_reached(ranks, least + x) for x in (-near, near))
-        dense = jnp.where(near > 0, (lower - upper) / (2 * near), 1)
+        fewer = (lower - upper).astype(near.dtype)
+        dense = jnp.where(near > 0, fewer / (2 * near), 1)
         return jnp.bool(True), mask, Cuts(cut.kept, least, dense)
 
     begun = found, _reaching(ranks, cut.at), cut
@@ -133,10 +134,10 @@ def _look(ranks: jax.Array, cut: Cuts) -> tuple[jax.Array, Cuts]:
     def narrow(look):
         kept, at, dense = look.cut
         reached = _reached(ranks, at)
-        over = reached - kept
+        over = (reached - kept).astype(at.dtype)
         low = jnp.where(over > 0, at, look.low)
         high = jnp.where(over < 0, at, look.high)
-        between = jnp.abs(reached - look.reached)
+        between = jnp.abs(reached - look.reached).astype(at.dtype)
         steep = between / jnp.abs(at - look.before)  # NaN in the first pass
         dense = jnp.where((between >= _FEW) & jnp.isfinite(steep), steep, dense)
         secant = at + over / dense

@@ -46,6 +46,7 @@ class Carry(NamedTuple):
     search: State
     model: ModelState  # beside the parameters: the search never sees it
     model_anchor: ModelState  # that of the rewinding step
+    diverged: Any = None  # of a `run` that has ended: see `Result`
 
 
 class Window(NamedTuple):
@@ -81,7 +82,7 @@ def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
     """Opens a search, with the model state of its ticket.
 
     Raises:
-      ValueError: no `Ticket`, or weights of which there is no gradient.
+      ValueError: no `Ticket`, weights of which there is no gradient, or complex ones.
     """
     if not isinstance(ticket, Ticket):
         raise checks.Refused(
@@ -90,10 +91,16 @@ def start(search: Search, key: PRNGKey, ticket: Ticket) -> Carry:
             f"{type(ticket).__name__}",
         )
     for path, leaf in jax.tree_util.tree_leaves_with_path(ticket.weights):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        name, kind = masks.name(path), jnp.result_type(leaf)
+        if jnp.issubdtype(kind, jnp.complexfloating):
             raise ValueError(
-                f"{masks.name(path)!r} in the weights is {jnp.result_type(leaf)}, of "
-                "which there is no gradient: put it into the model state, or the loss"
+                f"{name!r} in the weights is {kind}, whose gradient does not point "
+                "where the loss falls: keep real and imaginary parts as two leaves"
+            )
+        if not jnp.issubdtype(kind, jnp.inexact):
+            raise ValueError(
+                f"{name!r} in the weights is {kind}, of which there is no gradient: "
+                "put it into the model state, or the loss"
             )
     model = {} if ticket.model_state is None else ticket.model_state
     return Carry(search.init(key, ticket), *owned((model, model)))
@@ -196,7 +203,8 @@ def nothing(
 def means(totals: Any, first: ArrayLike, last: ArrayLike) -> Any:
     """The means over the steps `first, ..., last - 1`, of their sums."""
     first, last = (jnp.asarray(x, jnp.int32) for x in (first, last))
-    return jax.tree.map(lambda total: total / (last - first), totals)
+    number = (last - first).astype(jnp.float32)
+    return jax.tree.map(lambda total: total / number, totals)
 
 
 def sums(
@@ -436,8 +444,8 @@ def run(
       ValueError: numbers that cannot be, `epochs` and `steps` both or neither, a
         `batch_size` without data or data without one, data whose leaves differ in their
         rows, a batch larger than the data, no `Ticket`, weights of which there is no
-        gradient, labels that the loss cannot take, or a round that is too short for
-        what the search promises, or never reaches its rewinding step.
+        gradient, or that are complex, labels that the loss cannot take, or a round that
+        is too short for what the search promises, or never reaches its rewinding step.
     """
     checks.whole(1)(rounds=rounds)
     checks.whole(0)(first_round=first_round)
@@ -469,6 +477,8 @@ def run(
         )
 
     carry = start(search, search_key, ticket) if carry is None else carry
+    before = carry.diverged
+    carry = carry._replace(diverged=None)
     if hasattr(loss_fn, "check"):
         loss_fn.check(_network_of(search, carry), data)
     carry, (losses, records, taken, finite) = jax.lax.scan(
@@ -480,6 +490,10 @@ def run(
     round_and_epoch = first_round + where // finite.shape[1], where % finite.shape[1]
     whole = jnp.all(finite)
     diverged = tuple(jnp.where(whole, -1, x.astype(jnp.int32)) for x in round_and_epoch)
+    if before is not None:  # a run that goes on goes on from there
+        earlier = before[0] >= 0
+        diverged = tuple(map(functools.partial(jnp.where, earlier), before, diverged))
+        whole &= ~earlier
     ticket = found(search, carry)
     if search.promises.hard:  # others say it of themselves
         masks.warn_if_empty(ticket.mask, "take fewer rounds, or prune less in each")
@@ -489,6 +503,7 @@ def run(
         lambda w: w * known.astype(w.dtype) if _floats(w) else w, ticket.weights
     )
     ticket = ticket._replace(weights=weights)
+    carry = carry._replace(diverged=diverged)
     return Result(ticket, carry, losses, records, taken, diverged)
 
 

@@ -632,6 +632,10 @@ CALLS = [
         weights={**weights(), "steps": jnp.arange(3)},
         mask={**toy.ticket().mask, "steps": None})),
      "'steps' in the weights is int32, of which there is no gradient: put it"),
+    ("complex", trained(given=ticket(
+        weights={**weights(), "wave": jnp.ones(3, jnp.complex64)},
+        mask={**toy.ticket().mask, "wave": None})),
+     "'wave' in the weights is complex64, whose gradient does not point"),
     # Optimisers for something else than the search trains.
     *(
         ("decay", opened(name, DECAY, **options), PAIRED, "Gated(weights, logits)")

@@ -76,6 +76,16 @@ def test_a_jackpot_starts_from_the_magnitude_mask_of_one_threshold(
     assert rates[0] < density < rates[1], "layers of unlike scale, unlike rates"
 
 
+def test_a_first_score_that_half_precision_has_not_is_below_one_all_the_same():
+    ticket = start(0.2)
+    weights = jax.tree.map(lambda w: w.astype(jnp.bfloat16), ticket.weights)
+    search = jackpot(optax.sgd(0.0), pruned_score=0.999)
+    state = search.init(jax.random.key(0), ticket._replace(weights=weights))
+    state = search.update(weights, state, 0)
+    found = search.ticket(state).mask
+    jax.tree.map(np.testing.assert_array_equal, found, ticket.mask)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.1, 1 / 3, 0.5, 0.999, 1.0])
 @pytest.mark.parametrize("pending", [0, 1, 7, 40])
 def test_short_restriction_swaps_exactly_the_best_ceil_rate_n(rate, pending):

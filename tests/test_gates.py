@@ -125,7 +125,7 @@ def test_schedules_start_again_and_moments_stay(name):
     falling, constant = (
         SCHEDULED[name](rate) for rate in (lambda n: 0.5**n, lambda n: 1.0)
     )
-    state = gates.restarted(after_some(falling), falling.init(PAIR))
+    state = gates.restarted(falling, after_some(falling), PAIR)
     ours, _ = falling.update(GRADS[3], state, PAIR)
     theirs, _ = constant.update(GRADS[3], after_some(constant), PAIR)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
@@ -137,13 +137,46 @@ def test_noise_goes_on_and_what_follows_the_loss_starts_again():
     noise = optax.add_noise(0.1, 0.5, jax.random.key(0))
     opened = noise.init(PAIR)
     _, used = noise.update(GRADS[0], opened, PAIR)
-    again = gates.restarted(used, opened)
+    again = gates.restarted(noise, used, PAIR)
     assert again.count == 0
     assert again.rng_key == used.rng_key != opened.rng_key
     plateau = optax.contrib.reduce_on_plateau()
     opened = plateau.init(PAIR)
     used = opened._replace(scale=jnp.float32(0.1), best_value=jnp.float32(2.0))
-    assert gates.restarted(used, opened) == opened
+    assert gates.restarted(plateau, used, PAIR) == opened
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(
+            continuous_sparsification, temperature=20.0, steps=16, scaling=False
+        ),
+        iss,
+    ],
+    ids=["cs", "iss"],
+)
+@pytest.mark.parametrize("name", ["schedule_free_sgd", "dog"])
+def test_copies_of_the_logits_do_not_draw_them_back_where_they_were(make, name):
+    """What is trained stands in the states of these; no gradient, so nothing moves."""
+    search = make(getattr(optax.contrib, name)(0.1))
+    state = search.init(jax.random.key(1), toy.ticket())
+    up, still = (
+        jax.tree.map(lambda w, x=x: jnp.full_like(w, x), search.params(state))
+        for x in (-1.0, 1e-12)
+    )
+    for step in range(4):
+        state = search.update(up, state, step)
+    risen, state = state.gated.logits, jax.jit(search.advance)(state)
+    opened = state.gated.logits
+    for step in range(4):
+        state = search.update(still, state, step)
+
+    def farthest(logits):
+        far = jax.tree.map(lambda s, s0: jnp.abs(s - s0).max(), logits, opened)
+        return max(jax.tree.leaves(far))
+
+    assert farthest(state.gated.logits) < 1e-2 * farthest(risen)
 
 
 @pytest.mark.parametrize("keep_momentum", [True, False])

@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,6 +156,25 @@ def test_one_number_an_example_is_tested_with_an_axis_for_it_or_without(loss):
         return supervised.evaluator(model, loss, batch_size=3)({}, {}, split)
 
     np.testing.assert_allclose(tested((-1,)), tested((-1, 1)), 1e-6)
+
+
+def test_an_evaluator_is_compiled_once_and_takes_a_network_without_a_state():
+    model = models.from_linen(nn.Dense(3))
+    split = data.Split(jnp.ones((5, 4)), jnp.arange(5, dtype=jnp.int32) % 3)
+    params, state = model.init(jax.random.key(0), split.images)
+    traced = []
+
+    def loss(outputs, labels):
+        traced.append(1)
+        return supervised.cross_entropy(outputs, labels)
+
+    evaluate = supervised.evaluator(model, loss, batch_size=2)
+    found = evaluate(params, state, split)
+    assert len(traced) == 2  # to check labels, and to compile
+    assert evaluate(params, None, split) == found
+    assert len(traced) == 2
+    of_loss = supervised.evidence(model, split)(None).loss
+    np.testing.assert_allclose(of_loss(params), found.loss, rtol=1e-6)
 
 
 def test_the_next_token_counts_at_every_place():

@@ -232,6 +232,40 @@ def moments(state, name):
     ]
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.rprop(1e-2),
+        optax.adagrad(1e-2),
+        optax.rmsprop(1e-2, initial_scale=1.0),
+        optax.contrib.schedule_free_sgd(0.1),
+        optax.chain(optax.add_noise(0.0, 0.5, jax.random.key(1)), optax.adam(1e-2)),
+    ],
+    ids=["rprop", "adagrad", "rmsprop", "schedule-free", "noise"],
+)
+def test_a_weight_that_grows_has_the_state_that_its_optimiser_opens_with(optimizer):
+    """Which is zero for few of them: a step size of zero would never move it."""
+    search = SEARCHES["set"](optimizer, density=0.4, drop=1.0, every=4, stop=8)
+    state = search.init(jax.random.key(1), Ticket(draw(), mask_tree(ones())))
+    update = jax.jit(search.update)
+    for step in range(4):
+        grads = gradient(
+            jax.tree.map(np.asarray, search.params(state)), *batch(0, step)
+        )
+        before, state = state.training, update(grads, state, jnp.int32(step + 1))
+    grown = jax.tree.map(
+        lambda now, then: now & ~then, state.training.mask, before.mask
+    )
+    opened = optimizer.init(state.training.weights)
+    for name in KERNELS:
+        new = np.asarray(grown[name])
+        assert new.any()
+        pairs = [moments(x, name) for x in (state.training.optimizer, opened)]
+        for ours, theirs in zip(*pairs, strict=True):
+            np.testing.assert_array_equal(ours[new], theirs[new])
+        assert pairs[0]
+
+
 @methods
 @pytest.mark.parametrize(
     ("allowed", "counts"),

@@ -27,6 +27,9 @@ def values(schedule):
         (7, None, 7),
         (np.int32(7), 7, 7),
         (1, 10, 1),
+        (np.array(1), 10, 1),
+        (jnp.int32(1), 10, 1),
+        (jnp.int32(0), 10, 0),
         (1.0, 10, 10),
         (7.0, 10, 7),  # as a flag has it
         (0.29, 100, 29),  # 28.999999999999996 as a product

@@ -194,6 +194,13 @@ def test_random_scores_of_halves_are_as_many_as_those_of_floats():
         assert abs(rows.mean() - 149.5) < 4 * 300 / math.sqrt(12 * len(rows))
 
 
+def test_random_scores_are_no_business_of_leaves_that_stay():
+    weights = {"w": jnp.ones((4, 5)), "wave": jnp.ones(3, jnp.complex64)}
+    ticket = Ticket(weights, {"w": jnp.ones((4, 5), bool), "wave": None})
+    found = prune(ticket, "random", 0.5, evidence=Evidence(key=jax.random.key(0)))
+    assert masks.layer_counts(found.mask) == {"w": 10}
+
+
 @pytest.mark.parametrize("name", ["snip", "obd"])
 def test_products_of_small_halves_are_not_zero(name):
     weights = {"w": jnp.linspace(1e-4, 3e-4, 9, dtype=jnp.float16)}

@@ -112,6 +112,20 @@ def test_scores_of_several_types_are_compared_as_numbers():
     assert [leaf.tolist() for leaf in kept] == [[False, True], [False, True]]
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.int16, np.uint8])
+def test_whole_numbers_are_compared_to_the_last_digit(kind):
+    """Of ranks beyond 2**24 float32 has not all; nothing kept is below all of them."""
+    least, most = np.iinfo(kind).min, np.iinfo(kind).max
+    rng = np.random.default_rng(0)
+    scores = rng.integers(least, most, SIZE, kind, endpoint=True)
+    scores[:6] = [least, least + 1, most - 2, 0, 1, most // 2]
+    scores[6:8] = most // 2 - 1, most // 2 + 1
+    alive = rng.random(SIZE) < 0.9
+    for k in (0, 1, SIZE // 2, alive.sum() - 1, alive.sum()):
+        kept = top(split(scores), split(alive), jnp.int32(k))
+        np.testing.assert_array_equal(join(kept), stable_sort(scores, alive, k))
+
+
 def test_top_under_vmap():
     """Some lanes have ties at the cut and some have not."""
     rng = np.random.default_rng(0)

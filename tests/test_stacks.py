@@ -114,6 +114,17 @@ def test_together_is_the_other_way_round(shape, axes):
     assert stacks.together(mask)["blocks"]["w"] is None
 
 
+def test_a_mask_that_some_layers_have_is_no_stack():
+    layers = stacks.apart({"blocks": {"w": jnp.ones((3, 2, 4))}}, {"blocks": 0})
+    for lacks in (0, 2):
+        name = f"blocks/w/{lacks}"
+        mask = masks.only(masks.full(layers), lambda p, _, n=name: masks.name(p) != n)
+        with pytest.raises(
+            ValueError, match=rf"layers \[{lacks}\] of 'blocks/w' are N"
+        ):
+            stacks.together(mask)
+
+
 def test_a_function_or_the_longest_name_says_where_layers_lie():
     params = {"blocks": {"w": jnp.ones((3, 2, 4)), "b": jnp.ones((4, 3))}}
     layers = stacks.apart(params, {"blocks": 0, "blocks/b": 1})

@@ -463,6 +463,28 @@ def test_a_loss_that_is_not_finite_once_is_divergence(step, where):
     assert tuple(int(x[0]) for x in later.diverged) == (where[0] + 3, where[1])
 
 
+def test_a_run_that_goes_on_from_one_that_has_diverged_says_so():
+    """IMP returns to weights that are finite: what it has pruned them by was not."""
+    search = imp(optax.sgd(0.1), density=0.5)
+    weights = {"w": jnp.ones((3, 4))}
+
+    def loss(params, state, batch, key):
+        value = jnp.sum(params["w"] ** 2)
+        return value * jnp.where((params["w"] != 0).all(), jnp.inf, 1.0), state
+
+    def over(rounds, **options):
+        ticket = None if options else Ticket(weights, masks.full(weights))
+        key = jax.random.key(0)
+        return run(search, loss, key, ticket, rounds=rounds, steps=2, **options)
+
+    longer, begun = over(3), over(1)
+    for _ in range(2):
+        begun = over(1, carry=begun.carry, first_round=int(begun.diverged[0]) + 1)
+        assert tuple(map(int, begun.diverged)) == (0, 0)
+        assert jnp.isnan(begun.ticket.weights["w"]).all()
+    assert tuple(map(int, longer.diverged)) == (0, 0)
+
+
 def test_epochs_that_are_left_out_or_have_no_steps_do_not_diverge():
     stopped = diverging(-1, [0.1], stop=lambda epoch: epoch >= 1)
     assert stopped.epochs.tolist() == [[2, 2]]

@@ -24,6 +24,7 @@ from jaxticket import (
     masks,
     models,
     run,
+    schedules,
 )
 
 KEY = jax.random.key(0)
@@ -309,6 +310,29 @@ def test_steps_of_several_batches(expected):
     for at in range(16):
         params, state = step(params, state, halves[at % 2])
     assert_found(params, state.inner_opt_state, expected)
+
+
+def test_what_an_optimiser_of_several_batches_is_told_reaches_the_one_within():
+    by_step = schedules.scale_by_step(lambda step: 0.1 * (step + 1.0))
+    found = run(
+        fixed(optax.MultiSteps(by_step, 2)),
+        lambda params, state, batch, key: (jnp.sum(params["w"]), state),
+        KEY,
+        Ticket({"w": jnp.zeros((2, 3))}, {"w": jnp.ones((2, 3), bool)}),
+        rounds=1,
+        steps=4,
+    )
+    # At steps 1 and 3, of a gradient of one.
+    np.testing.assert_allclose(found.ticket.weights["w"], -0.2 - 0.4, rtol=1e-6)
+
+
+def test_a_transformation_counts_its_steps_whatever_others_in_a_chain_are_told():
+    chain = optax.chain(schedules.scale_by_step(lambda step: -1.0), transformation())
+    alone, grads = transformation(), jax.grad(regression)(WEIGHTS)
+    told = {"step": jnp.int32(7)}
+    found, _ = chain.update(grads, chain.init(WEIGHTS), WEIGHTS, **told)
+    expected, _ = alone.update(grads, alone.init(WEIGHTS), WEIGHTS)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_a_transformation_comes_last_in_a_chain(expected):

@@ -48,7 +48,7 @@ def random(weights: Params, evidence: Evidence = NO_EVIDENCE) -> Scores:
         jax.random.uniform(
             jax.random.fold_in(evidence.key, i),
             leaf.shape,
-            jnp.promote_types(leaf.dtype, jnp.float32),
+            jnp.promote_types(leaf.real.dtype, jnp.float32),
         )
         for i, leaf in enumerate(leaves)
     ]

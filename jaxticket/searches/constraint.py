@@ -81,19 +81,21 @@ def held(
         return None
     checks.fraction(density=density)
 
+    def groups(tree):
+        """The leaves of each group of weights that has a density."""
+        leaves = jax.tree.leaves(tree)
+        return [leaves] if within == "network" else [[leaf] for leaf in leaves]
+
     def means(tree, mask):
-        """Of every group of weights that has a density."""
-        groups = [
-            [leaves] if within == "network" else [[leaf] for leaf in leaves]
-            for leaves in map(jax.tree.leaves, (tree, mask))
-        ]
+        """Of every group."""
+        sizes = [counts.as_float(masks.count(alive)) for alive in groups(mask)]
         return [
-            masks.total(part) / jnp.maximum(counts.as_float(masks.count(alive)), 1)
-            for part, alive in zip(*groups, strict=True)
+            masks.total(part) / jnp.maximum(jnp.asarray(size, jnp.float32), 1)
+            for part, size in zip(groups(tree), sizes, strict=True)
         ]
 
     def opened(mask):
-        return [jnp.zeros((), jnp.result_type(float)) for _ in means(mask, mask)]
+        return [jnp.zeros((), jnp.result_type(float)) for _ in groups(mask)]
 
     def added(multipliers, gates, mask):
         pairs = zip(multipliers, means(gates, mask), strict=True)

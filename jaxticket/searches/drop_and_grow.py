@@ -11,6 +11,7 @@ from jaxticket import checks, draws, masks, meshes, schedules, selection
 from jaxticket.base import (
     Mask,
     OfWeights,
+    Params,
     PRNGKey,
     Promises,
     Scores,
@@ -18,6 +19,7 @@ from jaxticket.base import (
     State,
     going_on,
     of_each,
+    optimizing,
     owned,
 )
 from jaxticket.searches.fixed import FixedState, fixed
@@ -249,7 +251,7 @@ def _search(
     last = schedules.position("stop", stop, steps)
     fraction = schedules.drop_fraction(jnp.clip(drop, 0, 1), last)
     select = selection.named(select)
-    train = fixed(optimizer)
+    train, train_by = fixed(optimizer), optimizing(optimizer)
 
     def init(key, ticket):
         masks.check(ticket.mask, ticket.weights)
@@ -288,7 +290,7 @@ def _search(
 
             def layer(active, allowed, w, score):
                 n = masks.count([active])
-                k = (n * fraction(step)).astype(jnp.int32)
+                k = (n.astype(jnp.float32) * fraction(step)).astype(jnp.int32)
                 [left] = selection.top([jnp.abs(w)], [active], n - k)
                 [grown] = selection.top([score], [allowed & ~left], k)
                 return left | grown
@@ -296,8 +298,8 @@ def _search(
             kernels, scores = masks.prunable_like(weights, mask), growth(slopes, state)
             new = jax.tree.map(layer, mask, state.allowed, kernels, scores)
             stayed = jax.tree.map(jnp.logical_and, mask, new)
-            inner = _forget(optimizer, inner, stayed)
-            return FixedState(masks.apply(new, weights), new, inner)
+            weights = masks.apply(new, weights)
+            return FixedState(weights, new, _forget(train_by, inner, weights, stayed))
 
         training = trained(state.training) if also_train else state.training
         training = jax.lax.cond(
@@ -320,6 +322,8 @@ def _search(
     return Search(init, update, going_on, params, ticket, promises)
 
 
-def _forget(optimizer: OfWeights, state: State, mask: Mask) -> State:
-    """The state of an optimiser, zero for each weight that `mask` does not keep."""
-    return of_each(optimizer, lambda leaf, m: jnp.where(m, leaf, 0), state, mask)
+def _forget(optimizer: OfWeights, state: State, weights: Params, mask: Mask) -> State:
+    """The state of an optimiser, where it is new to each weight not kept by `mask`."""
+    everywhere = jax.tree.map(lambda leaf: jnp.ones(jnp.shape(leaf), bool), state)
+    stays = of_each(optimizer, lambda _, m: m, everywhere, mask)
+    return jax.tree.map(jnp.where, stays, state, optimizer.init(weights))

@@ -26,6 +26,7 @@ from jaxticket.base import (
     owned,
     trained_by,
 )
+from jaxticket.graphs import walking
 from jaxticket.searches.constraint import Constraint, Multipliers
 from jaxticket.searches.fixed import remember
 from jaxticket.searches.groups import Groups, shaped
@@ -249,12 +250,13 @@ def search(
         if reset is None:
             return opening
         gated = state.gated._replace(logits=reset(state))
-        fresh = optimizer.init(gated)
-        return opening._replace(
-            gated=gated,
-            optimizer=restarted(state.optimizer, fresh) if keep_momentum else fresh,
-            temperature=at(0),
-            mask=found(state) if nested else state.mask,
+        if keep_momentum:
+            inner = restarted(optimizer, state.optimizer, gated)
+        else:
+            inner = optimizer.init(gated)
+        mask = found(state) if nested else state.mask
+        return owned(
+            opening._replace(gated=gated, optimizer=inner, temperature=at(0), mask=mask)
         )
 
     def params(state):
@@ -305,18 +307,53 @@ soft.defjvps(
 )
 
 
-def restarted(state: State, fresh: State) -> State:
+class _Depends:
+    """Whether arrays depend on the inputs, for `walking.walk`."""
+
+    def constant(self, array):
+        del array
+        return False
+
+    def step(self, eqn, values):
+        return [any(values)] * len(eqn.outvars)
+
+    def row(self, value, index):
+        del index
+        return value
+
+    def stack(self, values):
+        return any(values)
+
+
+def _copies(optimizer: optax.GradientTransformation, gated: Gated) -> State:
+    """Which leaves of an optimiser's opening state are made of what it trains.
+
+    They are where it began, or a point beside it, and no moments. Bools, in a tree like
+    the state.
+    """
+    opened = walking.steps(optimizer.init, gated)
+    tree = jax.tree.structure(jax.eval_shape(optimizer.init, gated))
+    made = walking.walk(opened, [True] * len(jax.tree.leaves(gated)), _Depends())
+    return tree.unflatten(made)
+
+
+def restarted(
+    optimizer: optax.GradientTransformation, state: State, gated: Gated
+) -> State:
     """An optimiser's state when a round opens: moments stay, schedules start again.
 
     A schedule of optax counts updates in a number of its own, so numbers become those
-    of `fresh`. A number in one state with moments is theirs, and stays as they do:
-    Adam's count tells how far they still are from zero, where they began, and to start
-    it again would divide full moments by small `1 - b ** count`. Random keys go on, so
-    that no noise comes twice.
+    that it opens with. A number in one state with moments is theirs, and stays as they
+    do: Adam's count tells how far they still are from zero, where they began, and to
+    start it again would divide full moments by small `1 - b ** count`. Random keys go
+    on, so that no noise comes twice. A state that holds copies of what is trained is
+    about those, and opens anew as a whole: it would draw logits back to where they
+    were.
 
     Args:
-      state: what the round that ends has left, of an optimiser of a `Gated` pair.
-      fresh: the state that the optimiser opens with.
+      optimizer: of the pair.
+      state: its state, as the round that ends has left it.
+      gated: what it trains in the next round.
 
     Returns:
       The state that the next round begins with.
@@ -337,12 +374,16 @@ def restarted(state: State, fresh: State) -> State:
         for path, node in nodes
         if path and isinstance(path[-1], GetAttrKey) and is_moment(node)
     }
+    copied, _ = tree_flatten_with_path(_copies(optimizer, gated), is_leaf=is_pair)
+    of_copies = [path[:-1] for path, node in copied if any(jax.tree.leaves(node))]
 
     def opening(path, old, new):
+        if any(path[: len(outer)] == outer for outer in of_copies):
+            return new
         if is_moment(old) or path[:-1] in with_moments:
             return old
         if jnp.ndim(old) > 0 or jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
             return old
         return new
 
-    return tree_map_with_path(opening, state, fresh, is_leaf=is_pair)
+    return tree_map_with_path(opening, state, optimizer.init(gated), is_leaf=is_pair)

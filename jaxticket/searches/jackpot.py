@@ -91,11 +91,14 @@ def jackpot(
 
     def opened(key, ticket):
         del key
-        scores = jax.tree.map(
-            lambda m, w: jnp.where(m, 1, pruned_score).astype(w.dtype),
-            ticket.mask,
-            masks.prunable_like(ticket.weights, ticket.mask),
-        )
+
+        def first(m, w):
+            # Of a type of few numbers the nearest to it may be 1.
+            below = jnp.minimum(pruned_score, 1 - jnp.finfo(w.dtype).epsneg)
+            return jnp.where(m, 1, below).astype(w.dtype)
+
+        kernels = masks.prunable_like(ticket.weights, ticket.mask)
+        scores = jax.tree.map(first, ticket.mask, kernels)
         everywhere = jax.tree.map(lambda m: meshes.full_like(m, True), ticket.mask)
         cuts = thresholds.like(scores, ticket.mask, everywhere)
         return scores, ticket.mask, everywhere, cuts
