@@ -34,11 +34,12 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import ticket_search
 from experiments.reports import permuted as words
 from experiments.reports import reading
-from experiments.study import beside, command, records, settings, stages
+from experiments.study import beside, command, methods, records, settings, stages
 from experiments.study.study import Study
 from jaxticket import checks, masks, matching
 from jaxticket.base import Ticket
@@ -79,6 +80,13 @@ class Config(ticket_search.Config):
                 f"must be 0 here, got {config.rewind_step or config.rewind_epoch}: the "
                 "other network begins at its initialisation",
             )
+        for name in {*config.methods} & {*config.METHODS}:
+            if methods.plan(config, name).promises.weights == "trained":
+                raise checks.Refused(
+                    f"--methods={name}",
+                    "has tickets of trained weights, which another initialisation has "
+                    "no counterpart of: give one that rewinds them",
+                )
         return config
 
 
@@ -109,6 +117,10 @@ def _of_seed(
     other = study.network(keys.named(stream.controls, "aligned"))
     order = keys.named(stream.data, "aligned")
     theirs, _, dense = train(order, other, study.data)
+    if not np.isfinite(dense):
+        whose = records.dense(seed)._replace(treatment="another network")
+        study.records.left_out(whose, 0, study.config.steps)
+        return
     print(f"another network of seed {seed}: {dense:.1%} test", file=sys.stderr)
     own = study.shelf.anchor(records.dense(seed))
     images = study.prepare(jnp.asarray(study.data.train.images[:IMAGES]))
@@ -121,13 +133,18 @@ def _of_seed(
         for arm, m in (("aligned", moved), ("plain", mask)):
             begin = Ticket(other.weights, m, other.model_state)
             *_, accuracies[arm] = train(order, begin, study.data)
+            if not np.isfinite(accuracies[arm]):
+                whose = lane._replace(treatment=arm)
+                study.records.left_out(whose, 0, study.config.steps)
+                break
             print(f"{lane}, {arm}: {accuracies[arm]:.1%} test", file=sys.stderr)
-        both = jax.tree.map(jnp.logical_and, moved, mask)
-        about["overlap"] = float(masks.count(both) / masks.count(mask))
-        yield [
-            about | {"arm": arm, "test_accuracy": float(value)}
-            for arm, value in accuracies.items()
-        ]
+        else:
+            both = jax.tree.map(jnp.logical_and, moved, mask)
+            about["overlap"] = float(masks.count(both) / masks.count(mask))
+            yield [
+                about | {"arm": arm, "test_accuracy": float(value)}
+                for arm, value in accuracies.items()
+            ]
 
 
 def experiment(config: Config) -> list[dict]:

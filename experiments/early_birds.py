@@ -34,7 +34,7 @@ from experiments import ticket_search
 from experiments.reports import mask_distances
 from experiments.study import command, records, settings
 from experiments.study.settings import setting
-from jaxticket import analysis, checks, pruners, selection
+from jaxticket import analysis, checks, masks, pruners, selection
 
 ANY = ticket_search.DENSE
 
@@ -55,7 +55,9 @@ class Config(settings.Settings):
     methods: ClassVar[Sequence[str]] = ()  # nothing is searched
 
     looks: int = setting(
-        20, "at the weights, evenly over a training", checks.whole(2, 1000)
+        20,
+        f"at the weights, evenly over a training; a bird has {analysis.PAST} before it",
+        checks.whole(analysis.PAST + 1, 1000),
     )
     densities: list[float] = setting(
         (0.5, 0.2, 0.1), "of the masks, with commas", checks.each(checks.fraction)
@@ -92,15 +94,16 @@ def distances(study) -> None:
     def drawn(ticket, density):
         return pruners.prune(ticket, "magnitude", density, select=select).mask
 
-    apart = jax.jit(analysis.distance)
+    apart, kept = jax.jit(analysis.distance), jax.jit(masks.density)
     for seed in study.trained_seeds:
         then = [records.at_step(seed, step) for step in config.keep_steps]
         looks = [study.shelf.anchor(x) for x in (*then, records.dense(seed))]
         for density in config.densities:
-            masks = [drawn(look, density) for look in looks]
-            for i, j in itertools.combinations(range(len(masks)), 2):
-                far = float(apart(masks[i], masks[j]))
-                row = (seed, density, steps[i], steps[j], far)
+            found = [drawn(look, density) for look in looks]
+            for i, j in itertools.combinations(range(len(found)), 2):
+                far = float(apart(found[i], found[j]))
+                # What layers keep may be more, or less, than is asked for.
+                row = (seed, float(kept(found[-1])), steps[i], steps[j], far)
                 rows.append(dict(zip(mask_distances.COLUMNS, row, strict=True)))
     records.write_table(
         study.folder / mask_distances.FILE, mask_distances.COLUMNS, rows

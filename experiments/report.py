@@ -24,14 +24,17 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jinja2
+import pandas as pd
 
 from experiments.reports import (
     against,
+    distances,
     drawings,
     figures,
     findings,
     mask_searches,
     reading,
+    statistics,
     tables,
     trainings,
 )
@@ -80,7 +83,22 @@ def read(folder: str | Path, *, margin: float | None = None) -> Report:
     headlines, found = (
         [*itertools.chain(*_said(parts, what))] for what in ("headlines", "sections")
     )
+    if (moved := parts.get(distances)) is not None:
+        headlines += _of_fewer(run, moved)
     return Report(folder, run, parts, headlines, found)
+
+
+def _of_fewer(run: reading.Run, moved: pd.DataFrame) -> list[str]:
+    """What is said where `experiments.movement` has not seen all tickets of a run."""
+    keys = [*statistics.TICKET, "seed"]
+    ours = run.rows.loc[run.rows["treatment"] == "ticket", keys].drop_duplicates()
+    seen = len(ours.merge(moved[keys].drop_duplicates()))
+    if seen == len(ours):
+        return []
+    return [
+        f"{distances.FILE}, and what was written with it, is of {seen} of the "
+        f"{len(ours)} tickets: `experiments.movement` looks at all."
+    ]
 
 
 def _said(parts: Mapping[ModuleType, Any], what: str) -> Iterator[Any]:

@@ -140,7 +140,7 @@ def _arms(
     image = study.prepare(jnp.asarray(study.data.held_out[1].images[:COMPARED]))
     small = compact(study.model, ticket, image)
     about = records.whose(lane, ticket.mask) | {
-        "weights": _size(small.ticket),
+        "weights": _size(small.ticket) - _pruned(small.ticket),
         "large_weights": _size(ticket),
         "flops": _cost(small.model.apply, small.ticket, study.image),
         "large_flops": _cost(study.model.apply, ticket, study.image),
@@ -156,6 +156,10 @@ def _arms(
         stream = keys.named(keys.of_seed(lane.seed).data, f"{arm} {lane.setting}")
         begin = _begins(study, arm, lane, small)
         _, validation, test = program(stream, begin, study.data)
+        if not np.isfinite(test):
+            whose = lane._replace(treatment=f"small network, {arm}")
+            study.records.left_out(whose, 0, config.steps)
+            continue
         yield about | {
             "arm": arm,
             "steps": config.steps,
@@ -165,15 +169,19 @@ def _arms(
 
 
 def _begins(study: Study, arm: str, lane: records.Lane, small: Compacted) -> Ticket:
-    """What an arm trains: the small network from other values."""
+    """What an arm trains: the small network from other values, under its own mask.
+
+    Which is full where whole units are pruned, and is not where inputs are, as by gates
+    on the rows of a kernel: data stay as wide as they are.
+    """
     if arm == "fine-tuned":
         return small.ticket
     if arm == "ticket":
         initial = study.network(keys.of_seed(lane.seed).init)
-        return small.taken(initial)
+        return small.taken(initial)._replace(mask=small.ticket.mask)
     key = keys.named(keys.of_seed(lane.seed).controls, f"rebuilt {lane.setting}")
     weights, model_state = small.model.init(key, study.image)
-    return Ticket(weights, masks.full(weights), model_state)
+    return Ticket(weights, small.ticket.mask, model_state)
 
 
 def _course(config: Config, arm: str, ratio: float) -> Config:
@@ -208,6 +216,10 @@ def _cost(apply: Callable, ticket: Ticket, image: jax.Array) -> float:
 
 def _size(ticket: Ticket) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(ticket.weights))
+
+
+def _pruned(ticket: Ticket) -> int:
+    return masks.size(ticket.mask) - sum(masks.layer_counts(ticket.mask).values())
 
 
 def _difference(study: Study, ticket: Ticket, small: Compacted, image: Any) -> float:

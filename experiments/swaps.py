@@ -67,7 +67,8 @@ def compare(study) -> None:
     """Writes `swaps.csv`, a row a number of swaps in one layer, or in all together."""
     rows, images = [], min(study.config.images, len(study.data.train.labels))
     train = jax.tree.map(lambda x: np.asarray(x)[:images], study.data.train)
-    loss = partial(_loss, partial(study.evidence, images=images))
+    size = next(x for x in range(100, 0, -1) if images % x == 0)  # in whole batches
+    loss = partial(_loss, partial(study.evidence, images=images, batch_size=size))
     gains, changes = jax.jit(partial(_gains, loss)), jax.jit(partial(_changes, loss))
     for lane in stages.found(study):
         ticket = study.shelf.anchor(lane)  # which has the pruned weights too

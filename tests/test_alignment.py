@@ -1,8 +1,10 @@
 """Masks that go with their units: found again where these were permuted."""
 
+import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import networks
 import numpy as np
 import pandas as pd
@@ -10,9 +12,12 @@ import pytest
 import studies
 
 import jaxticket as jt
+from experiments import alignment
 from experiments.reports import permuted as words
 from experiments.reports import reading
+from experiments.study import beside, own, settings, study
 from jaxticket import masks, matching, units
+from jaxticket.engine import keys, lanes
 
 IMAGES = np.random.default_rng(1).random((60, 12, 12, 3), np.float32)
 
@@ -138,6 +143,47 @@ def test_the_experiment_trains_both_masks_from_another_start(toy_study, tmp_path
     )
 
 
-def test_a_rewound_ticket_has_no_other_start(toy_study, tmp_path):
+def test_a_network_that_diverges_is_left_out_and_the_others_go_on(
+    toy_study, tmp_path, monkeypatch, capsys
+):
+    real = alignment.beside.trained
+
+    def trained(study, config, model):
+        train = real(study, config, model)
+
+        def some(key, ticket, data):
+            found, *accuracies = train(key, ticket, data)
+            lost = (key == keys.named(keys.of_seed(1).data, "aligned")).all()
+            return found, *(jnp.where(lost, jnp.nan, x) for x in accuracies)
+
+        return some
+
+    monkeypatch.setattr(alignment.beside, "trained", trained)
+    run(tmp_path)
+    said = "dense, another network of seed 1 has diverged in round 0 before step 40"
+    assert f"note: {said}: it is left out" in capsys.readouterr().err
+    assert {*pd.read_csv(tmp_path / words.FILE)["seed"]} == {0}
+    (row,) = pd.read_csv(tmp_path / "divergence.csv").to_dict("records")
+    assert (row["treatment"], row["seed"]) == ("another network", 1)
+
+
+def test_a_training_beside_a_study_that_diverges_has_no_accuracy(toy_study):
+    given = alignment.Config(dataset="digits", steps=3, batch_size=20, epochs=None)
+    config = settings.resolve(given)
+    one, dataset = lanes.layout(devices=jax.devices()[:1]), own.dataset(config)
+    for rate, sound in ((1e-3, True), (1e30, False)):
+        config = dataclasses.replace(config, learning_rate=rate)
+        made = study.Study(config, dataset, one)
+        train = jax.jit(beside.trained(made, made.config, made.model))
+        ticket = made.network(jax.random.key(0))
+        _, *accuracies = train(jax.random.key(1), ticket, made.data)
+        assert np.isfinite(accuracies).tolist() == [sound] * 2
+
+
+def test_a_ticket_that_is_not_of_its_initialisation_has_no_other_start(
+    toy_study, tmp_path
+):
     with pytest.raises(ValueError, match="--rewind_step must be 0 here, got 3"):
         run(tmp_path, rewind_step=3)
+    with pytest.raises(ValueError, match="--methods=fine_tuning has tickets of train"):
+        run(tmp_path, methods=("imp", "fine_tuning"))

@@ -58,6 +58,22 @@ def test_masks_of_the_looks_of_a_training(tmp_path):
     size = sum(a.size for a in kept[0])
     ours = rows[(rows["seed"] == 1) & (rows["step"] == 10) & (rows["later"] == 40)]
     assert ours["distance"].item() == pytest.approx(differ / size)
+    # What they have in common, of what each keeps, whatever was asked for.
+    common = sum((a & b).sum() for a, b in zip(*kept, strict=True))
+    density = ours["density"].item()
+    assert density == pytest.approx(sum(a.sum() for a in kept[0]) / size)
+    overlap = 1 - ours["distance"].item() / (2 * density)
+    assert overlap == pytest.approx(common / (density * size))
+
+
+@pytest.mark.parametrize("select", ["lottery"])
+@pytest.mark.usefixtures("toy_study")
+def test_the_density_is_that_of_the_masks(tmp_path, select):
+    """The output layer of the lottery's loses half as much."""
+    studies.run("early_birds", tmp_path, looks=6, densities=(0.02,), select=select)
+    rows = reading.table(tmp_path / mask_distances.FILE, mask_distances.COLUMNS)
+    assert (rows["density"] > 0.025).all()
+    assert rows["density"].nunique() == 1
 
 
 def test_what_the_report_says():

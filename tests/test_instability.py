@@ -123,6 +123,21 @@ def test_the_report_says_barriers(done):
     assert set(report.drawn(rows)) == {"instability", "barriers"}
 
 
+def test_tickets_of_one_density_have_parts_of_a_figure_each():
+    """Half of the weights twice, and a quarter at once."""
+    rows = pd.DataFrame(
+        {"method": "imp", "setting": setting, "prunings": n, "density": 0.25}
+        | {"seed": seed, "one": "a", "other": "b", "alpha": alpha}
+        | dict.fromkeys(("test_error", "train_error"), 0.1)
+        for setting, n in (("density=0.5", 2), ("density=0.25", 1))
+        for seed in (0, 1)
+        for alpha in (0, 0.5, 1)
+    )
+    drawing, _ = report.drawn(rows)["instability"]
+    titles = [axes.get_title() for axes in drawing.axes if axes.get_title()]
+    assert len({*titles}) == 2
+
+
 def test_a_barrier_of_made_up_errors():
     """Means over the pairs of a seed; alphas in any order."""
     lane = {"method": "imp", "setting": "", "prunings": 1, "density": 0.5}

@@ -8,7 +8,8 @@ import pytest
 import studies
 
 from experiments import movement
-from experiments.reports import adjacency, findings, values
+from experiments import report as page
+from experiments.reports import adjacency, findings, reading, values
 from experiments.reports import distances as report
 from experiments.study import records
 from experiments.study.records import Lane
@@ -89,6 +90,15 @@ def test_the_report_says_it(done):
     _, rows = found[report.FILE]
     assert all(line.endswith(".") for line in report.headlines(rows))
     assert all(table.lines for table in report.sections(rows))
+
+
+def test_of_a_run_that_has_grown_the_report_says_what_was_looked_at(done):
+    run = reading.read(done)
+    rows = reading.table(done / report.FILE, report.COLUMNS)
+    assert page._of_fewer(run, rows) == []
+    before = rows[(rows["seed"] == 0) & (rows["prunings"] == 1)]
+    (said,) = page._of_fewer(run, before)
+    assert "movement.csv, and what was written with it, is of 1 of the 4 tick" in said
 
 
 def test_neighbours_in_a_first_layer_over_a_signal():

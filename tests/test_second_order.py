@@ -135,6 +135,19 @@ def test_the_report_counts_the_seeds_that_add_less(done):
     assert "What the deletion of weights adds" in studies.page(done[0])
 
 
+def test_deletions_are_compared_at_one_density_whatever_their_settings_are_called():
+    rows = made({"magnitude": (1.0, 2.0), "obd": (0.5, 1.5), "deviation": (0.5, 1.5)})
+    rows.loc[rows["method"] == "magnitude", "density"] = 0.1004  # to the last weight
+    rows.loc[rows["method"] == "obd", "setting"] = ""
+    rows.loc[rows["method"] == "deviation", "density"] = 0.3
+    lines = words.sections(rows)[0].lines
+    assert {x[0]: x[-1] for x in lines} == {
+        **{"magnitude": "–", "deviation": "–"},
+        "obd": "2/2, 2/2, 2/2",
+    }
+    assert len(words.headlines(rows)) == 1
+
+
 def test_without_magnitude_nothing_is_compared():
     rows = made({"obd": (0.5, 2.5)})
     assert words.headlines(rows) == []

@@ -1,5 +1,6 @@
 """Small networks through their experiment: built, trained in four ways, reported."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -127,18 +128,30 @@ def test_networks_without_filters_are_refused_before_they_train(tmp_path, monkey
     assert not (tmp_path / "results.csv").exists()
 
 
-def test_gates_on_units_make_smaller_networks_too(tmp_path):
+def test_gates_on_units_make_smaller_networks_too(tmp_path, monkeypatch):
     hyper = {
         "l0.density": 0.4,
         "l0.dual_learning_rate": 0.1,
         "l0.logit_learning_rate": 0.1,
         "l0.initial_logit": -1.8,
     }
+    begun, real = [], structured._begins
+
+    def begins(study, arm, lane, small):
+        begun.append((small.ticket.mask, real(study, arm, lane, small).mask))
+        return real(study, arm, lane, small)
+
+    monkeypatch.setattr(structured, "_begins", begins)
     run(tmp_path, methods=["l0"], seeds=1, longest=1.0, hyper=hyper)
+    # Inputs that it prunes stay in the arrays, and are pruned in every arm.
+    for mask, ours in begun:
+        jax.tree.map(np.testing.assert_array_equal, mask, ours)
     rows = pd.read_csv(tmp_path / words.FILE)
     assert [*rows["arm"]] == [*words.ARMS]
+    pruned = sum((~np.asarray(leaf)).sum() for leaf in jax.tree.leaves(begun[0][0]))
+    assert pruned > 0
     # A unit of the hidden layer has 64 weights and a bias, and 10 that read it.
-    gone = (rows["large_weights"] - rows["weights"]) / (64 + 1 + 10)
+    gone = (rows["large_weights"] - rows["weights"] - pruned) / (64 + 1 + 10)
     assert (gone == gone.round()).all()
     assert 0 < gone[0] < 16
     assert (rows["difference"] < 1e-5).all()

@@ -36,6 +36,18 @@ def test_as_many_as_promise_something_in_each_layer_and_in_all(done):
     assert np.isfinite(rows["actual"]).all()
 
 
+def test_the_loss_is_of_as_many_images_as_are_asked_for(done, tmp_path):
+    """They are looked at in batches of a hundred at most, and all are looked at."""
+    rows = {200: pd.read_csv(done[0] / report.FILE)}
+    for images in (150, 100):
+        with studies.tiny():
+            options = {**ALL, "images": images, "seeds": 1}
+            studies.run("swaps", tmp_path / str(images), **options)
+        rows[images] = pd.read_csv(tmp_path / str(images) / report.FILE)
+    first = [x["predicted"][0] for x in rows.values()]
+    assert len({*first}) == 3
+
+
 def test_a_linear_loss_does_what_its_gradient_says():
     """Whatever the number of swaps; each row swaps as many as it says."""
     ticket = toy.ticket(lost=9)

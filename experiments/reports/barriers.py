@@ -99,8 +99,7 @@ def _paths(rows: pd.DataFrame) -> tuple:
     """Errors by alpha, a panel a ticket, the mean over the pairs of a seed."""
     shown = []
     for ticket in statistics.some(statistics.groups(rows), SHOWN):
-        kept = f"{tables.percent(ticket['density'])}% of the weights"
-        panel = f"{tables.word(ticket['method'])}: {kept}"
+        panel = tables.panel(ticket)
         errors = ticket.groupby(["seed", "alpha"]).mean(numeric_only=True).reset_index()
         shown += [
             errors.assign(panel=panel, line=split, y=100 * errors[f"{split}_error"])

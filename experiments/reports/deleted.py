@@ -19,7 +19,7 @@ TERMS = {
     "added to the loss": "Mean loss after the deletion less that of the trained dense "
     "network of the same seed, of all training, validation or test images.",
     "seeds that add less": "In how many seeds the deletion adds less than that by "
-    "magnitude at the same setting: on training, validation, test images.",
+    "magnitude at the same density: on training, validation, test images.",
 }
 
 added = functools.partial(tables.plus_minus, form="{:+.3f}")
@@ -55,15 +55,19 @@ SAID: tables.Columns = {
 
 
 def _differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """With what each adds, beside that by magnitude of the same seed and setting."""
+    """With what each adds, beside that by magnitude of the same seed and density."""
     for name in SETS:
         gain = rows[f"{name}_loss"] - rows[f"dense_{name}_loss"]
         rows = rows.assign(**{f"{name}_added": gain})
     rows = rows.assign(to_dense=rows["test_accuracy"] - rows["dense_test_accuracy"])
-    keys, names = ["seed", "setting"], [f"{name}_added" for name in SETS]
-    theirs = rows.loc[rows["method"] == REFERENCE, [*keys, *names]]
+    names = ["density", *(f"{name}_added" for name in SETS)]
+    theirs = rows.loc[rows["method"] == REFERENCE, ["seed", *names]]
     theirs = theirs.rename(columns={name: f"reference_{name}" for name in names})
-    return rows.merge(theirs, "left", on=keys)
+    pairs = rows.reset_index().merge(theirs, on="seed")
+    apart = statistics.apart(pairs["density"], pairs["reference_density"])
+    pairs = pairs.assign(apart=apart)[apart <= statistics.SAME].sort_values("apart")
+    nearest = pairs.drop_duplicates("index").set_index("index")
+    return rows.join(nearest[[*theirs.columns[1:]]])
 
 
 def headlines(rows: pd.DataFrame) -> list[str]:

@@ -82,11 +82,11 @@ def sections(rows: pd.DataFrame) -> list[tables.Table]:
 
 def drawn(rows: pd.DataFrame) -> drawings.Figures:
     """The ratio by the number of swaps, a panel a ticket, a line a layer."""
-    rows = statistics.ordered(_ratios(rows))
-    kept = rows.groupby(statistics.TICKET)["density"].transform("mean")
-    panel = rows["method"].map(tables.words) + kept.map(lambda x: f": {100 * x:.3g}%")
-    rows = rows.assign(panel=panel + " of the weights", line=rows["layer"])
-    points = statistics.points(rows, "swaps", "ratio", by=["swaps"])
+    shown = [
+        ticket.assign(panel=tables.panel(ticket), line=ticket["layer"])
+        for ticket in statistics.groups(_ratios(rows))
+    ]
+    points = statistics.points(pd.concat(shown), "swaps", "ratio", by=["swaps"])
     drawing, grid = drawings.panels(points, "swaps", "actual / predicted", curves=True)
     grid[0, 0].set_xscale("log")
     drawings.level(drawing, 1)

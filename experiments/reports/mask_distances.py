@@ -13,7 +13,8 @@ TERMS = {
     f"{analysis.BIRD:g} from those of the last {analysis.PAST} looks; they are as far "
     "apart as the share of the weights in which they differ.",
     "overlap": "What the mask of the early bird has in common with that of the trained "
-    "network, of the weights that they keep; by chance the density.",
+    "network, of the weights that they keep; by chance, of weights drawn from all "
+    "layers alike, the density.",
 }
 
 

@@ -13,7 +13,7 @@ import math
 
 import pandas as pd
 
-from experiments.reports import tables
+from experiments.reports import statistics, tables
 from experiments.reports.reading import Run
 from jaxticket import analysis
 
@@ -83,7 +83,8 @@ def searches(run: Run) -> pd.DataFrame:
         reference = run.about["references"].get(method)
         reference = reference if {method, reference} <= {*searched} else ""
         target = reference_epochs = math.nan
-        if (other := curves.get((reference, setting, seed))) is not None:
+        other = curves.get((reference, setting, seed))
+        if other is not None and _as_dense(curve, other):
             target = other["test_accuracy"].iloc[-1]
             reference_epochs = epochs_to(other, target)
         lines.append(
@@ -105,6 +106,12 @@ def searches(run: Run) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def _as_dense(curve: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two searches end at one density: of one setting, where there are two."""
+    ends = (x["density"].iloc[-1] for x in (curve, other))
+    return statistics.apart(*ends) <= statistics.SAME
 
 
 def sections(found: pd.DataFrame) -> list[tables.Table]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from experiments.reports.reading import Run
 from jaxticket import analysis
@@ -22,6 +23,12 @@ from jaxticket import analysis
 TICKET = ["method", "setting", "prunings"]  # what tells the tickets of a seed apart
 NO_CONTROLS = ("dense", "ticket", "tuned", "search")  # among the treatments
 ACCEPTED = ("better", "matches")  # verdicts
+SAME = 0.01  # densities that are less apart are compared, see `apart`
+
+
+def apart(density: ArrayLike, other: ArrayLike) -> ArrayLike:
+    """How far two densities are apart, as a share of the second."""
+    return abs(density - other) / other
 
 
 def ordered(rows: pd.DataFrame) -> pd.DataFrame:

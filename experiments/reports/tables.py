@@ -104,6 +104,12 @@ def name(ticket: pd.DataFrame) -> str:
     return f"{setting}, pruned {prunings}×".removeprefix(", ")
 
 
+def panel(ticket: pd.DataFrame) -> str:
+    """What a ticket is called where it has a part of a figure for itself."""
+    kept = f"{percent(ticket['density'])}% of the weights"
+    return f"{word(ticket['method'])}, {name(ticket)}: {kept}"
+
+
 METHOD: Columns = {"method": ("method", word)}
 KEPT: Columns = {"weights\nkept, %": ("density", percent)}
 NAMED: Columns = {"ticket": (["setting", "prunings"], name), **KEPT}

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
+
 from experiments.study import optimizers
 from experiments.study.settings import Settings
 from experiments.study.study import Study
@@ -19,13 +21,13 @@ def trained(study: Study, config: Settings, model: Model) -> Callable:
 
     Returns:
       `(key, ticket, data) -> (ticket, validation, test)`: what has been trained, and
-      its accuracies after the last step.
+      its accuracies after the last step; NaN where it has diverged.
     """
     search = searches.fixed(optimizers.of_weights(config))
     loss_fn, measure = (make(model) for make in (study.objective, study.evaluator))
 
     def train(key, ticket, data):
-        found = training.run(
+        result = training.run(
             search,
             loss_fn,
             key,
@@ -34,11 +36,12 @@ def trained(study: Study, config: Settings, model: Model) -> Callable:
             rounds=1,
             steps=config.steps,
             batch_size=config.batch_size,
-        ).ticket
+        )
+        found, sound = result.ticket, result.diverged[0] < 0
         validation, test = (
             measure(found.weights, found.model_state, split).accuracy
             for split in data.held_out
         )
-        return found, validation, test
+        return found, *(jnp.where(sound, x, jnp.nan) for x in (validation, test))
 
     return train

@@ -204,6 +204,11 @@ def plan(config: Settings, name: str, epoch_steps: int = 1) -> Planned:
         swept = _numbers(each)  # of the program, which may round otherwise
         promises = search(swept).promises if method.search else STARTED
         settings.append(Setting(_label(each), swept, promises))
+    if len({setting.label for setting in settings}) < len(settings):
+        raise ValueError(
+            f"--{name}.*: values that a sweep is made of must differ in their first "
+            f"six digits; got {', '.join(setting.label for setting in settings)}"
+        )
     first = settings[0].promises
     resumes = config.resume_schedule
     if resumes is None:

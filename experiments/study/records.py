@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,9 +150,14 @@ class Records:
             self._log.write(json.dumps(line, allow_nan=False) + "\n")
         self._log.flush()
 
-    def diverged(self, lane: Lane, at: resumable.Stretch) -> None:
-        """Adds a row: a lane was not finite any more after a stretch."""
-        where = {"round": at.round, "step": at.last}
+    def left_out(self, lane: Lane, round_: int, step: int) -> None:
+        """Adds a row, and says it: a lane was not finite any more before a step."""
+        print(
+            f"note: {lane} has diverged in round {round_} before step {step}: it is "
+            "left out",
+            file=sys.stderr,
+        )
+        where = {"round": round_, "step": step}
         self._diverged.append({**lane._asdict(), **where})
         write_table(self._folder / "divergence.csv", DIVERGENCE, self._diverged)
 

@@ -549,16 +549,13 @@ def _diverged(study: Study, task: Task, lanes: Sequence[Lane], stretch) -> None:
       FloatingPointError: where that is to stop the run.
     """
     for lane in lanes:
-        said = (
-            f"{lane} has diverged in round {stretch.round} before step {stretch.last}"
-        )
         if study.config.on_divergence == "stop":
             raise FloatingPointError(
-                f"{said}: lower the learning rate, change the seed, or give "
+                f"{lane} has diverged in round {stretch.round} before step "
+                f"{stretch.last}: lower the learning rate, change the seed, or give "
                 "--on_divergence=mark; what was finished before is kept"
             )
-        print(f"note: {said}: it is left out", file=sys.stderr)
-        study.records.diverged(lane, stretch)
+        study.records.left_out(lane, stretch.round, stretch.last)
         if task.stage is search:
             prunings = task.planned.prunings()
             study.records.lose(lane, [n for n in prunings if n >= lane.prunings])
