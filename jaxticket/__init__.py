@@ -22,7 +22,7 @@ tickets are made, `flops` what they save, `landscape` what lies between networks
 `files` keeps tickets, and `export` runs them where there is no JAX.
 """
 
-__version__ = "0.2.3"
+__version__ = "0.2.4"
 
 from jaxticket import (
     analysis,
