@@ -59,7 +59,7 @@ def continuous_sparsification(
         that factor. To retrain with the factor kept beside the weights, as the released
         code does, see the multiplier of `fixed`.
       keep_momentum: whether the optimiser's moments outlive a round; schedules inside
-        it start again in any case.
+        it start again in any case, and so does what holds copies of the weights.
       weights: the ticket's: `anchor` are those of `rewind_step`; `trained` are those of
         now, and one round followed by `fixed` prunes, binarises and fine-tunes.
       steps: of a round; needed where `temperature` is a number.

@@ -73,9 +73,10 @@ def rigl(
 
     Args:
       optimizer: trains the weights. It is given `step`, see `schedules.scale_by_step`.
-        What grows is forgotten in all its copies of the parameter tree, as
-        `optax.tree_map_params` finds them; leaves of other shapes stay (counts, keys,
-        factored moments), and plain SGD has nothing to forget.
+        What grows is new to all its copies of the parameter tree, as
+        `optax.tree_map_params` finds them: they have what they open with, mostly 0.
+        Leaves of other shapes stay (counts, keys, factored moments), and plain SGD has
+        nothing to forget.
       density: the fraction of the given ticket's weights that is trained. May be
         traced.
       drop: the fraction of a layer's weights that the first exchange drops. May be
