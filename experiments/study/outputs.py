@@ -407,8 +407,8 @@ def _numbers(config, layout: dict, facts: Mapping) -> dict:
 
 
 def _methods(about: dict) -> list[str]:
-    """Those of the run that a `config.json` is of."""
-    found = about["config"].get("methods")
+    """Those of the run that a `config.json` is of; where nothing is searched none."""
+    found = about["config"].get("methods", [])
     return [str(name) for name in (found if isinstance(found, list) else [found])]
 
 
