@@ -100,10 +100,10 @@ def distances(study) -> None:
         looks = [study.shelf.anchor(x) for x in (*then, records.dense(seed))]
         for density in config.densities:
             found = [drawn(look, density) for look in looks]
+            left = float(kept(found[-1]))  # which layers may make more, or less
             for i, j in itertools.combinations(range(len(found)), 2):
                 far = float(apart(found[i], found[j]))
-                # What layers keep may be more, or less, than is asked for.
-                row = (seed, float(kept(found[-1])), steps[i], steps[j], far)
+                row = (seed, left, steps[i], steps[j], far)
                 rows.append(dict(zip(mask_distances.COLUMNS, row, strict=True)))
     records.write_table(
         study.folder / mask_distances.FILE, mask_distances.COLUMNS, rows

@@ -98,8 +98,20 @@ def test_weights_and_logits_have_optimisers_of_their_own():
         np.testing.assert_allclose(updates.logits["w"], -10 * GRADS[0].logits["w"])
 
 
+def by_a_branch(rate):
+    """Momentum that opens by a branch, as its state alone does not show."""
+    sgd = optax.sgd(rate, momentum=0.9)
+
+    def init(params):
+        there = jnp.isfinite(params.weights["w"]).all()
+        return jax.lax.cond(there, sgd.init, sgd.init, params)
+
+    return optax.GradientTransformation(init, sgd.update)
+
+
 # Learning rate -> optimiser.
 SCHEDULED = {
+    "branch": by_a_branch,
     "sgd": optax.sgd,
     "momentum": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
     "adam": lambda rate: optax.chain(optax.clip(1.0), optax.adam(rate)),

@@ -327,16 +327,20 @@ class _Depends:
         return any(values)
 
 
-def _copies(optimizer: optax.GradientTransformation, gated: Gated) -> State:
+def _copies(
+    optimizer: optax.GradientTransformation, gated: Gated, fresh: State
+) -> State:
     """Which leaves of an optimiser's opening state are made of what it trains.
 
     They are where it began, or a point beside it, and no moments. Bools, in a tree like
-    the state.
+    the state; none of one that opens by a loop or a branch, which cannot be followed.
     """
     opened = walking.steps(optimizer.init, gated)
-    tree = jax.tree.structure(jax.eval_shape(optimizer.init, gated))
-    made = walking.walk(opened, [True] * len(jax.tree.leaves(gated)), _Depends())
-    return tree.unflatten(made)
+    try:
+        made = walking.walk(opened, [True] * len(jax.tree.leaves(gated)), _Depends())
+    except ValueError:
+        made = [False] * len(jax.tree.leaves(fresh))
+    return jax.tree.structure(fresh).unflatten(made)
 
 
 def restarted(
@@ -376,7 +380,9 @@ def restarted(
         for path, node in nodes
         if path and isinstance(path[-1], GetAttrKey) and is_moment(node)
     }
-    copied, _ = tree_flatten_with_path(_copies(optimizer, gated), is_leaf=is_pair)
+    fresh = optimizer.init(gated)
+    copies = _copies(optimizer, gated, fresh)
+    copied, _ = tree_flatten_with_path(copies, is_leaf=is_pair)
     of_copies = [path[:-1] for path, node in copied if any(jax.tree.leaves(node))]
 
     def opening(path, old, new):
@@ -388,4 +394,4 @@ def restarted(
             return old
         return new
 
-    return tree_map_with_path(opening, state, optimizer.init(gated), is_leaf=is_pair)
+    return tree_map_with_path(opening, state, fresh, is_leaf=is_pair)
