@@ -165,6 +165,10 @@ def test_a_network_that_diverges_is_left_out_and_the_others_go_on(
     assert {*pd.read_csv(tmp_path / words.FILE)["seed"]} == {0}
     (row,) = pd.read_csv(tmp_path / "divergence.csv").to_dict("records")
     assert (row["treatment"], row["seed"]) == ("another network", 1)
+    (tmp_path / words.FILE).unlink()
+    with pytest.raises(FloatingPointError, match=f"{said}: lower the learning rate"):
+        run(tmp_path, on_divergence="stop")
+    assert {*pd.read_csv(tmp_path / words.FILE)["seed"]} == {0}
 
 
 def test_a_training_beside_a_study_that_diverges_has_no_accuracy(toy_study):

@@ -121,12 +121,18 @@ class Records:
 
     Attributes:
       rows: one a finished training, as `results.csv` has them.
+
+    Args:
+      folder: where they are.
+      epoch_steps: steps of a pass over the training data.
+      stops: whether what diverges stops the run.
     """
 
-    def __init__(self, folder: Path, epoch_steps: int):
+    def __init__(self, folder: Path, epoch_steps: int, *, stops: bool = False):
         self.rows: list[dict] = []
         self._folder = folder
         self._epoch_steps = epoch_steps
+        self._stops = stops
         self._costs: dict[Lane, Cost] = {}
         self._diverged: list[dict] = []
         self._lost: set[Lane] = set()
@@ -151,12 +157,18 @@ class Records:
         self._log.flush()
 
     def left_out(self, lane: Lane, round_: int, step: int) -> None:
-        """Adds a row, and says it: a lane was not finite any more before a step."""
-        print(
-            f"note: {lane} has diverged in round {round_} before step {step}: it is "
-            "left out",
-            file=sys.stderr,
-        )
+        """Adds a row, and says it: a lane was not finite any more before a step.
+
+        Raises:
+          FloatingPointError: where that is to stop the run.
+        """
+        said = f"{lane} has diverged in round {round_} before step {step}"
+        if self._stops:
+            raise FloatingPointError(
+                f"{said}: lower the learning rate, change the seed, or give "
+                "--on_divergence=mark; what was finished before is kept"
+            )
+        print(f"note: {said}: it is left out", file=sys.stderr)
         where = {"round": round_, "step": step}
         self._diverged.append({**lane._asdict(), **where})
         write_table(self._folder / "divergence.csv", DIVERGENCE, self._diverged)

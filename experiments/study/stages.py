@@ -549,12 +549,6 @@ def _diverged(study: Study, task: Task, lanes: Sequence[Lane], stretch) -> None:
       FloatingPointError: where that is to stop the run.
     """
     for lane in lanes:
-        if study.config.on_divergence == "stop":
-            raise FloatingPointError(
-                f"{lane} has diverged in round {stretch.round} before step "
-                f"{stretch.last}: lower the learning rate, change the seed, or give "
-                "--on_divergence=mark; what was finished before is kept"
-            )
         study.records.left_out(lane, stretch.round, stretch.last)
         if task.stage is search:
             prunings = task.planned.prunings()

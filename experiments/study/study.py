@@ -141,7 +141,8 @@ class Study:
             self.programs[FREEZING] = self._program(freezing)
         if config.tune_steps:
             self.programs[TUNING] = self._program(self._tuner)
-        self.records = Records(self.folder, epoch_steps)
+        stops = config.on_divergence == "stop"
+        self.records = Records(self.folder, epoch_steps, stops=stops)
         self.shelf = Shelf(self.folder, like, Claim())
 
     @property
