@@ -10,6 +10,7 @@ computes it.
 """
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -64,8 +65,13 @@ def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
     constants do through it is trained no more. Channels of a residual stream have
     weights in all layers that write to it or read it, and go from all at once.
 
+    What the mask does not cover counts as pruned where it is 0, as the scale of a
+    channel that is switched off: a network whose branches open with scales of 0 is
+    compacted after training.
+
     All this is read off the network's steps. What comes out is run, and compared with
-    the network itself, before it is returned.
+    the network itself, before it is returned: with the weights that it has, and with
+    others, since zeros that a layer begins with would hide what comes before them.
 
     Args:
       model: the network. It has to read widths off its parameters, as layers of equinox
@@ -103,9 +109,10 @@ def compact(model: Model, ticket: Ticket, x: jax.Array) -> Compacted:
     small = plan.cut(whole)
     smaller = _resized(model, small.weights)
     rounding = max(TOLERANCE, STEPS * _step(given.weights))
+    other = _elsewhere(small)
     if not (
         plan.runs(model, whole, x)
-        and _same(model, whole, smaller, small, x, TOLERANCE)
+        and _same(model, plan.put(whole, other), smaller, other, x, TOLERANCE)
         and _same(model, given, smaller, small, x, rounding)
     ):
         raise ValueError(
@@ -152,6 +159,21 @@ class _Plan(NamedTuple):
     def cut(self, ticket: Ticket) -> Ticket:
         """The smaller ticket."""
         return _cut(ticket, self.places())
+
+    def put(self, ticket: Ticket, small: Ticket) -> Ticket:
+        """The ticket with the weights of a smaller one where they come from."""
+
+        def whole(leaf, new, places):
+            if places is None:
+                return new
+            leaf = np.array(leaf)
+            leaf[np.ix_(*places)] = new
+            return jnp.asarray(leaf)
+
+        leaves, tree = jax.tree.flatten(ticket.weights)
+        news = jax.tree.leaves(small.weights)
+        found = map(whole, leaves, news, self.places())
+        return ticket._replace(weights=tree.unflatten(found))
 
     def runs(self, model: Model, ticket: Ticket, x: Any) -> bool:
         """Whether the network's own code does, on arrays of the smaller shapes."""
@@ -240,6 +262,20 @@ def _step(weights: Params) -> float:
     kinds = {jnp.result_type(w) for w in jax.tree.leaves(weights)}
     floats = (kind for kind in kinds if jnp.issubdtype(kind, jnp.inexact))
     return max((float(jnp.finfo(kind).eps) for kind in floats), default=0.0)
+
+
+def _elsewhere(ticket: Ticket) -> Ticket:
+    """The ticket with noise on its weights, of the size that initial ones have."""
+    rng = np.random.default_rng(0)
+
+    def moved(w):
+        if not jnp.issubdtype(jnp.result_type(w), jnp.floating):
+            return w
+        inputs = math.prod(w.shape[:-1]) if jnp.ndim(w) > 1 else 100
+        return w + rng.normal(0, max(inputs, 1) ** -0.5, w.shape).astype(w.dtype)
+
+    weights = jax.tree.map(moved, ticket.weights)
+    return ticket._replace(weights=masks.apply(ticket.mask, weights))
 
 
 def _same(

@@ -306,6 +306,22 @@ def test_what_comes_out_is_held_to_the_network_that_was_given(monkeypatch):
         jt.compact(model, jt.Ticket(params, mask), ROWS)
 
 
+def test_zeros_that_the_last_layer_begins_with_hide_nothing():
+    """A width that is used as a number shows in no output that is zero."""
+    ticket = two_layers()
+    mask = jax.tree.map(np.ones_like, ticket.mask)
+    mask["first"]["kernel"][:, 2] = False
+    zeros = {"kernel": np.zeros_like(ticket.weights["last"]["kernel"])}
+    ticket = jt.Ticket(ticket.weights | {"last": zeros}, mask)
+
+    def mean(p, s, x, **options):
+        h = jnp.tanh(x @ p["first"]["kernel"])
+        return (h / h.shape[-1]) @ p["last"]["kernel"], s
+
+    with pytest.raises(ValueError, match="does not compute the same"):
+        jt.compact(jt.models.Model(None, mean), ticket, ROWS)
+
+
 def test_a_channel_of_a_residual_stream_goes_from_all_its_layers_or_from_none():
     model = zoo("resnet_20", width=4, blocks=(1,))
     ticket = networks.sparse(model, IMAGES, 1.0)
