@@ -8,7 +8,7 @@ import pytest
 
 from experiments import scoreboard
 from experiments.reports.targets import TARGETS, Part, Target, crossing
-from jaxticket import analysis
+from jaxticket import analysis, export
 
 
 def test_the_readme_has_the_board_of_the_kept_files():
@@ -20,6 +20,17 @@ def test_every_target_says_what_it_rests_on():
     for target in TARGETS:
         assert bool(target.state) == (target.measure is None), target.id
         assert bool(target.run) == (target.measure is not None), target.id
+
+
+def test_kept_tickets_are_sound_and_as_dense_as_they_say():
+    kept = [*scoreboard.RESULTS.rglob("*.npz")]
+    assert kept
+    for path in kept:
+        ticket = export.read(path)
+        left = [mask.mean(dtype=float) for mask in ticket.masks.values()]
+        sizes = [mask.size for mask in ticket.masks.values()]
+        density = np.average(left, weights=sizes)
+        assert density == pytest.approx(ticket.about["density"], rel=1e-6), path
 
 
 def interval(mean):
