@@ -265,14 +265,18 @@ def _step(weights: Params) -> float:
 
 
 def _elsewhere(ticket: Ticket) -> Ticket:
-    """The ticket with noise on its weights, of the size that initial ones have."""
+    """The ticket with larger weights, each by noise of the size that initial ones have.
+
+    None changes its sign: there are weights of which a network takes the logarithm.
+    """
     rng = np.random.default_rng(0)
 
     def moved(w):
         if not jnp.issubdtype(jnp.result_type(w), jnp.floating):
             return w
         inputs = math.prod(w.shape[:-1]) if jnp.ndim(w) > 1 else 100
-        return w + rng.normal(0, max(inputs, 1) ** -0.5, w.shape).astype(w.dtype)
+        noise = rng.normal(0, max(inputs, 1) ** -0.5, w.shape).astype(w.dtype)
+        return w + jnp.where(w == 0, noise, jnp.abs(noise) * jnp.sign(w))
 
     weights = jax.tree.map(moved, ticket.weights)
     return ticket._replace(weights=masks.apply(ticket.mask, weights))

@@ -322,6 +322,19 @@ def test_zeros_that_the_last_layer_begins_with_hide_nothing():
         jt.compact(jt.models.Model(None, mean), ticket, ROWS)
 
 
+def test_a_network_of_logarithms_is_compacted():
+    """It is compared with other weights too, whose logarithms there must be."""
+    ticket = two_layers()
+    rate = {"rate": np.full(12, 1e-3, np.float32)}
+    ticket = jt.Ticket(ticket.weights | rate, ticket.mask | {"rate": None})
+
+    def apply(p, s, x, **options):
+        h = jnp.tanh((x * jnp.log(p["rate"])[None]) @ p["first"]["kernel"])
+        return h @ p["last"]["kernel"], s
+
+    assert jt.compact(jt.models.Model(None, apply), ticket, ROWS).left
+
+
 def test_a_channel_of_a_residual_stream_goes_from_all_its_layers_or_from_none():
     model = zoo("resnet_20", width=4, blocks=(1,))
     ticket = networks.sparse(model, IMAGES, 1.0)
